@@ -1,0 +1,1 @@
+"""Regular series: panels, forecasts, windows, spans, scalers, buckets and time stamps."""

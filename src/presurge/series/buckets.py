@@ -1,0 +1,228 @@
+"""Buckets: what was counted in each step of a regular grid, in exact integers, from a lazy frame of any length.
+
+Shapes: N buckets in which something was counted, R buckets from the first to the last event.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from presurge.errors import DataError
+from presurge.series.frequency import SECOND, format_step
+
+IntArray = npt.NDArray[np.int64]
+Totals = dict[str, int]
+
+TIME = "time_us"
+ELAPSED = "elapsed_us"
+BUSY = "busy_us"
+"""Microseconds spent in flight, summed over all requests; divided by the step it is the mean number in flight."""
+
+MAX_BUCKETS = 50_000_000
+"""A longer series comes from a wrong time stamp rather than from a log: 19 months of seconds, 95 years of minutes."""
+
+_MAX_SUM = float(2**62)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Buckets:
+    """Sums of columns over the buckets of a regular grid; only buckets in which something was counted are held.
+
+    A bucket is named by its start, a multiple of the step since the epoch.
+
+    Attributes:
+        step: Width of a bucket in microseconds.
+        index_N: Numbers of the held buckets (start divided by step), ascending.
+        sums: int64 [N] by column name.
+        first: Time of the first event in microseconds.
+        last: Time of the last event.
+    """
+
+    step: int
+    index_N: IntArray
+    sums: Mapping[str, IntArray]
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last // self.step - self.origin + 1
+
+    @property
+    def origin(self) -> int:
+        """Number of the first bucket."""
+        return self.first // self.step
+
+    def totals(self) -> Totals:
+        """Exact sum of every column over all buckets."""
+        return {name: int(values.sum()) for name, values in self.sums.items()}
+
+    def starts(self, begin: int = 0, end: int | None = None) -> IntArray:
+        """int64 [R], start of the buckets ``begin:end`` in microseconds."""
+        return (np.arange(begin, len(self) if end is None else end) + self.origin) * self.step
+
+    def column(self, name: str, begin: int = 0, end: int | None = None) -> IntArray:
+        """int64 [R], one column over the buckets ``begin:end``, zero where nothing was counted."""
+        end = len(self) if end is None else end
+        bounds = np.array([begin, end]) + self.origin
+        low, high = np.searchsorted(self.index_N, bounds)
+        values = np.zeros(end - begin, np.int64)
+        values[self.index_N[low:high] - bounds[0]] = self.sums[name][low:high]
+        return values
+
+    def seconds_present(self) -> IntArray:
+        """int64 [R], the seconds of each bucket that lie between the first and the last event, their seconds included."""
+        seconds = np.full(len(self), self.step // SECOND)
+        seconds[0] -= (self.first - self.origin * self.step) // SECOND
+        seconds[-1] -= ((self.origin + len(self)) * self.step - 1 - self.last) // SECOND
+        return seconds
+
+    def partial(self) -> npt.NDArray[np.bool_]:
+        """bool [R], whether the events leave a whole second or more of a bucket uncovered; only edge buckets can be."""
+        return self.seconds_present() < self.step // SECOND
+
+    def coarsen(self, step: int) -> Self:
+        """The same counts in wider buckets; ``step`` is a multiple of this step."""
+        wide = self.index_N // (step // self.step)
+        begins = np.flatnonzero(np.diff(wide, prepend=wide[0] - 1))
+        sums = {name: np.add.reduceat(values, begins) for name, values in self.sums.items()}
+        return type(self)(step=step, index_N=wide[begins], sums=sums, first=self.first, last=self.last)
+
+
+def bucket(rows: pl.LazyFrame, step: int) -> tuple[Buckets, Totals]:
+    """Sum columns over buckets in one streamed pass, whatever the number and order of the rows.
+
+    Args:
+        rows: ``time_us`` Int64, any number of Int64 columns that are never negative, and, where each row is a request
+            whose duration is known, ``elapsed_us`` Int64 (null where unknown), which gives the column ``busy_us``.
+        step: Width of a bucket in microseconds.
+
+    Returns:
+        The buckets, and the totals of the columns as summed over the rows themselves, not over the buckets.
+
+    Raises:
+        DataError: There is no row, the sums do not fit 64 bits, or the stamps are too far apart for the step.
+    """
+    return bucketed(pl.collect_all(bucket_queries(rows, step), engine="streaming"), step)
+
+
+def bucket_queries(rows: pl.LazyFrame, step: int) -> list[pl.LazyFrame]:
+    """The queries behind ``bucket``, for whoever has others to ask in the same pass; ``bucketed`` reads the answers."""
+    columns = rows.collect_schema().names()
+    names = [name for name in columns if name not in (TIME, ELAPSED)]
+    queries = [_grouped(rows, step, names), _totals(rows, names, ELAPSED in columns)]
+    if ELAPSED in columns:
+        queries += [_grouped_flights(rows, pl.col(TIME), step), _grouped_flights(rows, _end(), step)]
+    return queries
+
+
+def bucketed(answers: Sequence[pl.DataFrame], step: int) -> tuple[Buckets, Totals]:
+    """Put the answers to ``bucket_queries`` together; returns and raises as ``bucket`` does."""
+    grouped, summary, *flights = answers
+    names = grouped.columns[1:]
+    totals = summary.row(0, named=True)
+    _check(totals, names, step)
+    buckets = Buckets(
+        step=step,
+        index_N=grouped["bucket"].to_numpy(),
+        sums={name: grouped[name].to_numpy() for name in names},
+        first=totals["first"],
+        last=totals["last"],
+    )
+    if flights:
+        buckets = _with_busy(buckets, *flights)
+    return buckets, {name: totals[name] for name in names}
+
+
+def check_conserved(before: Totals, after: Totals, where: str) -> None:
+    """Compare exact totals across a stage.
+
+    Raises:
+        DataError: A total of ``before`` changed or is missing; the message gives both numbers.
+    """
+    for name, total in before.items():
+        if after.get(name) != total:
+            raise DataError(
+                f"{name} were not conserved: {total} went in and {after.get(name)} came out",
+                where=where,
+                hint="Nothing was written. The input may have changed while it was read: run again.",
+            )
+
+
+def _end() -> pl.Expr:
+    return pl.col(TIME) + pl.col(ELAPSED).fill_null(0)
+
+
+def _grouped(rows: pl.LazyFrame, step: int, names: list[str]) -> pl.LazyFrame:
+    number = (pl.col(TIME) // step).alias("bucket")
+    return rows.group_by(number).agg(pl.col(name).sum() for name in names).sort("bucket")
+
+
+def _grouped_flights(rows: pl.LazyFrame, moment: pl.Expr, step: int) -> pl.LazyFrame:
+    """How many requests start (or end) in each bucket, and the time from there to the end of the bucket, summed."""
+    number = (moment // step).alias("bucket")
+    return rows.group_by(number).agg(
+        pl.len().cast(pl.Int64).alias("n"), (step - moment % step).sum().alias("rest")
+    )
+
+
+def _totals(rows: pl.LazyFrame, names: list[str], has_elapsed: bool) -> pl.LazyFrame:
+    exact = [pl.col(name).sum() for name in names]
+    summed = [*names, ELAPSED] if has_elapsed else names
+    rounded = [pl.col(name).cast(pl.Float64).sum().alias(f"about {name}") for name in summed]
+    edges = [pl.col(TIME).min().alias("first"), pl.col(TIME).max().alias("last")]
+    return rows.select(*exact, *rounded, *edges)
+
+
+def _check(totals: Mapping[str, float | None], names: list[str], step: int) -> None:
+    first, last = totals["first"], totals["last"]
+    if first is None or last is None:
+        raise DataError("there is no row in it", hint="Check that the file is the right one and complete.")
+    for name in [*names, ELAPSED]:
+        # No bucket exceeds the total, and sums in float64 do not wrap: this rules overflow out everywhere.
+        if (totals.get(f"about {name}") or 0) >= _MAX_SUM:
+            raise DataError(
+                f"the sum of {name} is too large for a 64-bit integer",
+                hint="A value is not what it should be: check the largest ones, and their unit.",
+            )
+    rows = last // step - first // step + 1
+    if rows > MAX_BUCKETS:
+        raise DataError(
+            f"the time stamps span {(last - first) / 86_400e6:,.0f} days, which are {rows:,.0f} buckets of {format_step(step)}",
+            hint="A stamp is probably wrong, or its unit is: check the smallest and the largest. Or take a wider --step.",
+        )
+
+
+def _with_busy(buckets: Buckets, starts: pl.DataFrame, ends: pl.DataFrame) -> Buckets:
+    """Add the time in flight: a request is there from its start's bucket on, until its end's bucket.
+
+    Whoever is in flight when a bucket ends counts for the whole step. Starts then lose what lies before them, and ends
+    gain what lies before them. All terms are integers, and single ones may wrap around 64 bits; the result does not,
+    because all elapsed times together fit.
+    """
+    step, origin = buckets.step, buckets.origin
+    ends = ends.filter(pl.col("bucket") < origin + len(buckets))
+    at_end_R = np.zeros(len(buckets), np.int64)
+    edge_R = np.zeros(len(buckets), np.int64)
+    for moments, sign in ((starts, 1), (ends, -1)):
+        row = moments["bucket"].to_numpy() - origin
+        n = moments["n"].to_numpy()
+        at_end_R[row] += sign * n
+        edge_R[row] += sign * (moments["rest"].to_numpy() - n * step)
+    np.cumsum(at_end_R, out=at_end_R)
+    at_end_R *= step
+    busy_R = np.add(at_end_R, edge_R, out=at_end_R)
+    held_R = busy_R != 0
+    held_R[buckets.index_N - origin] = True
+    row_N = np.flatnonzero(held_R)
+    sums = {name: buckets.column(name)[row_N] for name in buckets.sums}
+    return Buckets(
+        step=step,
+        index_N=row_N + origin,
+        sums={**sums, BUSY: busy_R[row_N]},
+        first=buckets.first,
+        last=buckets.last,
+    )

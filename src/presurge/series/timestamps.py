@@ -1,0 +1,207 @@
+"""Time stamps at the door: any column that a person would call a time, as int64 microseconds since the Unix epoch.
+
+Numbers are read by their magnitude: below 1e8 they are *relative* seconds (counted from an unknown origin, as in
+BurstGPT), below 1e11 seconds since 1970, below 1e14 milliseconds, below 1e17 microseconds and beyond that nanoseconds.
+As dates, each of the four ranges begins in 1973 and ends in 5138. Text is ISO-8601 or close to it; without a zone it is UTC.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from typing import Literal
+
+import polars as pl
+
+from presurge.errors import DataError
+from presurge.series.frequency import SECOND
+from presurge.series.panel import Clock
+
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIT_NAMES: dict[TimeUnit, str] = {
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+}
+_PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_RELATIVE_BELOW = 10**8
+_COMPACT_DATE = "%Y%m%d"
+_NAIVE_PATTERNS = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d",
+    "%Y/%m/%d %H:%M:%S%.f",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+)
+_ZONED_PATTERNS = ("%+", "%d/%b/%Y:%H:%M:%S %z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeForm:
+    """How the stamps of one column are written.
+
+    Attributes:
+        kind: Numbers, text, datetimes (dates too) or durations.
+        unit: Of numbers.
+        given: The unit came from the user or the format and was not guessed from the magnitude.
+        patterns: Of text, the ones to try in turn.
+        zoned: The stamps name their zone.
+    """
+
+    kind: Literal["number", "text", "datetime", "duration"]
+    unit: TimeUnit = "s"
+    given: bool = False
+    patterns: tuple[str, ...] = ()
+    zoned: bool = False
+
+    def clock(self, first_us: int) -> Clock:
+        """Whether the stamps are absolute, judged by the earliest of them."""
+        relative = self.kind == "duration" or (self.kind == "number" and first_us < _RELATIVE_BELOW * SECOND)
+        return "relative" if relative else "utc"
+
+    def describe(self, clock: Clock) -> str:
+        """Say in words how the column was read."""
+        if self.kind == "number":
+            since = "since 1970 (UTC)" if clock == "utc" else "from an unknown origin"
+            return f"{_UNIT_NAMES[self.unit]} {since}"
+        if self.kind == "duration":
+            return "durations from an unknown origin"
+        return (
+            "date and time with a zone, converted to UTC"
+            if self.zoned
+            else "date and time without a zone, taken as UTC"
+        )
+
+
+def detect_form(sample: pl.Series, *, unit: TimeUnit | None = None, where: str) -> TimeForm:
+    """Find out how the stamps of a column are written.
+
+    Args:
+        sample: The first rows of the column, or all of it, in the type it was stored in or as text.
+        unit: Unit of numbers, where it is known; else it is judged by the magnitude.
+        where: Named by the error.
+
+    Raises:
+        DataError: The column holds no times.
+    """
+    known = sample.drop_nulls()
+    dtype = known.dtype
+    if isinstance(dtype, pl.Datetime):
+        return TimeForm(kind="datetime", zoned=dtype.time_zone is not None)
+    if dtype == pl.Date:
+        return TimeForm(kind="datetime")
+    if isinstance(dtype, pl.Duration):
+        return TimeForm(kind="duration")
+    if known.is_empty():
+        raise DataError("the time column is empty", where=where, hint="Check that it is the right column.")
+    if dtype.is_numeric() or dtype.is_decimal():
+        return _number_form(known, unit, as_written=dtype.is_integer())
+    form = _text_form(known, unit) if dtype == pl.String else None
+    if form is None:
+        row = int(sample.is_not_null().arg_true()[0]) + 1
+        raise DataError(
+            f"{known[0]!r} in row {row} cannot be read as a time",
+            where=where,
+            hint="Times are numbers or text such as 2024-05-01 13:00:00, 2024-05-01T13:00:00.5Z or …+02:00.",
+        )
+    return form
+
+
+def check_unit(form: TimeForm, first_us: int, last_us: int, *, where: str) -> None:
+    """Refuse numbers whose guessed unit fits one end of the column and not the other.
+
+    Raises:
+        DataError: The magnitudes at the two ends mean different units.
+    """
+    if form.kind != "number" or form.given:
+        return
+    first, last = (abs(stamp) * _PER_SECOND[form.unit] / SECOND for stamp in (first_us, last_us))
+    if _magnitude(first) != _magnitude(last):
+        raise DataError(
+            f"the unit of the time stamps cannot be told: they run from {first:g} to {last:g}",
+            where=where,
+            hint="Give it: --time-unit s, ms, us or ns.",
+        )
+
+
+def stamp_expr(column: str, form: TimeForm) -> pl.Expr:
+    """The column as int64 microseconds, null where it cannot be read. Fractions below a microsecond are cut or rounded."""
+    value = pl.col(column)
+    if form.kind == "datetime":
+        return value.dt.epoch("us")
+    if form.kind == "duration":
+        return value.dt.total_microseconds()
+    if form.kind == "text":
+        text = value.cast(pl.String).str.strip_chars()
+        return pl.coalesce([_parse(text, pattern) for pattern in form.patterns])
+    if form.unit == "ns":  # beyond the 53 bits of a float, so in integers
+        return value.cast(pl.Int64, strict=False) // 1000
+    factor = SECOND // _PER_SECOND[form.unit]
+    return (value.cast(pl.Float64, strict=False) * factor).round().cast(pl.Int64, strict=False)
+
+
+def format_stamp(stamp: int, clock: Clock) -> str | int | float:
+    """Write a time (microseconds) in the form that it came in: ISO-8601 in UTC, or a number of seconds."""
+    if clock == "utc":
+        return (_EPOCH + timedelta(microseconds=stamp)).isoformat().replace("+00:00", "Z")
+    return stamp // SECOND if stamp % SECOND == 0 else stamp / SECOND
+
+
+def _magnitude(value: float) -> tuple[TimeUnit, bool]:
+    """The unit that a number of this size has as a time, and whether it is relative."""
+    if value < _RELATIVE_BELOW:
+        return "s", True
+    for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)):
+        if value < limit:
+            return unit, False  # type: ignore[return-value]
+    return "ns", False
+
+
+def _number_form(known: pl.Series, unit: TimeUnit | None, *, as_written: bool) -> TimeForm:
+    if unit is not None:
+        return TimeForm(kind="number", unit=unit, given=True)
+    numbers = known.cast(pl.Float64)
+    if as_written and _are_compact_dates(numbers):
+        return TimeForm(kind="text", patterns=(_COMPACT_DATE,))
+    return TimeForm(kind="number", unit=_magnitude(abs(float(numbers[0])))[0])
+
+
+def _are_compact_dates(numbers: pl.Series) -> bool:
+    """Whether all numbers read as dates like 20240131. Seconds that do so by chance are soon off the calendar."""
+    if not numbers.is_between(19_000_101, 21_001_231).all() or numbers.n_unique() < 2:
+        return False
+    dates = numbers.cast(pl.Int64).cast(pl.String).str.to_date(_COMPACT_DATE, strict=False)
+    return bool((numbers == numbers.floor()).all()) and dates.null_count() == 0
+
+
+def _text_form(known: pl.Series, unit: TimeUnit | None) -> TimeForm | None:
+    text = known.str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False)
+    if numbers.count() * 2 >= len(numbers):
+        return _number_form(numbers.drop_nulls(), unit, as_written=True)
+    for zoned, patterns in ((True, _ZONED_PATTERNS), (False, _NAIVE_PATTERNS)):
+        read = {pattern: pl.select(_parse(pl.lit(text), pattern)).to_series() for pattern in patterns}
+        if any(stamps.count() for stamps in read.values()):
+            # A column may mix forms (with and without a fraction or a time of day), but not zones and none.
+            useful = sorted((p for p in patterns if read[p].count()), key=lambda p: read[p].null_count())
+            return TimeForm(kind="text", patterns=_without_needless(useful, read), zoned=zoned)
+    return None
+
+
+def _without_needless(patterns: list[str], read: dict[str, pl.Series]) -> tuple[str, ...]:
+    """The fewest patterns, best first, that read all that any of them reads: each one costs a pass over the text."""
+    chosen: list[str] = []
+    for pattern in patterns:
+        so_far = reduce(lambda a, b: a | b, (read[p].is_not_null() for p in chosen)) if chosen else None
+        if so_far is None or (read[pattern].is_not_null() & ~so_far).any():
+            chosen.append(pattern)
+    return tuple(chosen)
+
+
+def _parse(text: pl.Expr, pattern: str) -> pl.Expr:
+    return text.str.to_datetime(pattern, time_unit="us", strict=False).dt.epoch("us")

@@ -1,0 +1,199 @@
+"""The model directory: ``config.json`` (what it is) and ``model.safetensors`` (weights). No pickle is ever loaded."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from presurge.errors import ModelError, StorageError
+
+FORMAT = "presurge-model"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; rename it to ``path`` at the end, or delete it after an error.
+
+    Works for a file and for a directory that the body creates. An existing file or directory is replaced.
+
+    Raises:
+        StorageError: The file system refused; nothing was left behind and what stood at ``path`` is untouched.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        yield temporary / path.name
+        _put_in_place(temporary / path.name, path, aside=temporary / "replaced")
+    except OSError as error:
+        raise storage_error(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path, *, aside: Path) -> None:
+    """Rename ``new`` to ``path``; a directory that stands there is moved aside first, and back if that fails."""
+    if not (new.is_dir() and path.is_dir()):
+        new.replace(path)
+        return
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """Say what the file system refused and where."""
+    return StorageError(
+        f"cannot be written: {error.strerror or error}",
+        where=str(path),
+        hint="Free some space or choose another place; what was there before is untouched.",
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as a whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
+    """Write a model directory as a whole or not at all.
+
+    Args:
+        directory: Where; an existing model directory is replaced.
+        config: What the model is, JSON values only; format, version and checksums are added.
+        arrays: The weights by name.
+    """
+    from safetensors.numpy import save
+
+    weights = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **config,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    document["config_sha256"] = _digest(document)
+    with atomic_path(directory) as temporary:
+        temporary.mkdir()
+        _write_synced(temporary / WEIGHTS_FILE, weights)
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        _write_synced(temporary / CONFIG_FILE, text.encode())
+
+
+def find_model(path: Path) -> Path:
+    """The model directory at ``path``: itself, or the ``models`` folder of a run directory.
+
+    Raises:
+        ModelError: There is none.
+    """
+    for candidate in (path, path / "models"):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    raise ModelError(
+        f"holds no model: there is no {CONFIG_FILE} in it",
+        where=str(path),
+        hint="Give the directory that `presurge train --out` wrote, or its models folder.",
+    )
+
+
+def load_model(directory: Path) -> tuple[dict[str, Any], Arrays]:
+    """Read a model directory and verify its checksums: (config, weights).
+
+    Raises:
+        ModelError: It is damaged, unsafe, incomplete, of a newer format version, or no model directory.
+    """
+    config = _read_config(directory / CONFIG_FILE)
+    path = directory / WEIGHTS_FILE
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"cannot be read: {error.strerror}", where=str(path), hint="Train or copy it again."
+        ) from error
+    # The first eight bytes of safetensors are a length, which may begin like a pickle; its header follows.
+    if weights[8:9] != b"{" and (weights[:1] == b"\x80" or weights[:2] == b"PK"):
+        raise ModelError(
+            "is a Python pickle or a zip archive, not safetensors; it was not opened, because loading it could run code",
+            where=str(path),
+            hint="Use the weights that `presurge train` wrote.",
+        )
+    if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
+        raise ModelError(
+            "does not match the checksum in config.json: the file is damaged or was exchanged",
+            where=str(path),
+            hint="Copy the model directory again, or train it again.",
+        )
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return config, load(weights)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"is no readable safetensors file: {error}", where=str(path)) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise ModelError(
+            f"is no valid JSON: {error}",
+            where=str(path),
+            hint="The file is damaged: copy or train the model again.",
+        ) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ModelError(
+            f'is not the configuration of a Presurge model: no "format": "{FORMAT}" in it', where=str(path)
+        )
+    version = config.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ModelError(
+            f"has format version {version}, and this Presurge reads up to {FORMAT_VERSION}",
+            where=str(path),
+            hint="Upgrade: pip install --upgrade presurge",
+        )
+    if config.pop("config_sha256", None) != _digest(config):
+        raise ModelError(
+            "does not match its own checksum: it is damaged or was edited by hand",
+            where=str(path),
+            hint="Copy the model directory again, or train it again.",
+        )
+    return config
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,67 @@
+"""What goes out: a long frame and one JSON object, in the clock that came in."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from presurge.series.forecast import Forecast
+from presurge.series.frequency import MINUTE, SECOND
+from presurge.series.panel import Channel, Clock
+
+
+def forecast(items: tuple[str, ...] = ("",), clock: Clock = "utc", origin: int = 0) -> Forecast:
+    shape = (len(items), 2, 3, 2)
+    quantiles = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return Forecast(
+        mean=quantiles[:, :, 1],
+        quantiles=quantiles,
+        levels=(0.1, 0.5, 0.975),
+        origin=np.full(len(items), origin),
+        step=MINUTE,
+        channels=(Channel("requests", kind="count"), Channel("cpu")),
+        items=items,
+        clock=clock,
+        model="last-value",
+        error={"requests": {"wape": 0.25}},
+        flags=("a gap of 2 rows was interpolated",),
+    )
+
+
+def test_the_frame_has_one_row_a_time_and_channel() -> None:
+    frame = forecast().to_frame()
+    assert frame.columns == ["timestamp", "channel", "mean", "q0.1", "q0.5", "q0.975"]
+    assert frame["channel"].to_list() == ["requests", "cpu"] * 2
+    assert frame["timestamp"].dtype == pl.Datetime("us", "UTC")
+    assert frame["mean"].to_list() == [2, 3, 8, 9]
+    assert frame["q0.1"].to_list() == [0, 1, 6, 7]
+    assert frame["q0.975"].to_list() == [4, 5, 10, 11]
+
+
+def test_the_frame_and_the_object_agree_for_several_items() -> None:
+    made = forecast(("a", "b"), "relative", 90 * SECOND)
+    frame, rows = made.to_frame(), made.to_dict()["forecast"]
+    assert frame["item"].to_list() == [row["item"] for row in rows]
+    assert frame["timestamp"].to_list() == [row["timestamp"] for row in rows]
+    assert frame["mean"].to_list() == [row["mean"] for row in rows]
+    assert frame["q0.5"].to_list() == [row["quantiles"]["0.5"] for row in rows]
+    assert rows[0]["timestamp"] == 150
+
+
+def test_the_object_is_json_and_keeps_the_promised_keys() -> None:
+    value = json.loads(json.dumps(forecast(origin=1_700_000_000 * SECOND).to_dict()))
+    assert value["origin"] == "2023-11-14T22:13:20Z"
+    assert value["step_seconds"] == 60
+    assert value["flags"] == ["a gap of 2 rows was interpolated"]
+    assert value["forecast"][0] == {
+        "timestamp": "2023-11-14T22:14:20Z",
+        "channel": "requests",
+        "mean": 2.0,
+        "quantiles": {"0.1": 0.0, "0.5": 2.0, "0.975": 4.0},
+    }
+
+
+@pytest.mark.parametrize(("origin", "text"), [(1_500_000, 1.5), (2_000_000, 2)])
+def test_relative_stamps_are_numbers(origin: int, text: float) -> None:
+    assert forecast(clock="relative", origin=origin).to_dict()["origin"] == text

@@ -1,0 +1,105 @@
+"""Windows: what they hold, and what they never cross."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
+
+from presurge.series.frequency import MINUTE
+from presurge.series.panel import Channel, Panel
+from presurge.series.spans import Span
+from presurge.series.windows import batch_of, chunks, complete, gather, targets_of, window_origins
+
+
+def panel(values: np.ndarray, lengths: list[int]) -> Panel:
+    table = values if values.ndim == 2 else values[:, None]
+    return Panel(
+        values=table.astype(np.float32),
+        channels=tuple(Channel(f"c{i}") for i in range(table.shape[1])),
+        step=MINUTE,
+        start=np.arange(len(lengths)) * 10**12,
+        items=tuple(map(str, range(len(lengths)))),
+        indptr=np.concatenate([[0], np.cumsum(lengths)]),
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 10])
+def test_the_ramp(stride: int) -> None:
+    """The context 0 ... 119 has the targets 120, 121, 122, and every window goes on where its context ends."""
+    ramp = panel(np.arange(400), [400])
+    origins = window_origins(ramp, ramp.full_span(), context=120, horizon=3, stride=stride)
+    context_BL = batch_of(ramp, origins, 120).context_BLC[:, :, 0]
+    target_BH = targets_of(ramp, origins, 3)[:, :, 0]
+    assert context_BL[0, -1] == 119
+    assert target_BH[0].tolist() == [120, 121, 122]
+    np.testing.assert_array_equal(target_BH, context_BL[:, -1:] + [1, 2, 3])
+    np.testing.assert_array_equal(np.diff(origins), stride)
+
+
+def test_all_windows_of_a_series() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    series = panel(values, [50])
+    origins = window_origins(series, series.full_span(), context=7, horizon=3)
+    expected = sliding_window_view(values, 10, axis=0).transpose(0, 2, 1)
+    np.testing.assert_array_equal(gather(series.values, origins, before=7, after=3), expected)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+    context=st.integers(1, 8),
+    horizon=st.integers(1, 4),
+    stride=st.integers(1, 5),
+    cut=st.floats(0, 1),
+)
+def test_targets_stay_in_the_span_and_contexts_in_the_item(
+    lengths: list[int], context: int, horizon: int, stride: int, cut: float
+) -> None:
+    series = panel(np.arange(sum(lengths)), lengths)
+    head, tail = series.full_span().cut_tail(cut)
+    for span in (head, tail):
+        origins = window_origins(series, span, context=context, horizon=horizon, stride=stride)
+        expected = []
+        for begin, first, last in zip(series.indptr, span.first, span.last, strict=False):
+            rows = [row for row in range(int(begin) + context - 1, int(last) - horizon) if row + 1 >= first]
+            expected += rows[::stride]
+        assert origins.tolist() == expected
+
+
+def test_origins_carry_the_time_and_the_item() -> None:
+    series = panel(np.arange(20), [8, 0, 12])
+    batch = batch_of(series, np.array([7, 8, 19]), 1)
+    assert batch.item_B.tolist() == [0, 2, 2]
+    assert batch.origin_B.tolist() == [7 * MINUTE, 2 * 10**12, 2 * 10**12 + 11 * MINUTE]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_complete_is_what_gather_finds_without_nan(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((40, 2)) < 0.05, np.nan, 1.0)
+    series = panel(values, [40])
+    origins = window_origins(series, series.full_span(), context=5, horizon=2)
+    windows = gather(series.values, origins, before=5, after=2)
+    np.testing.assert_array_equal(
+        complete(series, origins, before=5, after=2), ~np.isnan(windows).any(axis=1)
+    )
+
+
+def test_no_windows() -> None:
+    series = panel(np.arange(4), [4])
+    origins = window_origins(series, series.full_span(), context=5, horizon=3)
+    assert len(origins) == 0
+    assert batch_of(series, origins, 5).context_BLC.shape == (0, 5, 1)
+    assert complete(series, origins, before=5, after=3).shape == (0, 1)
+
+
+def test_a_span_may_be_empty_for_one_item() -> None:
+    series = panel(np.arange(20), [10, 10])
+    span = Span(np.array([5, 20]), np.array([10, 20]))
+    assert window_origins(series, span, context=2, horizon=1).tolist() == [4, 5, 6, 7, 8]
+
+
+def test_chunks_lose_nothing() -> None:
+    origins = np.arange(25)
+    np.testing.assert_array_equal(np.concatenate(list(chunks(origins, 10))), origins)
+    assert [len(part) for part in chunks(origins, 10)] == [10, 10, 5]
