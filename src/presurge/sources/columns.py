@@ -1,0 +1,161 @@
+"""Columns of a table as numbers: what counts as a number, a count or a gauge, and which cell is to blame if it is neither."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from presurge.errors import DataError
+from presurge.series.panel import ChannelKind
+from presurge.series.timestamps import TimeForm, TimeUnit, check_unit, detect_form, stamp_expr
+from presurge.sources.files import RowFile, no_rows, quoted
+
+_EXACT = 2**53
+_TRUTH = {"true": 1, "false": 0}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Some columns of a file in memory; ``number`` holds the position in the file of each row kept."""
+
+    file: RowFile
+    frame: pl.DataFrame
+    number: npt.NDArray[np.int64]
+
+    def complain(self, what: str, column: str, at: pl.Series, hint: str) -> DataError:
+        """An error about the first row in which ``at`` is true; ``{}`` in ``what`` stands for the value found there."""
+        row = int(at.arg_true()[0])
+        where = self.file.where(int(self.number[row]), column)
+        return DataError(what.format(quoted(self.frame[column][row])), where=where, hint=hint)
+
+
+def without_blank(file: RowFile, frame: pl.DataFrame) -> Rows:
+    """Leave out the rows that hold nothing at all: empty lines of a text file.
+
+    Raises:
+        DataError: No row is left.
+    """
+    blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    rows = Rows(file, frame.filter(~blank) if blank.any() else frame, np.flatnonzero(~blank.to_numpy()))
+    if rows.frame.is_empty():
+        raise no_rows(file.path)
+    return rows
+
+
+def read_stamps(rows: Rows, column: str, unit: TimeUnit | None) -> tuple[npt.NDArray[np.int64], TimeForm]:
+    """The time column as int64 microseconds, and how it was written.
+
+    Raises:
+        DataError: A stamp is missing or cannot be read, or the column holds no times.
+    """
+    where = f"{rows.file.path}, column {column!r}"
+    form = detect_form(rows.frame[column], unit=unit, where=where)
+    stamps = rows.frame.select(stamp_expr(column, form)).to_series()
+    if stamps.null_count():
+        raise rows.complain(
+            "{} is not a time", column, stamps.is_null(), "Every row needs its time: mend or remove this one."
+        )
+    check_unit(form, int(stamps.min()), int(stamps.max()), where=where)  # type: ignore[arg-type]
+    return stamps.to_numpy(), form
+
+
+def read_items(rows: Rows, column: str | None) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """The number of the item of each row, and the names of the items in their natural order.
+
+    Raises:
+        DataError: A row names no item.
+    """
+    if column is None:
+        return np.zeros(len(rows.frame), np.int64), ("",)
+    items = rows.frame[column]
+    if items.null_count():
+        raise rows.complain("{} is no item", column, items.is_null(), "Every row needs the name of its item.")
+    names = items.unique().sort().cast(pl.String)
+    codes = items.cast(pl.String).cast(pl.Enum(names)).to_physical()
+    return codes.cast(pl.Int64).to_numpy(), tuple(names)
+
+
+def read_numbers(rows: Rows, column: str) -> pl.Series:
+    """A value column as Int64 or Float64; null where missing (NaN too), and Int64 if it holds whole numbers only.
+
+    Raises:
+        DataError: The column holds something else than numbers, an infinite value, or no value at all.
+    """
+    raw = rows.frame[column]
+    numbers = _from_text(rows, column) if raw.dtype == pl.String else raw
+    if not (numbers.dtype.is_numeric() or numbers.dtype in (pl.Boolean, pl.Null)):
+        raise _not_numbers(rows, f"holds {raw.dtype}, not numbers", column)
+    if not numbers.dtype.is_integer() and numbers.dtype != pl.Boolean:
+        numbers = numbers.cast(pl.Float64).fill_nan(None)
+        infinite = numbers.is_infinite()
+        if infinite.any():
+            raise rows.complain("the value is infinite ({})", column, infinite, "Mend or remove this row.")
+    if numbers.null_count() == len(numbers):
+        raise DataError(
+            "no row has a value", where=f"{rows.file.path}, column {column!r}", hint="Leave the column out."
+        )
+    if numbers.dtype.is_float() and (numbers == numbers.floor()).all() and numbers.abs().max() <= _EXACT:  # type: ignore[operator]
+        return numbers.cast(pl.Int64)
+    return numbers if numbers.dtype.is_float() else _to_int64(rows, column, numbers)
+
+
+def choose_kind(rows: Rows, column: str, numbers: pl.Series, declared: ChannelKind | None) -> ChannelKind:
+    """A column of whole numbers that is never negative is a count, unless it is of truth values; others are gauges.
+
+    Raises:
+        DataError: The column is declared a count and has a negative value.
+    """
+    negative = numbers < 0
+    if declared == "count" and negative.any():
+        raise rows.complain(
+            "a count cannot be negative ({})", column, negative, f"Declare it a level: --kind {column}=gauge"
+        )
+    if declared is not None:
+        return declared
+    truth = rows.frame[column].dtype == pl.Boolean
+    return "count" if numbers.dtype.is_integer() and not truth and not negative.any() else "gauge"
+
+
+def exact_total(rows: Rows, column: str, numbers: pl.Series) -> int:
+    """The sum of whole numbers as a Python int.
+
+    Raises:
+        DataError: It does not fit into 64 bits.
+    """
+    if float(numbers.cast(pl.Float64).sum()) >= 2.0**63:
+        raise DataError(
+            "the sum of the values does not fit into 64 bits",
+            where=f"{rows.file.path}, column {column!r}",
+            hint=f"Declare it a level: --kind {column}=gauge",
+        )
+    return int(numbers.sum())
+
+
+def _to_int64(rows: Rows, column: str, numbers: pl.Series) -> pl.Series:
+    whole = numbers.cast(pl.Int64, strict=False)
+    lost = whole.is_null() & numbers.is_not_null()
+    if lost.any():
+        raise rows.complain("{} does not fit into 64 bits", column, lost, "Mend or remove this row.")
+    return whole
+
+
+def _from_text(rows: Rows, column: str) -> pl.Series:
+    text = rows.frame[column].str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False)
+    foreign = numbers.is_null() & text.is_not_null()
+    if not foreign.any():
+        return numbers
+    truth = text.str.to_lowercase().replace_strict(_TRUTH, default=None, return_dtype=pl.Int64)
+    if truth.null_count() == text.null_count():
+        return truth.cast(pl.Boolean)
+    found = rows.complain("{} is not a number", column, foreign, "")
+    raise _not_numbers(rows, found.what, column, found.where)
+
+
+def _not_numbers(rows: Rows, what: str, column: str, where: str | None = None) -> DataError:
+    return DataError(
+        what,
+        where=where or f"{rows.file.path}, column {column!r}",
+        hint=f"A value column holds numbers. The columns are: {', '.join(rows.file.columns)}.",
+    )
