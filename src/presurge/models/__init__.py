@@ -1,0 +1,1 @@
+"""The forecasters: every model maps the past of a Panel to a Forecast."""

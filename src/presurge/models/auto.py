@@ -1,0 +1,230 @@
+"""The automatic choice: a linear model on the best scale, unless a baseline is clearly and steadily better.
+
+The linear model chooses transform, calendar and ridge for each channel by rolling validation. Challengers, which are the
+baselines unless others are named, are then fitted to the same folds and judged on the same windows. A challenger takes a
+channel only if it is better in *every* fold and by a clear margin in all folds together: a small lead on validation rows says
+little about later rows. Any model of the registry may challenge.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from presurge.models import registry
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.models.linear import Linear, LinearSettings
+from presurge.models.rolling_choice import Fold, compare
+from presurge.progress import Progress
+from presurge.series.panel import Panel
+from presurge.series.spans import Span
+from presurge.series.windows import IntArray, WindowBatch
+from presurge.store import Arrays
+
+
+class AutoSettings(Settings):
+    """Settings of the automatic choice.
+
+    Attributes:
+        challengers: Models that may take a channel from the linear model.
+        margin: By which share of the linear model's error a challenger has to be better. A precaution against series
+            that no linear map suits, not a tuned value: on real series no margin lowered the error on later rows on
+            average, so it is set for few switches.
+        folds: Folds of the training rows that choose.
+        stride: Rows from one training window of the linear model to the next.
+    """
+
+    challengers: tuple[str, ...] = registry.BASELINES
+    margin: float = Field(0.15, ge=0, lt=1)
+    folds: int = Field(3, ge=1, le=20)
+    stride: int = Field(1, ge=1)
+
+    @field_validator("challengers")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        possible = set(registry.model_names()) - {Linear.name, "auto"}
+        if not set(names) <= possible:
+            raise ValueError(f"choose from {', '.join(sorted(possible))}")
+        return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Member:
+    """A fitted model and the channels that it forecasts."""
+
+    model: Forecaster
+    channels: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rival:
+    """A challenger on one channel: WAPE of both over the folds, on the windows that both can forecast."""
+
+    channel: int
+    name: str
+    error: float
+    linear_error: float
+    won: bool
+
+
+class Auto(Forecaster):
+    """Transform, calendar, ridge and model chosen for each channel by rolling validation error."""
+
+    name: ClassVar[str] = "auto"
+    summary: ClassVar[str] = "transform, ridge, solver and baseline chosen by rolling validation"
+    settings_class: ClassVar[type[Settings]] = AutoSettings
+    refits: ClassVar[bool] = True
+    settings: AutoSettings
+    members: list[_Member]
+
+    def fit(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> FitReport:
+        """Choose on folds of the training rows (and on validation rows, if given), then fit to all training rows.
+
+        Raises:
+            DataError: A channel has no complete training window.
+        """
+        started = time.process_time()
+        self.spec = SeriesSpec.of(panel)
+        shape = LinearSettings(folds=self.settings.folds, stride=self.settings.stride)
+        linear = Linear(context=self.context, horizon=self.horizon, settings=shape)
+        report, folds, at_folds = linear.fit_with_folds(panel, train, validation, progress=progress)
+        rivals: list[_Rival] = []
+        for done, name in enumerate(self.settings.challengers, 1):
+            rivals += self._challenge(name, panel, folds, at_folds)
+            if progress is not None:
+                progress("challenge", done / len(self.settings.challengers), name)
+        best_C = [_best_rival(rivals, c) for c in range(len(panel.channels))]
+        names = [rival.name if rival else linear.name for rival in best_C]
+        models = {
+            name: linear if name == linear.name else self._fitted(name, panel, train)
+            for name in dict.fromkeys(names)
+        }
+        self._adopt(list(models.values()), names)
+        return FitReport(
+            model=self.name,
+            n_windows=report.n_windows,
+            n_parameters=self.n_parameters,
+            cpu_seconds=time.process_time() - started,
+            chosen=self._chosen(report, best_C, judged=bool(folds)),
+            candidates=(
+                *({"model": linear.name, **candidate} for candidate in report.candidates),
+                *(self._row(rival) for rival in rivals),
+            ),
+            notes=report.notes,
+        )
+
+    def _challenge(
+        self, name: str, panel: Panel, folds: Sequence[Fold], at_folds: Sequence[Linear]
+    ) -> list[_Rival]:
+        if not folds:
+            return []
+        challengers = [self._fitted(name, panel, fold.learn) for fold in folds]
+        comparison = compare(at_folds, challengers, panel, folds)
+        linear_C, error_C = comparison.errors()
+        won_C = comparison.won(self.settings.margin)
+        return [
+            _Rival(channel=c, name=name, error=float(error), linear_error=float(linear), won=won)
+            for c, (error, linear, won) in enumerate(zip(error_C, linear_C, won_C, strict=True))
+        ]
+
+    def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
+        model = registry.model_class(name)(context=self.context, horizon=self.horizon)
+        model.fit(panel, train)
+        return model
+
+    def _adopt(self, models: Sequence[Forecaster], names: Sequence[str]) -> None:
+        """Take the models, each for the channels whose entry in ``names`` is its own."""
+        self.members = [
+            _Member(model=model, channels=np.flatnonzero(np.array(names) == model.name)) for model in models
+        ]
+        self.context = max(model.context for model in models)
+
+    def _chosen(self, report: FitReport, best_C: Sequence[_Rival | None], *, judged: bool) -> dict[str, Any]:
+        chosen: dict[str, Any] = {}
+        for channel, rival in zip(self.fitted_spec().channels, best_C, strict=True):
+            if rival is not None:
+                why = f"better than linear ({rival.linear_error:.4g}) in every fold and by the margin"
+                chosen[channel.name] = {"model": rival.name, "error": rival.error, "why": why}
+                continue
+            why = f"no challenger is better in every fold and by {self.settings.margin:.0%} overall"
+            chosen[channel.name] = {
+                "model": "linear",
+                "solver": "exact",
+                **report.chosen[channel.name],
+                "why": why if judged else "too few rows to judge",
+            }
+        return chosen
+
+    def _row(self, rival: _Rival) -> dict[str, Any]:
+        channel = self.fitted_spec().channels[rival.channel].name
+        return {
+            "model": rival.name,
+            "channel": channel,
+            "error": rival.error,
+            "linear_error": rival.linear_error,
+        }
+
+    def predict(self, batch: WindowBatch) -> Prediction:
+        """Forecast B windows, each channel by the model that won it."""
+        if len(self.members) == 1:
+            return Prediction(self.members[0].model.predict(batch).mean_BHC)
+        mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().channels)), np.float32)
+        for member in self.members:
+            part = _last_rows(batch, member.model.context)
+            mean_BHC[:, :, member.channels] = member.model.predict(part).mean_BHC[:, :, member.channels]
+        return Prediction(mean_BHC)
+
+    @property
+    def n_parameters(self) -> int:
+        """Learned values of all models in use."""
+        return sum(member.model.n_parameters for member in self.members)
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Name, settings and state of every model in use, and the channels that it forecasts."""
+        described: list[dict[str, Any]] = []
+        arrays: Arrays = {}
+        for member in self.members:
+            model = member.model
+            state, own = model.state()
+            described.append(
+                {
+                    "model": model.name,
+                    "context": model.context,
+                    "settings": model.settings.model_dump(mode="json"),
+                    "state": state,
+                    "channels": member.channels.tolist(),
+                }
+            )
+            arrays |= {f"{model.name}.{key}": array for key, array in own.items()}
+        return {"members": described}, arrays
+
+    def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
+        """The inverse of ``state``."""
+        spec = self.fitted_spec()
+        self.members = []
+        for part in state["members"]:
+            prefix = f"{part['model']}."
+            own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+            config = {**part, "horizon": self.horizon, "series": spec.to_dict(), "error": {}}
+            model = registry.model_class(part["model"]).from_config(config, own)
+            self.members.append(_Member(model=model, channels=np.array(part["channels"], np.int64)))
+
+
+def _best_rival(rivals: Sequence[_Rival], channel: int) -> _Rival | None:
+    """The winning challenger of a channel that is furthest ahead of the linear model."""
+    winners = [rival for rival in rivals if rival.won and rival.channel == channel]
+    return min(winners, key=lambda rival: rival.error / rival.linear_error, default=None)
+
+
+def _last_rows(batch: WindowBatch, context: int) -> WindowBatch:
+    return WindowBatch(
+        context_BLC=batch.context_BLC[:, -context:],
+        item_B=batch.item_B,
+        origin_B=batch.origin_B,
+        step=batch.step,
+    )

@@ -1,0 +1,282 @@
+"""What every model is: a Forecaster maps the past of a Panel to a Forecast.
+
+Shapes: B windows, L context, H horizon, C channels, Q quantiles.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from presurge import __version__, store
+from presurge.errors import HistoryError, ModelError
+from presurge.models.calibration import Calibration
+from presurge.progress import Progress
+from presurge.series.forecast import Forecast
+from presurge.series.frequency import SECOND, format_step
+from presurge.series.panel import Channel, Clock, FloatArray, Panel
+from presurge.series.spans import Span
+from presurge.series.windows import WindowBatch, batch_of
+
+
+class Prediction(NamedTuple):
+    """Point forecasts of B windows and, from models that learn them, quantiles; original units."""
+
+    mean_BHC: FloatArray
+    quantiles_BHQC: FloatArray | None = None
+
+
+class Settings(BaseModel):
+    """Base of the settings of a model: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesSpec:
+    """What a fitted model knows of its series, and demands of every history."""
+
+    channels: tuple[Channel, ...]
+    step: int
+    clock: Clock
+    items: tuple[str, ...]
+
+    @classmethod
+    def of(cls, panel: Panel) -> "SeriesSpec":
+        """The specification of a panel."""
+        return cls(channels=panel.channels, step=panel.step, clock=panel.clock, items=panel.items)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        channels = [{"name": c.name, "unit": c.unit, "kind": c.kind} for c in self.channels]
+        return {
+            "channels": channels,
+            "step_seconds": self.step // SECOND,
+            "clock": self.clock,
+            "items": list(self.items),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "SeriesSpec":
+        """The inverse of ``to_dict``."""
+        return cls(
+            channels=tuple(Channel(**channel) for channel in value["channels"]),
+            step=value["step_seconds"] * SECOND,
+            clock=value["clock"],
+            items=tuple(value["items"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """What a fit did.
+
+    Attributes:
+        model: Name of the model.
+        n_windows: Training windows used.
+        n_parameters: Learned numbers.
+        cpu_seconds: Processor time of the fit.
+        chosen: What the fit chose by validation (ridge, transform, period ...).
+        candidates: The table of that choice: one dictionary a candidate with its validation error.
+        notes: Plain sentences that the user should read.
+    """
+
+    model: str
+    n_windows: int
+    n_parameters: int
+    cpu_seconds: float
+    chosen: dict[str, Any] = field(default_factory=dict)
+    candidates: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Forecaster(ABC):
+    """Base of every model.
+
+    A subclass names itself, declares ``Settings`` and implements ``fit``, ``predict``, ``n_parameters``, ``state`` and
+    ``restore``; saving, loading and the public ``forecast`` come from here.
+
+    Args:
+        context: Rows of history that one forecast reads (a fit may lengthen it, for a season longer than the context).
+        horizon: Rows that one forecast gives.
+        settings: The model's own settings; defaults where None.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    settings_class: ClassVar[type[Settings]] = Settings
+    refits: ClassVar[bool] = False
+    """Whether a fit is cheap enough to be done again on training and validation rows once the choices are made."""
+
+    def __init__(self, *, context: int, horizon: int, settings: Settings | None = None) -> None:
+        self.context = context
+        self.horizon = horizon
+        self.settings = settings if settings is not None else self.settings_class()
+        self.spec: SeriesSpec | None = None
+        self.calibration: Calibration | None = None
+        self.error: dict[str, dict[str, float]] = {}
+
+    @abstractmethod
+    def fit(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> FitReport:
+        """Learn from the rows of ``train``; ``validation`` may only choose between settings, never shape weights."""
+
+    @abstractmethod
+    def predict(self, batch: WindowBatch) -> Prediction:
+        """Forecast B windows at once, in original units, never negative for counts."""
+
+    @property
+    @abstractmethod
+    def n_parameters(self) -> int:
+        """Number of learned values."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], store.Arrays]:
+        """What ``restore`` needs beside settings and specification: (JSON values, arrays)."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any], arrays: store.Arrays) -> None:
+        """The inverse of ``state``."""
+
+    def fitted_spec(self) -> SeriesSpec:
+        """The specification of the series that the model was fitted to.
+
+        Raises:
+            ModelError: It was not fitted yet.
+        """
+        if self.spec is None:
+            raise ModelError(
+                f"{self.name} was not trained yet", hint="Call fit first, or load a trained model."
+            )
+        return self.spec
+
+    def forecast(self, panel: Panel, horizon: int | None = None) -> Forecast:
+        """Forecast what follows the last row of every item.
+
+        Args:
+            panel: The history: the model's channels (others are left out) at the model's step.
+            horizon: Rows to give, at most the model's horizon, which is the default.
+
+        Raises:
+            HistoryError: The history is too short, has another step, misses a channel, or has a gap in the context.
+        """
+        spec = self.fitted_spec()
+        history = matching_history(panel, spec, self.context)
+        rows = check_horizon(self.horizon if horizon is None else horizon, self.horizon)
+        batch = batch_of(history, history.indptr[1:] - 1, self.context)
+        mean_BHC, quantiles_BHQC = self.predict(batch)
+        levels: tuple[float, ...] = ()
+        if self.calibration is not None:
+            levels = self.calibration.levels
+            quantiles_BHQC = (
+                self.calibration.quantiles(mean_BHC) if quantiles_BHQC is None else quantiles_BHQC
+            )
+        if quantiles_BHQC is None:
+            quantiles_BHQC = np.zeros((len(mean_BHC), self.horizon, 0, len(spec.channels)), np.float32)
+        return Forecast(
+            mean=mean_BHC[:, :rows],
+            quantiles=quantiles_BHQC[:, :rows],
+            levels=levels,
+            origin=batch.origin_B,
+            step=history.step,
+            channels=spec.channels,
+            items=history.items,
+            clock=history.clock,
+            model=self.name,
+            error=self.error,
+        )
+
+    def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
+        """Write the model directory; ``training`` is added to its configuration (how it was trained, on what)."""
+        spec = self.fitted_spec()
+        state, arrays = self.state()
+        config: dict[str, Any] = {
+            "model": self.name,
+            "presurge_version": __version__,
+            "context": self.context,
+            "horizon": self.horizon,
+            "settings": self.settings.model_dump(mode="json"),
+            "series": spec.to_dict(),
+            "state": state,
+            "error": self.error,
+            "training": training or {},
+        }
+        if self.calibration is not None:
+            config["calibration"] = self.calibration.to_dict()
+            arrays = {**arrays, "calibration.residuals": self.calibration.residuals_HQC}
+        store.save_model(directory, config, arrays)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], arrays: store.Arrays) -> Self:
+        """Rebuild a model from what ``save`` wrote."""
+        model = cls(
+            context=config["context"],
+            horizon=config["horizon"],
+            settings=cls.settings_class.model_validate(config["settings"]),
+        )
+        model.spec = SeriesSpec.from_dict(config["series"])
+        model.error = config["error"]
+        arrays = dict(arrays)
+        if "calibration" in config:
+            counts = np.array([channel.kind == "count" for channel in model.spec.channels])
+            stored = config["calibration"]
+            model.calibration = Calibration(
+                arrays.pop("calibration.residuals"), tuple(stored["levels"]), counts, stored["n_windows"]
+            )
+        model.restore(config["state"], arrays)
+        return model
+
+
+def matching_history(panel: Panel, spec: SeriesSpec, context: int) -> Panel:
+    """The model's channels of a history, if it can be forecast from.
+
+    Raises:
+        HistoryError: Another step, a missing channel, fewer rows than the context, or a missing value in it.
+    """
+    if panel.step != spec.step:
+        raise HistoryError(
+            f"the history has a step of {format_step(panel.step)}, the model one of {format_step(spec.step)}",
+            hint=f"Bring the history to {format_step(spec.step)} first (presurge prepare --step).",
+        )
+    names = [channel.name for channel in spec.channels]
+    missing = [name for name in names if name not in panel.channel_names]
+    if missing:
+        raise HistoryError(
+            f"the history has no channel {', '.join(map(repr, missing))}",
+            hint=f"The model needs {', '.join(names)}; the history has {', '.join(panel.channel_names)}.",
+        )
+    history = panel.select(names)
+    for item, (begin, end) in enumerate(zip(history.indptr[:-1], history.indptr[1:], strict=True)):
+        where = f"item {history.items[item]!r}" if len(history.items) > 1 else None
+        if end - begin < context:
+            raise HistoryError(
+                f"the history has {end - begin} rows, and the model reads {context}",
+                where=where,
+                hint="Give a longer history: nothing is filled in for rows that are not there.",
+            )
+        holes = int((~history.observed[end - context : end]).any(axis=1).sum())
+        if holes:
+            raise HistoryError(
+                f"{holes} of the last {context} rows have a missing value",
+                where=where,
+                hint="Repair the history, or let short gaps be interpolated and flagged: --fill-gaps interpolate",
+            )
+    return history
+
+
+def check_horizon(asked: int, possible: int) -> int:
+    """Return ``asked`` if the model reaches that far.
+
+    Raises:
+        HistoryError: It does not.
+    """
+    if not 1 <= asked <= possible:
+        raise HistoryError(
+            f"a horizon of {asked} was asked of a model that forecasts {possible} rows",
+            hint=f"Ask for 1 to {possible}, or train with --horizon {asked}.",
+        )
+    return asked

@@ -1,0 +1,82 @@
+"""Exact least squares of linear forecasts from moments: one eigendecomposition serves every ridge.
+
+The ridge is relative: ``ridge * mean eigenvalue`` is added to the scatter of the contexts, so that it means the same whatever
+the number of windows and the scale of the series. The bias is never penalised. Source: Hoerl and Kennard, "Ridge
+Regression", 1970.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from presurge.models.gram import Moments
+from presurge.series.scalers import Float64Array
+
+RIDGES = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+"""What validation chooses from."""
+
+_RANK_TOLERANCE = 1e-13
+"""Directions of the context whose share of the largest eigenvalue is below this are not used: they hold rounding only."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearMap:
+    """Forecast = ``weight_HL @ context + bias_H``."""
+
+    weight_HL: Float64Array
+    bias_H: Float64Array
+
+
+def solve(moments: Moments, context: int, ridges: Sequence[float]) -> list[LinearMap]:
+    """The least squares forecast of the last H of W values from the first L, for every ridge.
+
+    With the ridge 0 this is the least squares solution of least norm, which is unique and the ordinary one where the
+    contexts have full rank; a constant channel gives zero weights and its own value as bias.
+    """
+    mean_W, scatter_WW = moments.centred()
+    values_L, vectors_LL = _eigen(scatter_WW[:context, :context])
+    rotated_LH = vectors_LL.T @ scatter_WW[:context, context:]
+    usable_L = values_L > max(values_L[-1] * _RANK_TOLERANCE, np.finfo(np.float64).tiny)
+    average = float(values_L[usable_L].sum()) / context
+    maps = []
+    for ridge in ridges:
+        factors_L = np.where(usable_L, 1 / np.where(usable_L, values_L + ridge * average, 1), 0)
+        weight_HL = (vectors_LL @ (rotated_LH * factors_L[:, None])).T
+        maps.append(LinearMap(weight_HL, mean_W[context:] - weight_HL @ mean_W[:context]))
+    return maps
+
+
+def _eigen(scatter_LL: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Eigenvalues, ascending, and eigenvectors of a scatter.
+
+    LAPACK's divide and conquer gives up on a few matrices with clustered eigenvalues, however harmless they are; singular
+    values of a scatter are the same and come by another way.
+    """
+    try:
+        values_L, vectors_LL = np.linalg.eigh(scatter_LL)
+    except np.linalg.LinAlgError:
+        vectors_LL, values_L, _ = np.linalg.svd(scatter_LL)
+        return values_L[::-1], vectors_LL[:, ::-1]
+    return values_L, vectors_LL
+
+
+def squared_errors(moments: Moments, maps: Sequence[LinearMap]) -> Float64Array:
+    """The mean squared error of each map over the windows that the moments were taken of."""
+    context = maps[0].weight_HL.shape[1]
+    mean_W, scatter_WW = moments.centred()
+    xx_LL, xy_LH = scatter_WW[:context, :context], scatter_WW[:context, context:]
+    yy = float(np.trace(scatter_WW[context:, context:]))
+    errors = []
+    for linear in maps:
+        weight_HL = linear.weight_HL
+        spread = yy - 2 * np.vdot(weight_HL, xy_LH.T) + np.vdot(weight_HL @ xx_LL, weight_HL)
+        offset_H = mean_W[context:] - weight_HL @ mean_W[:context] - linear.bias_H
+        errors.append(max(float(spread), 0.0) / moments.n + float(offset_H @ offset_H))
+    return np.array(errors) / len(maps[0].bias_H)
+
+
+def without_anchor(linear: LinearMap, anchor_L: Float64Array) -> LinearMap:
+    """The map of plain contexts that equals a map of contexts and targets less their level ``context @ anchor_L``."""
+    rest_H = 1 - linear.weight_HL.sum(axis=1)
+    return LinearMap(linear.weight_HL + np.outer(rest_H, anchor_L), linear.bias_H)

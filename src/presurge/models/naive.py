@@ -1,0 +1,207 @@
+"""The baselines that every accuracy table holds: last value, recent mean, drift, seasonal naive.
+
+They learn nothing or next to nothing. Each looks past missing values of its context: a missing last row is not the last
+value, a missing row does not count in a mean. A channel without one observed value in its context is forecast as NaN.
+"""
+
+import time
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.models.season import Season, detect_season
+from presurge.progress import Progress
+from presurge.series.frequency import format_step
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.spans import Span
+from presurge.series.windows import WindowBatch
+from presurge.store import Arrays
+
+
+class _Baseline(Forecaster):
+    """What the baselines share: nothing learned, nothing stored, counts never below zero."""
+
+    refits: ClassVar[bool] = True
+
+    def fit(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> FitReport:
+        """Note what series it is; there is nothing to learn."""
+        self.spec = SeriesSpec.of(panel)
+        return FitReport(model=self.name, n_windows=0, n_parameters=0, cpu_seconds=0.0)
+
+    def predict(self, batch: WindowBatch) -> Prediction:
+        """Forecast B windows."""
+        mean_BHC = self._mean(batch.context_BLC)
+        counts = [channel.kind == "count" for channel in self.fitted_spec().channels]
+        floor_C = np.where(counts, np.float32(0), np.float32(-np.inf))
+        return Prediction(np.maximum(mean_BHC, floor_C).astype(np.float32))
+
+    @abstractmethod
+    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+        """Point forecasts [B, H, C] before they are clipped at zero."""
+
+    @property
+    def n_parameters(self) -> int:
+        """None."""
+        return 0
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Nothing."""
+        return {}, {}
+
+    def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
+        """Nothing to restore."""
+
+
+class LastValue(_Baseline):
+    """Every future row equals the last observed value."""
+
+    name: ClassVar[str] = "last-value"
+    summary: ClassVar[str] = "the last observed value goes on"
+
+    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+        last_BC, _ = _last_observed(context_BLC)
+        return np.repeat(last_BC[:, None, :], self.horizon, axis=1)
+
+
+class RecentMeanSettings(Settings):
+    """Settings of the recent mean.
+
+    Attributes:
+        window: Rows that are averaged; the whole context where that is shorter.
+    """
+
+    window: int = Field(10, ge=1)
+
+
+class RecentMean(_Baseline):
+    """Every future row equals the mean of the observed among the last ``window`` rows.
+
+    Where none of them was observed, the last observed value of the context stands in.
+    """
+
+    name: ClassVar[str] = "recent-mean"
+    summary: ClassVar[str] = "the mean of the last rows goes on"
+    settings_class: ClassVar[type[Settings]] = RecentMeanSettings
+    settings: RecentMeanSettings
+
+    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+        recent = context_BLC[:, -self.settings.window :]
+        seen = ~np.isnan(recent)
+        total_BC = np.where(seen, recent, 0).sum(axis=1, dtype=np.float64)
+        n_BC = seen.sum(axis=1)
+        mean_BC = np.where(n_BC > 0, total_BC / np.maximum(n_BC, 1), _last_observed(context_BLC)[0])
+        return np.repeat(mean_BC[:, None, :], self.horizon, axis=1)
+
+
+class Drift(_Baseline):
+    """The line through the first and the last observed value of the context goes on.
+
+    Source: Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", 3rd edition, section 5.2.
+    """
+
+    name: ClassVar[str] = "drift"
+    summary: ClassVar[str] = "the line through the ends of the context goes on"
+
+    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+        last_BC, age_BC = _last_observed(context_BLC)
+        first_BC, lead_BC = _last_observed(context_BLC[:, ::-1])
+        between_BC = context_BLC.shape[1] - 1 - age_BC - lead_BC
+        slope_BC = (last_BC - first_BC).astype(np.float64) / np.maximum(between_BC, 1)
+        ahead_BHC = age_BC[:, None, :] + np.arange(1, self.horizon + 1)[None, :, None]
+        mean_BHC: npt.NDArray[np.float64] = last_BC[:, None, :] + slope_BC[:, None, :] * ahead_BHC
+        return mean_BHC
+
+
+class SeasonalNaiveSettings(Settings):
+    """Settings of the seasonal naive forecast.
+
+    Attributes:
+        period: Rows of a season; None detects it from the training rows.
+    """
+
+    period: int | None = Field(None, ge=1)
+
+
+class SeasonalNaive(_Baseline):
+    """Every future row equals the one a season before it.
+
+    The period is given, or detected for each channel on the training rows; the fit lengthens the context to hold the
+    longest season. Where no season is found the period is 1, which is the last value, and the fit report says so. A value
+    that is missing a season ago is replaced by the last observed value.
+    """
+
+    name: ClassVar[str] = "seasonal-naive"
+    summary: ClassVar[str] = "the last season repeats"
+    settings_class: ClassVar[type[Settings]] = SeasonalNaiveSettings
+    settings: SeasonalNaiveSettings
+    periods: tuple[int, ...] = ()
+
+    def fit(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> FitReport:
+        """Detect the seasons on the training rows, unless one was given."""
+        started = time.process_time()
+        self.spec = SeriesSpec.of(panel)
+        names = panel.channel_names
+        notes: tuple[str, ...] = ()
+        if self.settings.period is None:
+            seasons = [detect_season(panel, train, c) for c in range(len(names))]
+            notes = _season_notes(dict(zip(names, seasons, strict=True)), panel.step)
+        else:
+            seasons = [Season(self.settings.period) for _ in names]
+        self.periods = tuple(season.period for season in seasons)
+        self.context = max(self.context, *self.periods)
+        return FitReport(
+            model=self.name,
+            n_windows=0,
+            n_parameters=0,
+            cpu_seconds=time.process_time() - started,
+            chosen={"period": dict(zip(names, self.periods, strict=True))},
+            candidates=tuple(
+                {"channel": name, **candidate}
+                for name, season in zip(names, seasons, strict=True)
+                for candidate in season.candidates
+            ),
+            notes=notes,
+        )
+
+    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+        period_C, ahead_H1 = np.array(self.periods), np.arange(self.horizon)[:, None]
+        rows_HC = context_BLC.shape[1] - period_C + ahead_H1 % period_C
+        season_BHC = context_BLC[:, rows_HC, np.arange(len(period_C))]
+        return np.where(np.isnan(season_BHC), _last_observed(context_BLC)[0][:, None, :], season_BHC)
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """The periods."""
+        return {"periods": list(self.periods)}, {}
+
+    def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
+        """The periods."""
+        self.periods = tuple(state["periods"])
+
+
+def _last_observed(context_BLC: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """The last observed value of each channel and how many rows before the end it is; NaN and 0 where there is none."""
+    if not np.isnan(context_BLC[:, -1]).any():
+        return context_BLC[:, -1], np.zeros((len(context_BLC), context_BLC.shape[2]), np.int64)
+    age_BC = (~np.isnan(context_BLC[:, ::-1])).argmax(axis=1)
+    row_BC = context_BLC.shape[1] - 1 - age_BC
+    return np.take_along_axis(context_BLC, row_BC[:, None, :], axis=1)[:, 0], age_BC
+
+
+def _season_notes(seasons: dict[str, Season], step: int) -> tuple[str, ...]:
+    """One sentence for the channels of each period."""
+    notes = []
+    for period in dict.fromkeys(season.period for season in seasons.values()):
+        names = ", ".join(name for name, season in seasons.items() if season.period == period)
+        if period == 1:
+            notes.append(f"No season was found in {names}: seasonal-naive repeats the last value.")
+        else:
+            notes.append(f"A season of {period} rows ({format_step(period * step)}) was found in {names}.")
+    return tuple(notes)

@@ -1,0 +1,119 @@
+"""Finding the season of a series: a lag at which it resembles itself more than at the lags half a period beside it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from presurge.series.frequency import DAY, HOUR, WEEK
+from presurge.series.panel import Panel
+from presurge.series.scalers import Float64Array
+from presurge.series.spans import Span
+
+_CALENDAR = (HOUR, DAY, WEEK)
+_CLEAR = 0.97
+"""A period of the calendar is believed where values a period apart differ by at most this share of values out of phase."""
+_CLEAR_UNCOMMON = 0.85
+"""The same for a period read off the data, where the best of many lags looks good by chance, and for one seen only twice."""
+_UNCOMMON = 0.9
+"""A period read off the data replaces one of the calendar where it lowers the error at least to this share."""
+_AS_HIGH = 0.9
+"""A peak of the autocorrelation is as high as the highest from this share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Season:
+    """A period in rows (1 where no season was found) and the candidates that it was chosen from."""
+
+    period: int
+    candidates: tuple[dict[str, Any], ...] = ()
+
+
+def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
+    """Find the period of one channel in the rows of a span, one for all items.
+
+    Candidates are an hour, a day and a week, as far as they are whole numbers of steps that the rows hold twice, and the
+    first high peak of the autocorrelation of the detrended series. A candidate is believed where values one and two
+    periods apart differ clearly less than values half a period off, where a season is out of phase; noise, a trend or a
+    random walk do not achieve that, and bursts weigh little. Of those believed, the one wins whose repetition has the least
+    mean absolute error on these rows.
+    """
+    pieces = [
+        panel.values[a:b, channel].astype(np.float64)
+        for a, b in zip(span.first, span.last, strict=True)
+        if b > a
+    ]
+    level = [_detrended(x_R) for x_R in pieces]
+    longest = max(level, key=len, default=np.zeros(0))
+    calendar = [unit // panel.step for unit in _CALENDAR if unit % panel.step == 0]
+    periods = [period for period in calendar if period >= 2 and 2 * period <= len(longest)]
+    peak = _autocorrelation_peak(longest)
+    uncommon = [peak] if peak is not None and peak not in periods else []
+    best, lowest = 1, np.inf
+    candidates: list[dict[str, Any]] = []
+    for period in (*periods, *uncommon):
+        error, contrast = _difference(pieces, period), _contrast(level, period)
+        candidates.append({"period": period, "error": error, "contrast": contrast})
+        strict = period in uncommon or 3 * period > len(longest)
+        enough = lowest * (_UNCOMMON if period in uncommon else 1)
+        if contrast <= (_CLEAR_UNCOMMON if strict else _CLEAR) and error < enough:
+            best, lowest = period, error
+    return Season(best, tuple(candidates))
+
+
+def _detrended(x_R: Float64Array) -> Float64Array:
+    """Less its straight line, in units of its mean absolute deviation; a bare line becomes zero."""
+    result = np.where(np.isnan(x_R), np.nan, 0.0)
+    seen = ~np.isnan(x_R)
+    if seen.sum() < 3:
+        return result
+    t_R = np.linspace(-1, 1, len(x_R))
+    slope, height = np.polyfit(t_R[seen], x_R[seen], 1)
+    rest_R = x_R - height - slope * t_R
+    deviation = np.abs(rest_R[seen]).mean()
+    if deviation > np.finfo(np.float32).eps * np.abs(x_R[seen]).max():
+        result = rest_R / deviation
+    return result
+
+
+def _contrast(series: list[Float64Array], period: int) -> float:
+    """The worse of the ratios of the differences one and two periods apart to those out of phase.
+
+    Two periods apart are compared only where there are such pairs. The ratio is raised by three standard errors of a mean
+    over that many pairs, so that few rows prove little.
+    """
+    ratios = []
+    for lag, out_of_phase in ((period, period // 2), (2 * period, period + period // 2)):
+        if lag == period or any(len(x_R) > lag for x_R in series):
+            apart = _difference(series, out_of_phase)
+            ratios.append(_difference(series, lag) / apart if apart > 0 else 1.0)
+    pairs = sum(max(0, len(x_R) - period) for x_R in series)
+    return max(ratios) + 3 / math.sqrt(max(pairs, 1)) - (1 - _CLEAR)
+
+
+def _difference(series: list[Float64Array], lag: int) -> float:
+    """Mean absolute difference of the values that lie ``lag`` rows apart, both observed."""
+    gaps_R = np.concatenate([np.abs(x_R[lag:] - x_R[: max(0, len(x_R) - lag)]) for x_R in series])
+    known = ~np.isnan(gaps_R)
+    return float(gaps_R[known].mean()) if known.any() else 0.0
+
+
+def _autocorrelation_peak(x_R: Float64Array) -> int | None:
+    """The first lag, up to a quarter of the rows, at which the autocorrelation peaks about as high as anywhere.
+
+    The very highest of equal peaks may be any multiple of the period.
+    """
+    rows, size = len(x_R), 1 << (2 * len(x_R)).bit_length()
+    lags = rows // 4
+    if lags < 4:
+        return None
+    clipped = np.clip(np.nan_to_num(x_R), -5, 5)
+    power = np.abs(np.fft.rfft(clipped, size)) ** 2
+    products_K = np.fft.irfft(power, size)[: lags + 1]
+    correlation_K = products_K / (rows - np.arange(lags + 1)) / max(products_K[0] / rows, 1e-12)
+    inner = correlation_K[1:-1]
+    peaks = 1 + np.flatnonzero((inner > correlation_K[:-2]) & (inner >= correlation_K[2:]) & (inner > 0.1))
+    if len(peaks) == 0:
+        return None
+    return int(peaks[np.argmax(correlation_K[peaks] >= _AS_HIGH * correlation_K[peaks].max())])

@@ -1,0 +1,190 @@
+"""What every registered model promises, whatever it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from presurge.errors import HistoryError, ModelError
+from presurge.models import registry
+from presurge.models.calibration import Calibration
+from presurge.models.forecaster import FitReport, Forecaster
+from presurge.series.frequency import HOUR, MINUTE
+from presurge.series.panel import Panel
+from presurge.series.spans import Span
+from presurge.series.windows import batch_of, window_origins
+
+CONTEXT, HORIZON = 30, 4
+MakePanel = Callable[..., Panel]
+
+
+@pytest.fixture(params=registry.model_names())
+def kind(request: pytest.FixtureRequest) -> type[Forecaster]:
+    try:
+        return registry.model_class(request.param)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{request.param} is not installed: {error}")
+
+
+def parts(panel: Panel) -> tuple[Span, Span, Span]:
+    train, validation, test = panel.full_span().cut([0.6, 0.2, 0.2])
+    return train, validation, test
+
+
+def fit(kind: type[Forecaster], panel: Panel) -> tuple[Forecaster, FitReport]:
+    model = kind(context=CONTEXT, horizon=HORIZON)
+    train, validation, _ = parts(panel)
+    return model, model.fit(panel, train, validation)
+
+
+def means(model: Forecaster, panel: Panel) -> np.ndarray:
+    _, _, test = parts(panel)
+    origins = window_origins(panel, test, context=model.context, horizon=HORIZON, stride=7)
+    return model.predict(batch_of(panel, origins, model.context)).mean_BHC
+
+
+def test_names_and_words(kind: type[Forecaster]) -> None:
+    assert registry.model_class(kind.name) is kind
+    assert kind.summary
+    assert not kind.summary.endswith(".")
+
+
+def test_before_the_fit_there_is_no_forecast(kind: type[Forecaster], load: Panel, tmp_path: Path) -> None:
+    model = kind(context=CONTEXT, horizon=HORIZON)
+    with pytest.raises(ModelError, match="not trained"):
+        model.forecast(load)
+    with pytest.raises(ModelError):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_fit_reports(kind: type[Forecaster], load: Panel) -> None:
+    model, report = fit(kind, load)
+    assert report.model == kind.name
+    assert report.n_parameters == model.n_parameters >= 0
+    assert report.n_windows >= 0
+    assert report.cpu_seconds >= 0
+    assert model.context >= CONTEXT
+
+
+def test_a_forecast_follows_the_last_row_of_every_item(kind: type[Forecaster], load: Panel) -> None:
+    model, _ = fit(kind, load)
+    forecast = model.forecast(load)
+    assert forecast.mean.shape == (2, HORIZON, 3)
+    assert forecast.mean.dtype == np.float32
+    assert np.isfinite(forecast.mean).all()
+    assert (forecast.mean[:, :, load.count_mask] >= 0).all()
+    assert forecast.origin.tolist() == [599 * HOUR, 399 * HOUR]
+    assert forecast.items == load.items
+    shorter = model.forecast(load, HORIZON - 1)
+    np.testing.assert_array_equal(shorter.mean, forecast.mean[:, :-1])
+
+
+def test_counts_stay_above_zero_when_they_fall(kind: type[Forecaster], load: Panel) -> None:
+    model, _ = fit(kind, load)
+    falling = np.linspace(3000, 1, len(load), dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    mean_BHC = means(model, load.replace(values=falling))
+    assert (mean_BHC[:, :, load.count_mask] >= 0).all()
+
+
+def test_saved_and_loaded_bit_by_bit(kind: type[Forecaster], load: Panel, tmp_path: Path) -> None:
+    model, _ = fit(kind, load)
+    actual = np.random.default_rng(0).gamma(2, 10, (50, HORIZON, 3)).astype(np.float32)
+    model.calibration = Calibration.measure(actual, actual[::-1].copy(), load.count_mask)
+    model.error = {"c0": {"wape": 0.25}}
+    model.save(tmp_path / "model", training={"seed": 1})
+    again, config = registry.load(tmp_path / "model")
+    before, after = model.forecast(load), again.forecast(load)
+    np.testing.assert_array_equal(before.mean, after.mean)
+    np.testing.assert_array_equal(before.quantiles, after.quantiles)
+    np.testing.assert_array_equal(means(model, load), means(again, load))
+    assert (after.levels, after.error, after.model) == (before.levels, model.error, kind.name)
+    assert (again.context, again.horizon, again.settings) == (model.context, HORIZON, model.settings)
+    assert again.spec == model.spec
+    assert again.n_parameters == model.n_parameters
+    assert config["training"] == {"seed": 1}
+    again.save(tmp_path / "second", training={"seed": 1})
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_the_same_twice(kind: type[Forecaster], load: Panel) -> None:
+    one, other = fit(kind, load), fit(kind, load)
+    np.testing.assert_array_equal(means(one[0], load), means(other[0], load))
+    assert one[1].chosen == other[1].chosen
+
+
+def test_the_order_of_channels_does_not_matter(kind: type[Forecaster], load: Panel) -> None:
+    model, _ = fit(kind, load)
+    turned = load.select(load.channel_names[::-1])
+    np.testing.assert_allclose(
+        means(fit(kind, turned)[0], turned)[:, :, ::-1], means(model, load), rtol=1e-4, atol=1e-3
+    )
+    np.testing.assert_array_equal(model.forecast(turned).mean, model.forecast(load).mean)
+
+
+def test_the_order_of_items_does_not_matter(
+    kind: type[Forecaster], load: Panel, make_panel: MakePanel
+) -> None:
+    swapped = make_panel(
+        np.concatenate([load.values[600:], load.values[:600]]), kinds="ccg", lengths=(400, 600)
+    )
+    expected = fit(kind, load)[0].forecast(load).mean
+    np.testing.assert_allclose(
+        fit(kind, swapped)[0].forecast(swapped).mean[::-1], expected, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_rows_of_the_test_part_are_never_seen(kind: type[Forecaster], load: Panel) -> None:
+    changed = load.values.copy()
+    _, _, test = parts(load)
+    for a, b in zip(test.first, test.last, strict=True):
+        changed[a:b] = np.nan
+    expected = means(fit(kind, load)[0], load)
+    np.testing.assert_array_equal(means(fit(kind, load.replace(values=changed))[0], load), expected)
+
+
+def test_a_gap_in_the_context_is_refused_and_does_no_harm_elsewhere(
+    kind: type[Forecaster], load: Panel
+) -> None:
+    model, _ = fit(kind, load)
+    values = load.values.copy()
+    values[-3, 0] = np.nan
+    holed = load.replace(values=values)
+    with pytest.raises(HistoryError, match="missing value"):
+        model.forecast(holed)
+    origins = np.array([300, len(load) - 1])
+    mean_BHC = model.predict(batch_of(holed, origins, model.context)).mean_BHC
+    np.testing.assert_allclose(
+        mean_BHC[0], model.predict(batch_of(load, origins, model.context)).mean_BHC[0], rtol=1e-5
+    )
+
+
+def test_it_fits_through_gaps(kind: type[Forecaster], load: Panel) -> None:
+    values = load.values.copy()
+    values[50:55, 2] = np.nan
+    values[420, 0] = np.nan
+    model, _ = fit(kind, load.replace(values=values))
+    assert np.isfinite(means(model, load)).all()
+
+
+def test_histories_that_do_not_fit(kind: type[Forecaster], load: Panel, make_panel: MakePanel) -> None:
+    model, _ = fit(kind, load)
+    wrong = {
+        "rows, and the model reads": load.take(Span(load.indptr[:-1], load.indptr[:-1] + 5)),
+        "no channel 'c1'": load.select(["c0", "c2"]),
+        "step": make_panel(load.values, kinds="ccg", step=MINUTE),
+    }
+    for message, panel in wrong.items():
+        with pytest.raises(HistoryError, match=message):
+            model.forecast(panel)
+    for horizon in (0, HORIZON + 1):
+        with pytest.raises(HistoryError, match="horizon"):
+            model.forecast(load, horizon)
+
+
+def test_unknown_settings_are_refused(kind: type[Forecaster]) -> None:
+    with pytest.raises(ValidationError):
+        kind.settings_class.model_validate({"no_such_setting": 1})
