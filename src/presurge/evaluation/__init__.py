@@ -1,0 +1,1 @@
+"""Scoring models: metrics, intervals, rolling-origin backtests, verdicts and the report."""

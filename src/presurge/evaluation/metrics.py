@@ -1,0 +1,152 @@
+"""Accuracy of forecasts, accumulated chunk by chunk: the memory does not depend on the number of windows.
+
+Shapes: B windows, H horizon, C channels, Q quantiles.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.spans import Span
+
+Float64Array = npt.NDArray[np.float64]
+Scores = dict[str, Float64Array]
+"""Metric -> float64 [H, C], NaN where the metric is undefined."""
+
+INTERVALS = (50, 80, 95)
+"""The intervals that are scored, in percent: 80 lies between the quantiles 0.1 and 0.9."""
+METRICS = (
+    *("wape", "mae", "rmse", "mse", "mase", "r2", "bias", "pinball"),
+    *(f"coverage_{percent}" for percent in INTERVALS),
+    *(f"width_{percent}" for percent in INTERVALS),
+)
+_ROUNDING = 1e-5
+_ROWS_AT_ONCE = 1 << 20
+
+
+class ScoreSums:
+    """Running sums, float64, of everything that the metrics need, for each horizon step and channel.
+
+    Args:
+        horizon: H.
+        levels: The Q quantile levels, ascending; empty for a model without intervals.
+        scale_C: What one unit of MASE is, for each channel (``naive_scale``).
+    """
+
+    def __init__(self, horizon: int, levels: tuple[float, ...], scale_C: Float64Array) -> None:
+        shape = (horizon, len(scale_C))
+        self.levels = levels
+        self.scale_C = scale_C
+        self.count_HC = np.zeros(shape, np.int64)
+        self.error_HC, self.absolute_HC, self.squared_HC = np.zeros((3, *shape))
+        self.size_HC, self.mean_HC, self.spread_HC, self.pinball_HC = np.zeros((4, *shape))
+        self.pairs = {percent: pair for percent in INTERVALS if (pair := interval_bounds(percent, levels))}
+        self.inside_HC = {percent: np.zeros(shape) for percent in self.pairs}
+        self.width_HC = {percent: np.zeros(shape) for percent in self.pairs}
+
+    def add(
+        self, actual_BHC: FloatArray, mean_BHC: FloatArray, quantiles_BHQC: FloatArray | None = None
+    ) -> None:
+        """Take B windows in; a target that is NaN is left out."""
+        known = ~np.isnan(actual_BHC)
+        actual = np.where(known, actual_BHC, 0).astype(np.float64)
+        error = np.where(known, mean_BHC - actual, 0)
+        absolute = np.abs(error)
+        self._add_spread(actual, known)
+        self.error_HC += error.sum(axis=0)
+        self.absolute_HC += absolute.sum(axis=0)
+        self.squared_HC += np.square(error, out=error).sum(axis=0)
+        self.size_HC += np.abs(actual).sum(axis=0)
+        if quantiles_BHQC is not None and self.levels:
+            self._add_quantiles(actual, known, quantiles_BHQC)
+
+    def _add_spread(self, actual: Float64Array, known: npt.NDArray[np.bool_]) -> None:
+        """Mean and squared spread of the actual values, merged as by Chan, Golub and LeVeque (1979)."""
+        count = known.sum(axis=0)
+        total = self.count_HC + count
+        mean = actual.sum(axis=0) / np.maximum(count, 1)
+        away = np.where(known, actual - mean, 0)
+        shift = mean - self.mean_HC
+        share = count / np.maximum(total, 1)
+        self.spread_HC += np.square(away).sum(axis=0) + shift**2 * self.count_HC * share
+        self.mean_HC += shift * share
+        self.count_HC = total
+
+    def _add_quantiles(
+        self, actual: Float64Array, known: npt.NDArray[np.bool_], quantiles_BHQC: FloatArray
+    ) -> None:
+        for index, level in enumerate(self.levels):
+            over = actual - quantiles_BHQC[:, :, index]
+            loss = np.maximum(level * over, (level - 1) * over)
+            self.pinball_HC += loss.sum(axis=0, where=known) / len(self.levels)
+        for percent, (low, high) in self.pairs.items():
+            lower, upper = quantiles_BHQC[:, :, low], quantiles_BHQC[:, :, high]
+            # Bounds of counts are squares of roots: 6.9999995 has to cover 7.
+            inside = actual >= lower - _ROUNDING * np.abs(lower)
+            inside &= actual <= upper + _ROUNDING * np.abs(upper)
+            self.inside_HC[percent] += (inside & known).sum(axis=0)
+            self.width_HC[percent] += np.subtract(upper, lower, dtype=np.float64).sum(axis=0, where=known)
+
+    def scores(self) -> Scores:
+        """Every metric for each horizon step and channel: float64 [H, C], NaN where it is undefined.
+
+        ``bias`` is forecast minus actual; ``wape`` is the sum of absolute errors over the sum of absolute actual values
+        (undefined where all are zero); ``mase`` is the MAE over ``naive_scale``; ``r2`` is undefined for actual
+        values that do not vary; ``pinball`` is the mean over the levels; coverages are shares from 0 to 1.
+        """
+        mae = _ratio(self.absolute_HC, self.count_HC)
+        # The spread of a constant is not exactly zero after rounding, but far below what float32 can tell apart.
+        rounding = 1e-28 * self.count_HC * self.mean_HC**2
+        spread = np.where(self.spread_HC > rounding, self.spread_HC, 0)
+        mse = _ratio(self.squared_HC, self.count_HC)
+        scores = {
+            "wape": _ratio(self.absolute_HC, self.size_HC),
+            "mae": mae,
+            "rmse": np.sqrt(mse),
+            "mse": mse,
+            "mase": _ratio(mae, np.broadcast_to(self.scale_C, mae.shape)),
+            "r2": 1 - _ratio(self.squared_HC, spread),
+            "bias": _ratio(self.error_HC, self.count_HC),
+            "pinball": _ratio(self.pinball_HC, self.count_HC),
+        }
+        if not self.levels:
+            scores["pinball"] = np.full_like(mae, np.nan)
+        for name, sums in (("coverage", self.inside_HC), ("width", self.width_HC)):
+            for percent in INTERVALS:
+                known = percent in self.pairs
+                scores[f"{name}_{percent}"] = (
+                    _ratio(sums[percent], self.count_HC) if known else np.full_like(mae, np.nan)
+                )
+        return scores
+
+
+def naive_scale(panel: Panel, train: Span) -> Float64Array:
+    """The unit of MASE: mean absolute one-step difference of the training rows, float64 [C].
+
+    Source: Hyndman and Koehler, "Another look at measures of forecast accuracy", 2006, with m = 1. Differences never
+    cross items; a difference with a missing end is left out.
+    """
+    total = np.zeros(len(panel.channels))
+    count = np.zeros(len(panel.channels), np.int64)
+    for first, last in zip(train.first, train.last, strict=True):
+        for begin in range(int(first), int(last) - 1, _ROWS_AT_ONCE):
+            rows = panel.values[begin : min(begin + _ROWS_AT_ONCE + 1, int(last))]
+            change = np.abs(np.diff(rows.astype(np.float64), axis=0))
+            known = ~np.isnan(change)
+            total += change.sum(axis=0, where=known)
+            count += known.sum(axis=0)
+    return _ratio(total, count)
+
+
+def interval_bounds(percent: int, levels: tuple[float, ...]) -> tuple[int, int] | None:
+    """Where the two quantiles of an interval are among the levels; None where one is not there."""
+    tail = (1 - percent / 100) / 2
+    found = [np.flatnonzero(np.isclose(levels, level)) for level in (tail, 1 - tail)]
+    return (int(found[0][0]), int(found[1][0])) if all(map(len, found)) else None
+
+
+def _ratio(above: npt.NDArray[np.generic], below: npt.NDArray[np.generic]) -> Float64Array:
+    """``above / below``, NaN where ``below`` is zero or unknown."""
+    result = np.full(above.shape, np.nan)
+    np.divide(above, below, out=result, where=below > 0)  # type: ignore[operator]
+    return result

@@ -1,0 +1,171 @@
+"""What an evaluation found: every metric of every model, for each horizon step and channel."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from presurge.evaluation.metrics import METRICS, Float64Array, Scores
+from presurge.evaluation.verdicts import Duel, duels
+from presurge.series.frequency import SECOND
+from presurge.series.panel import Channel, Clock
+from presurge.series.timestamps import format_stamp
+
+TABLE_METRICS = ("wape", "mae", "rmse", "mase", "r2", "bias", "pinball", "coverage_80", "width_80")
+"""The columns of the accuracy table, in order."""
+_LESS_IS_BETTER = ("wape", "mae", "rmse", "mse", "mase", "pinball")
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """CPU seconds of one model: of its fit (None where it was loaded) and of all its forecasts."""
+
+    predict_seconds: float
+    fit_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """One line of the accuracy table: the metrics of one model on one channel.
+
+    Attributes:
+        values: Metric -> value, averaged over the horizon; NaN where undefined.
+        best: The metrics in which no model is better on this channel.
+    """
+
+    model: str
+    channel: str
+    values: dict[str, float]
+    best: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """The scores of models over one span.
+
+    Attributes:
+        scores: Model -> metric -> float64 [H, C], NaN where undefined.
+        channels: The C channels.
+        step: Frequency in microseconds.
+        horizon: H.
+        contexts: Model -> rows of history that it reads.
+        costs: Model -> CPU seconds.
+        baselines: Which of the models are baselines.
+        n_windows: Windows that every model was scored on.
+        n_skipped: Windows left out because a row of a context was missing.
+        stride: Rows between two origins.
+        first_us: Time of the first target row, microseconds since the Unix epoch.
+        last_us: Time of the last target row.
+    """
+
+    scores: dict[str, Scores]
+    channels: tuple[Channel, ...]
+    step: int
+    clock: Clock
+    horizon: int
+    contexts: dict[str, int]
+    costs: dict[str, Cost]
+    baselines: tuple[str, ...]
+    n_windows: int
+    n_skipped: int
+    stride: int
+    first_us: int
+    last_us: int
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models in the order given."""
+        return tuple(self.scores)
+
+    def averages(self, model: str) -> dict[str, Float64Array]:
+        """Metric -> float64 [C]: the mean over the horizon steps, NaN where a step is undefined."""
+        return {metric: values_HC.mean(axis=0) for metric, values_HC in self.scores[model].items()}
+
+    def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Model -> channel -> metric -> average over the horizon; None where undefined."""
+        metrics: dict[str, dict[str, dict[str, float | None]]] = {model: {} for model in self.models}
+        for row in self.table():
+            metrics[row.model][row.channel] = {name: _json(value) for name, value in row.values.items()}
+        return metrics
+
+    def table(self) -> list[TableRow]:
+        """The accuracy table: channel by channel, one row a model."""
+        averages = {model: self.averages(model) for model in self.models}
+        rows = []
+        for c, channel in enumerate(self.channels):
+            column = {m: {metric: float(averages[m][metric][c]) for metric in METRICS} for m in averages}
+            best = {
+                metric: _best(metric, {m: values[metric] for m, values in column.items()})
+                for metric in METRICS
+            }
+            rows += [
+                TableRow(
+                    model=model,
+                    channel=channel.name,
+                    values=values,
+                    best=frozenset(metric for metric in METRICS if model in best[metric]),
+                )
+                for model, values in column.items()
+            ]
+        return rows
+
+    def duels(self) -> tuple[Duel, ...]:
+        """Each model that is no baseline against the best baseline, channel by channel."""
+        rows = self.table()
+        return duels({(row.model, row.channel): row.values for row in rows}, self.baselines)
+
+    def verdicts(self) -> tuple[str, ...]:
+        """The duels as plain sentences."""
+        return tuple(duel.sentence() for duel in self.duels())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: averages under ``metrics``, single steps under ``by_horizon``; undefined values are null."""
+        return {
+            "metrics": self.metrics(),
+            "by_horizon": {
+                model: {
+                    channel.name: {m: [_json(v) for v in values[:, c]] for m, values in scores.items()}
+                    for c, channel in enumerate(self.channels)
+                }
+                for model, scores in self.scores.items()
+            },
+            "windows": self.n_windows,
+            "skipped": self.n_skipped,
+            "stride": self.stride,
+            "horizon": self.horizon,
+            "step_seconds": self.step // SECOND,
+            "span": [format_stamp(self.first_us, self.clock), format_stamp(self.last_us, self.clock)],
+            "baselines": list(self.baselines),
+            "context": self.contexts,
+            "cpu_seconds": {
+                name: {"fit": cost.fit_seconds, "predict": cost.predict_seconds}
+                for name, cost in self.costs.items()
+            },
+            "verdicts": list(self.verdicts()),
+        }
+
+
+def _best(metric: str, values: dict[str, float]) -> set[str]:
+    """The models that no other beats: least error, highest R², bias nearest to 0, coverage nearest to its nominal."""
+    distance = {model: _distance(metric, value) for model, value in values.items() if not math.isnan(value)}
+    distance = {model: value for model, value in distance.items() if not math.isnan(value)}
+    least = min(distance.values(), default=0.0)
+    return {model for model, value in distance.items() if value <= least + _ROUNDING * abs(least)}
+
+
+def _distance(metric: str, value: float) -> float:
+    if metric in _LESS_IS_BETTER:
+        return value
+    if metric == "r2":
+        return -value
+    if metric == "bias":
+        return abs(value)
+    if metric.startswith("coverage_"):
+        return abs(value - int(metric.removeprefix("coverage_")) / 100)
+    return math.nan  # a narrow interval is only better where it covers as much
+
+
+def _json(value: float | np.float64) -> float | None:
+    return None if math.isnan(value) else float(value)
