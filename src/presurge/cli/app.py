@@ -1,0 +1,90 @@
+"""The table of commands, and what happens to an error on its way to the user."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from presurge import __version__
+from presurge.cli import data, demo, evaluate, predict, prepare, train
+from presurge.cli.console import console
+from presurge.errors import PresurgeError
+
+USER_ERROR = 2
+INTERNAL_ERROR = 1
+INTERRUPTED = 130
+
+_EPILOG = "Start with: presurge demo    Each command has its own help: presurge train --help"
+
+app = typer.Typer(
+    name="presurge",
+    help="Forecast load before it arrives: from request logs to a trained, measured and reported forecast.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda t: t.replace("_", "-"),
+    },
+)
+
+
+def _version(on: bool) -> None:
+    if on:
+        console.result(f"presurge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+app.command()(demo.demo)
+app.add_typer(prepare.app)
+
+app.add_typer(data.app)
+app.command()(train.train)
+app.command()(evaluate.backtest)
+app.command()(evaluate.evaluate)
+app.command()(predict.predict)
+app.command()(train.models)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for a user's error, 130 for Ctrl-C, 1 for a defect of ours."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")  # more threads only cost time at these matrix sizes
+    console.level, console.debug = "normal", False
+    try:
+        code = app(arguments, standalone_mode=False)
+    except PresurgeError as error:
+        return _report(f"Error: {error}", USER_ERROR)
+    except KeyboardInterrupt:
+        return _report("Interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):
+            error.show()
+            return int(error.exit_code)
+        message = f"Error in Presurge itself: {type(error).__name__}: {error}\n  Run again with --debug and report it."
+        return _report(message, INTERNAL_ERROR)
+    return code if isinstance(code, int) else 0
+
+
+def _report(message: str, code: int) -> int:
+    if console.debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    return code

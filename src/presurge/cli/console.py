@@ -1,0 +1,131 @@
+"""What commands print: results to stdout, everything else to stderr, no more than the user asked for."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+Level = Literal["quiet", "normal", "verbose"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+"""Where stderr is no terminal, long work tells where it stands this often."""
+
+
+class Console:
+    """Printing of one process; the common options of every command set its fields."""
+
+    def __init__(self) -> None:
+        self.level: Level = "normal"
+        self.debug = False
+
+    def say(self, text: str, *, level: Level = "normal") -> None:
+        """Write a message to stderr unless the user wanted fewer words."""
+        if self.level != "quiet" and (level != "verbose" or self.level == "verbose"):
+            print(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Write a warning to stderr, also with ``--quiet``."""
+        print(f"Warning: {text}", file=sys.stderr)
+
+    def result(self, text: str) -> None:
+        """Write a result to stdout."""
+        print(text)
+
+    def result_json(self, value: Any) -> None:
+        """Write one JSON object to stdout; a number that is not finite becomes null."""
+        print(json.dumps(finite(value), indent=2, ensure_ascii=False))
+
+    @contextmanager
+    def progress(self) -> Iterator["ProgressBar"]:
+        """A progress display on stderr: a moving bar on a terminal, one line a phase elsewhere."""
+        bar = ProgressBar(self)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+class ProgressBar:
+    """Callable with (phase, share done, detail); cheap enough to be called often."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phase = ""
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __call__(self, phase: str, share: float, detail: str = "") -> None:
+        """Show that ``share`` (0 to 1) of ``phase`` is done."""
+        if self._console.level == "quiet":
+            return
+        if phase != self._phase:
+            self._finish()
+            self._phase, self._began, self._told = phase, time.monotonic(), time.monotonic()
+            self._start(phase)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(share, 1.0), detail=detail)
+        elif time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            self._console.say(f"{phase}: {share:.0%}{', ' if detail else ''}{detail}, {self._left(share)}")
+
+    def close(self) -> None:
+        """Finish the last phase."""
+        self._finish()
+        self._phase = ""
+
+    def _left(self, share: float) -> str:
+        seconds = (self._told - self._began) * (1 - share) / max(share, 1e-9)
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+    def _start(self, phase: str) -> None:
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        text, detail = TextColumn("{task.description}"), TextColumn("{task.fields[detail]}")
+        self._bar = Progress(
+            text, BarColumn(), TimeRemainingColumn(), detail, console=RichConsole(stderr=True), transient=True
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(phase, total=1.0, detail="")
+
+    def _finish(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._phase:
+            self._console.say(f"{self._phase}: done in {time.monotonic() - self._began:.1f} s")
+
+
+def finite(value: Any) -> Any:
+    """The value with every NaN and infinity replaced by None: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A plain table: the first ``text_columns`` columns aligned left, the others right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = [
+            cell.ljust(width) if i < text_columns else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+console = Console()
+"""The console of this process."""

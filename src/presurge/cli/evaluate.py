@@ -1,0 +1,181 @@
+"""``presurge backtest`` and ``presurge evaluate``: measured error, always beside the naive baselines."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from presurge.cli.console import console, format_table
+from presurge.cli.dataset import (
+    Data,
+    FillOption,
+    Item,
+    Kind,
+    Step,
+    TestFraction,
+    Time,
+    ValidationFraction,
+    Value,
+    table_options,
+)
+from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.predict import ModelDirectory
+
+if TYPE_CHECKING:
+    from presurge.evaluation.backtest import Evaluation
+
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context", "--sequence-length", metavar="L", help="Rows of history that a forecast reads."
+    ),
+]
+Horizon = Annotated[
+    int | None,
+    typer.Option("--horizon", "--prediction-horizon", metavar="H", help="Rows that a forecast gives."),
+]
+Stride = Annotated[int, typer.Option("--stride", metavar="N", help="Rows between two scored origins.")]
+
+
+def backtest(
+    data: Data,
+    models: Annotated[
+        str,
+        typer.Option("--models", metavar="A,B,…", help="Models to compare; the baselines are always added."),
+    ] = "dlinear",
+    context: Context = None,
+    horizon: Horizon = None,
+    stride: Stride = 1,
+    season: Annotated[
+        str | None,
+        typer.Option("--season", metavar="1d", help="Period of the seasonal baseline. Default: detected."),
+    ] = None,
+    time: Time = None,
+    value: Value = None,
+    item: Item = None,
+    step: Step = None,
+    kind: Kind = None,
+    fill: FillOption = "auto",
+    test_fraction: TestFraction = None,
+    validation_fraction: ValidationFraction = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Train several models on the first rows and score them on the last, by rolling origin.
+
+    All models are scored on the same windows. The metrics of each channel are averaged over the horizon steps.
+
+    Example:  presurge backtest load.csv --time timestamp --value requests --models auto,dlinear
+    """
+    from presurge.jobs.backtest import backtest as job
+    from presurge.jobs.data import load_dataset
+    from presurge.jobs.settings import resolve_settings
+
+    settings = resolve_settings({"context": context, "horizon": horizon})
+    dataset = load_dataset(
+        data,
+        table_options(time, value, item, step, kind, fill),
+        step=step,
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+    )
+    say_notes(dataset.notes)
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    with console.progress() as progress:
+        evaluation = job(
+            dataset,
+            names,
+            context=settings.context,
+            horizon=settings.horizon,
+            stride=stride,
+            season=season,
+            progress=progress,
+        )
+    print_evaluation(evaluation, as_json=json)
+
+
+def evaluate(
+    model_dir: ModelDirectory,
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DATA", help="A prepared directory, a trace, or a table like the training one."
+        ),
+    ],
+    stride: Stride = 1,
+    time: Time = None,
+    value: Value = None,
+    item: Item = None,
+    step: Step = None,
+    kind: Kind = None,
+    fill: FillOption = "auto",
+    test_fraction: TestFraction = None,
+    validation_fraction: ValidationFraction = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Score a trained model on the test rows of some data, beside baselines fitted to the rows before them.
+
+    Example:  presurge evaluate run --data data --json
+    """
+    from presurge.jobs.evaluate import evaluate as job
+
+    with console.progress() as progress:
+        evaluation, notes = job(
+            model_dir,
+            data,
+            table=table_options(time, value, item, step, kind, fill),
+            stride=stride,
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            progress=progress,
+        )
+    say_notes(notes)
+    print_evaluation(evaluation, as_json=json)
+
+
+def say_notes(notes: "tuple[str, ...]") -> None:
+    """Print what was treated on the way in."""
+    for note in notes:
+        console.say(f"Note: {note}")
+
+
+def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
+    """Print the accuracy table and its verdicts, or the JSON object."""
+    if as_json:
+        console.result_json(evaluation.to_dict())
+        return
+    console.result(accuracy_table(evaluation))
+    for sentence in evaluation.verdicts():
+        console.result(sentence)
+
+
+def accuracy_table(evaluation: "Evaluation") -> str:
+    """One line a channel and model, best WAPE first; at most 80 columns wide."""
+    metrics = evaluation.metrics()
+    channels = list(next(iter(metrics.values())))
+    rows = []
+    for channel in channels:
+        by_error = sorted(metrics, key=lambda model: _or_last(metrics[model][channel]["wape"]))
+        for model in by_error:
+            score = metrics[model][channel]
+            cells = [_number(score[name]) for name in ("wape", "mae", "rmse", "mase", "coverage_80")]
+            rows.append([channel if model == by_error[0] else "", model, *cells])
+    return format_table(["channel", "model", "WAPE", "MAE", "RMSE", "MASE", "in 80 %"], rows, text_columns=2)
+
+
+def _or_last(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _number(value: float | None) -> str:
+    """Four digits that count, with separators of thousands, never in powers of ten."""
+    if value is None:
+        return "-"
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, 4 - whole)}f}"

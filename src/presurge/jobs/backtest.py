@@ -1,0 +1,88 @@
+"""Compare models on the last rows of a series, all on the same windows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from presurge.evaluation.backtest import Evaluation
+from presurge.evaluation.backtest import evaluate as score
+from presurge.jobs.data import Dataset
+from presurge.jobs.fitting import Fitted, fit_model
+from presurge.models.registry import BASELINES
+from presurge.progress import Progress
+from presurge.series.frequency import parse_step
+
+
+def backtest(
+    dataset: Dataset,
+    models: Sequence[str],
+    *,
+    context: int,
+    horizon: int,
+    stride: int = 1,
+    season: str | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Fit each model, calibrate it, and score it by rolling origin over the test rows; baselines are always added.
+
+    Args:
+        dataset: The series and its parts.
+        models: Names of models.
+        context: Rows of history.
+        horizon: Rows of forecast.
+        stride: Rows between two scored origins.
+        season: Period of the seasonal baseline, such as ``"1d"``; detected where None.
+        settings: Settings by model name.
+        progress: Told the phase and its share done.
+    """
+    settings = with_season(settings or {}, season, dataset.panel.step)
+    fitted = [
+        fit_model(
+            name, dataset, context=context, horizon=horizon, settings=settings.get(name), progress=progress
+        )
+        for name in dict.fromkeys([*models, *BASELINES])
+    ]
+    return score_fitted(fitted, dataset, stride=stride, progress=progress)
+
+
+def score_fitted(
+    fitted: Sequence[Fitted], dataset: Dataset, *, stride: int = 1, progress: Progress | None = None
+) -> Evaluation:
+    """Score fitted models on the test rows."""
+    return score(
+        [one.model for one in fitted],
+        dataset.panel,
+        dataset.test,
+        train=dataset.fit_span,
+        stride=stride,
+        fit_seconds={one.model.name: one.cpu_seconds for one in fitted},
+        progress=progress,
+    )
+
+
+def fit_baselines(
+    dataset: Dataset,
+    *,
+    context: int,
+    horizon: int,
+    season: str | None = None,
+    progress: Progress | None = None,
+) -> list[Fitted]:
+    """The naive models of every accuracy table, fitted to the same rows."""
+    settings = with_season({}, season, dataset.panel.step)
+    return [
+        fit_model(
+            name, dataset, context=context, horizon=horizon, settings=settings.get(name), progress=progress
+        )
+        for name in BASELINES
+    ]
+
+
+def with_season(
+    settings: dict[str, dict[str, Any]], season: str | None, step: int
+) -> dict[str, dict[str, Any]]:
+    """Add a given season to the settings of the seasonal baseline, in rows."""
+    if season is None:
+        return settings
+    period = max(1, round(parse_step(season) / step))
+    return {**settings, "seasonal-naive": {**settings.get("seasonal-naive", {}), "period": period}}

@@ -1,0 +1,144 @@
+"""Forecast what follows a history with a trained model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from presurge import store
+from presurge.errors import ConfigError
+from presurge.jobs.data import TableOptions, load_series
+from presurge.models import registry
+from presurge.models.forecaster import Forecaster
+from presurge.series.forecast import Forecast
+from presurge.series.frequency import SECOND
+from presurge.series.panel import Panel
+from presurge.sources.files import open_file
+
+GapRule = Literal["error", "interpolate"]
+TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
+"""Names that a time column is looked for under when neither the model nor the user names one."""
+
+
+def predict(
+    model_directory: Path,
+    history: Path,
+    *,
+    table: TableOptions | None = None,
+    horizon: int | None = None,
+    gaps: GapRule = "error",
+) -> Forecast:
+    """Forecast what follows the last complete row of a history file.
+
+    Args:
+        model_directory: A model directory or a run directory.
+        history: A table with the columns that the model was trained on, a minute file, a request trace or a prepared
+            directory. At least as many rows as the model's context, at the model's step.
+        table: Columns of the history where they differ from those of the training table.
+        horizon: Rows to forecast, at most the model's horizon (the default).
+        gaps: What happens to missing rows within the context: an error, or straight lines between the neighbours,
+            which the forecast's ``flags`` then say.
+
+    Raises:
+        HistoryError: The history is too short, has another step, misses a channel, or has a gap.
+        ModelError: The model directory is damaged or unsafe.
+    """
+    model, config = registry.load(model_directory)
+    panel = load_history(history, model, config, table)
+    flags: tuple[str, ...] = ()
+    if gaps == "interpolate":
+        panel, flags = interpolate_context(panel, model)
+    return replace(model.forecast(panel, horizon), flags=flags)
+
+
+def load_history(path: Path, model: Forecaster, config: dict[str, Any], table: TableOptions | None) -> Panel:
+    """Read a history the way the model's training data were read.
+
+    Raises:
+        HistoryError: It lacks a column of the model.
+    """
+    step = model.fitted_spec().step // SECOND
+    return load_series(path, history_table(path, model, config, table), step=f"{step}s").panel
+
+
+def history_table(
+    path: Path, model: Forecaster, config: dict[str, Any], table: TableOptions | None
+) -> TableOptions | None:
+    """How to read a file of the model's series: as told, as the training table was read, or by the columns' names."""
+    channels = model.fitted_spec().channels
+    if table is None and path.is_file():
+        remembered = config["training"].get("table")
+        names = [channel.name for channel in channels]
+        table = TableOptions.from_dict(remembered) if remembered else _guessed_table(path, names)
+    if table is not None:
+        table = replace(table, kinds={channel.name: channel.kind for channel in channels})
+    return table
+
+
+def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[str, ...]]:
+    """Fill missing values inside each item's context by straight lines between observed neighbours.
+
+    A gap that reaches the end of the history is not filled: there is nothing behind it to draw the line to.
+    """
+    values = panel.values.copy()
+    filled = 0
+    for item in range(len(panel.items)):
+        rows = panel.rows_of(item)
+        begin = max(rows.start, rows.stop - model.context)
+        for channel in range(values.shape[1]):
+            filled += _interpolate(values[begin : rows.stop, channel])
+    if not filled:
+        return panel, ()
+    flag = f"{filled} missing values of the context were interpolated between their neighbours"
+    return panel.replace(values=values), (flag,)
+
+
+def _interpolate(series: np.ndarray[Any, np.dtype[np.float32]]) -> int:
+    known = np.flatnonzero(~np.isnan(series))
+    if known.size < 2:
+        return 0
+    holes = np.flatnonzero(np.isnan(series))
+    holes = holes[(holes > known[0]) & (holes < known[-1])]
+    series[holes] = np.interp(holes, known, series[known])
+    return len(holes)
+
+
+def _guessed_table(path: Path, channels: Sequence[str]) -> TableOptions | None:
+    """A table whose columns are named as the model's channels, beside a column with the usual name of a time."""
+    columns = open_file(path).columns
+    times = [name for name in columns if name.lower() in TIME_NAMES]
+    if len(times) != 1 or not set(channels) <= set(columns):
+        return None
+    return TableOptions(time=times[0], values=tuple(channels))
+
+
+def gap_rule(text: str) -> GapRule:
+    """Read ``--fill-gaps``.
+
+    Raises:
+        ConfigError: It is neither ``error`` nor ``interpolate``.
+    """
+    if text == "interpolate":
+        return "interpolate"
+    if text == "error":
+        return "error"
+    raise ConfigError(f"{text!r} is no rule", where="--fill-gaps", hint="Choose error or interpolate.")
+
+
+def write_forecast(forecast: Forecast, path: Path) -> None:
+    """Write a forecast as CSV or JSON, by the name of the file.
+
+    Raises:
+        ConfigError: The name ends in neither ``.csv`` nor ``.json``.
+    """
+    if path.suffix == ".json":
+        store.write_json(path, forecast.to_dict())
+    elif path.suffix == ".csv":
+        with store.atomic_path(path) as temporary:
+            forecast.to_frame().write_csv(temporary)
+    else:
+        raise ConfigError(
+            f"{path.name} is neither .csv nor .json", where="--output", hint="Name it FILE.csv or FILE.json."
+        )

@@ -1,0 +1,269 @@
+"""The main job through the command line, and what outside scripts rely on."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from presurge.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+COMMANDS = (
+    ["demo"],
+    ["prepare"],
+    ["prepare", "dense"],
+    ["prepare", "compress"],
+    ["prepare", "split"],
+    ["data", "list"],
+    ["data", "get"],
+    ["data", "synthesize"],
+    ["train"],
+    ["backtest"],
+    ["evaluate"],
+    ["predict"],
+    ["models"],
+)
+METRICS = {"wape", "mae", "rmse", "mse", "mase", "r2", "bias", "pinball"} | {
+    f"{kind}_{level}" for kind in ("coverage", "width") for level in (50, 80, 95)
+}
+COLUMNS = ("--time", "when", "--value", "requests,cpu")
+
+
+def table(path: str, rows: int = 1500, *, start: datetime = datetime(2024, 3, 1, tzinfo=UTC)) -> pl.DataFrame:
+    """Requests with a rhythm of two hours, and a level; minutes."""
+    rng = np.random.default_rng(3)
+    rhythm = 1 + 0.5 * np.sin(2 * np.pi * np.arange(rows) / 120)
+    frame = pl.DataFrame(
+        {
+            "when": [(start + timedelta(minutes=i)).isoformat() for i in range(rows)],
+            "requests": rng.poisson(40 * rhythm),
+            "cpu": (0.4 * rhythm + rng.normal(0, 0.02, rows)).round(4),
+        }
+    )
+    frame.write_csv(path)
+    return frame
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_teaches(run: Run, command: list[str]) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "Example:" in out
+    assert "--debug" in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_train_writes_a_run_directory(run: Run) -> None:
+    table("load.csv")
+    code, out, err = run("train", "load.csv", *COLUMNS, "--out", "run", "--model", "dlinear")
+    assert code == 0, err
+    assert "recent-mean" in out
+    assert "Report:" in err
+    for name in (
+        "models/config.json",
+        "models/model.safetensors",
+        "logs/training.log",
+        "plots/forecast.png",
+        "training_config.json",
+        "training_report.txt",
+        "report.html",
+        "metrics.json",
+    ):
+        assert Path("run", name).stat().st_size > 0, name
+    resolved = json.loads(Path("run/training_config.json").read_text())
+    assert resolved["model"] == "dlinear"
+    assert (resolved["context"], resolved["horizon"]) == (120, 3)
+
+
+def test_backtest_prints_one_object_with_the_baselines(run: Run) -> None:
+    table("load.csv")
+    code, out, _ = run(
+        "backtest", "load.csv", *COLUMNS, "--models", "dlinear,linear", "--sequence_length", "60",
+        "--prediction_horizon", "5", "--test-fraction", "0.3", "--json",
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads(out)
+    assert set(result["metrics"]) == {
+        "dlinear", "linear", "last-value", "recent-mean", "drift", "seasonal-naive"
+    }  # fmt: skip
+    for channels in result["metrics"].values():
+        assert set(channels) == {"requests", "cpu"}
+        assert all(set(metrics) == METRICS for metrics in channels.values())
+    assert result["windows"] == 450 - 5 + 1
+    assert result["horizon"] == 5
+    wape = {model: result["metrics"][model]["requests"]["wape"] for model in result["metrics"]}
+    assert wape["linear"] < wape["last-value"]
+
+
+def test_wape_is_what_its_name_says(run: Run) -> None:
+    frame = table("load.csv")
+    _, out, _ = run(
+        "backtest",
+        "load.csv",
+        *COLUMNS,
+        "--models",
+        "last-value",
+        "--context",
+        "10",
+        "--test-fraction",
+        "0.3",
+        "--json",
+    )
+    measured = json.loads(out)["metrics"]["last-value"]["requests"]
+    y = frame["requests"].to_numpy().astype(float)
+    season = json.loads(out)["context"]["seasonal-naive"]
+    origins = np.arange(max(1050 - 1, season - 1), 1500 - 3)
+    errors = np.stack([np.abs(y[origins + h] - y[origins]) for h in (1, 2, 3)])
+    loads = np.stack([y[origins + h] for h in (1, 2, 3)])
+    assert measured["wape"] == pytest.approx(np.mean(errors.sum(1) / loads.sum(1)), rel=1e-5)
+    assert measured["mae"] == pytest.approx(errors.mean(), rel=1e-5)
+    scale = np.abs(np.diff(y[:1050])).mean()
+    assert measured["mase"] == pytest.approx(errors.mean() / scale, rel=1e-5)
+
+
+def test_predict_gives_real_time_stamps_and_intervals(run: Run) -> None:
+    frame = table("load.csv")
+    assert run("train", "load.csv", *COLUMNS, "--out", "run", "--model", "dlinear", "--quiet")[0] == 0
+    frame.head(700).write_csv("history.csv")
+    code, out, _ = run("predict", "run", "--history", "history.csv", "--json", "--horizon", "2")
+    assert code == 0
+    result = json.loads(out)
+    origin = datetime.fromisoformat(result["origin"])
+    assert origin == datetime(2024, 3, 1, tzinfo=UTC) + timedelta(minutes=699)
+    assert result["step_seconds"] == 60
+    assert [row["channel"] for row in result["forecast"]] == ["requests", "cpu"] * 2
+    for index, row in enumerate(result["forecast"]):
+        assert datetime.fromisoformat(row["timestamp"]) == origin + timedelta(minutes=index // 2 + 1)
+        quantiles = list(row["quantiles"].values())
+        assert list(row["quantiles"]) == ["0.025", "0.1", "0.25", "0.5", "0.75", "0.9", "0.975"]
+        assert quantiles == sorted(quantiles)
+        assert quantiles[0] >= 0
+        assert all(math.isfinite(value) for value in [row["mean"], *quantiles])
+
+    assert run("predict", "run", "--history", "history.csv", "--output", "forecast.csv")[0] == 0
+    written = pl.read_csv("forecast.csv")
+    assert written.columns[:3] == ["timestamp", "channel", "mean"]
+    assert len(written) == 6
+
+
+def test_evaluate_scores_as_training_did(run: Run) -> None:
+    table("load.csv")
+    options = ("--model", "dlinear", "--test-fraction", "0.25", "--json")
+    code, out, _ = run("train", "load.csv", *COLUMNS, "--out", "run", *options)
+    assert code == 0
+    trained = json.loads(out)["metrics"]["dlinear"]
+    code, out, _ = run("evaluate", "run", "--data", "load.csv", "--json")
+    assert code == 0
+    again = json.loads(out)["metrics"]["dlinear"]
+    for channel, metrics in trained.items():
+        assert again[channel] == pytest.approx(metrics, rel=1e-6)
+
+
+def test_the_form_of_the_time_stamps_is_kept(run: Run) -> None:
+    frame = table("load.csv").with_columns(when=pl.int_range(pl.len()) * 60 + 300)
+    frame.write_csv("seconds.csv")
+    assert run("train", "seconds.csv", *COLUMNS, "--out", "run", "--model", "dlinear", "--quiet")[0] == 0
+    _, out, _ = run("predict", "run", "--history", "seconds.csv", "--json")
+    result = json.loads(out)
+    assert result["origin"] == 300 + 60 * 1499
+    assert result["forecast"][0]["timestamp"] == 300 + 60 * 1500
+
+
+def test_long_form_with_items(run: Run) -> None:
+    first, second = table("a.csv"), table("b.csv").with_columns(pl.col("requests") * 3)
+    both = pl.concat([first.with_columns(service=pl.lit("a")), second.with_columns(service=pl.lit("b"))])
+    both.sample(fraction=1.0, shuffle=True, seed=1).write_parquet("both.parquet")
+    columns = (*COLUMNS, "--item", "service")
+    assert run("train", "both.parquet", *columns, "--out", "run", "--model", "dlinear", "--quiet")[0] == 0
+    code, out, _ = run("predict", "run", "--history", "both.parquet", "--json")
+    assert code == 0
+    rows = json.loads(out)["forecast"]
+    mean = {
+        item: np.mean([r["mean"] for r in rows if r["item"] == item and r["channel"] == "requests"])
+        for item in "ab"
+    }
+    assert mean["b"] > 2 * mean["a"]
+
+
+def test_a_config_file_loses_to_a_flag_and_wins_over_a_preset(run: Run) -> None:
+    table("load.csv")
+    Path("config.json").write_text(
+        json.dumps({"sequence_length": 48, "prediction_horizon": 4, "model": "dlinear"})
+    )
+    code, _, err = run(
+        "train", "load.csv", *COLUMNS, "--out", "run", "--config", "config.json", "--preset", "long-20",
+        "--horizon", "2", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    resolved = json.loads(Path("run/training_config.json").read_text())
+    assert (resolved["context"], resolved["horizon"], resolved["preset"]) == (48, 2, "long-20")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "oracle"), ("oracle", "dlinear")),
+        (("--preset", "hour-1"), ("hour-1", "minute-3")),
+        (("--set", "ridge"), ("ridge", "--set")),
+        (("--set", "colour=red"), ("colour", "settings of dlinear")),
+        (("--set", "kernel_size=24"), ("kernel_size", "odd")),
+        (("--test-fraction", "1.5"), ("--test-fraction", "between 0 and 1")),
+        (("--kind", "requests=many"), ("--kind", "requests=many")),
+        (("--fill", "maybe"), ("--fill", "zero")),
+        (("--step", "2 fortnights"), ("fortnights", "60s")),
+        (("--config", "none.json"), ("none.json",)),
+        (("--value", "nothing"), ("nothing", "columns are")),
+        (("--context", "5000"), ("rows", "5000")),
+    ],
+)
+def test_a_wrong_option_is_named(run: Run, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    table("load.csv", 800)
+    code, _, err = run("train", "load.csv", *COLUMNS, "--model", "dlinear", "--out", "run", *arguments)
+    assert code == 2, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_an_unknown_option_is_a_usage_error(run: Run) -> None:
+    code, _, err = run("train", "load.csv", "--colour", "red")
+    assert code == 2
+    assert "--colour" in err
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    code, _, err = run("train", "nowhere.csv", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_everything_works_with_the_network_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the main job opened a connection")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    code, out, _ = run("demo", "--rows", "60000", "--days", "3", "--out", "demo", "--json", "--quiet")
+    assert code == 0
+    result = json.loads(out)
+    assert Path(result["report"]).is_file()
+    assert len(result["forecast"]) == 9
+
+
+@pytest.mark.integration
+def test_python_m_presurge_and_a_closed_pipe(tmp_path: Path) -> None:
+    table(str(tmp_path / "load.csv"))
+    command = [sys.executable, "-m", "presurge", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith("presurge ")
+
+
+def test_main_returns_zero_for_help() -> None:
+    assert main(["--help"]) == 0

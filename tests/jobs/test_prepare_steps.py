@@ -1,0 +1,177 @@
+"""The guide's three steps one after another, through the command line, and each with inputs of its own."""
+
+import json
+
+import pandas as pd
+import polars as pl
+import pytest
+
+from presurge.cli import main
+from presurge.errors import DataError
+from presurge.jobs.guide_steps import prepare_compress, prepare_dense, prepare_split
+from presurge.jobs.prepare import PrepareOptions, prepare
+from presurge.series.frequency import HOUR, MINUTE
+
+COUNTS = ["Concurrent_requests", "Request_tokens_sum", "Response_tokens_sum"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder as the guide has it: dataset/BurstGPT_1.csv and nothing else."""
+    rows = [
+        (30 + 7 * i, "GPT-4", 100 + i, 0 if i % 9 == 0 else i, 100 + 2 * i, "API log") for i in range(900)
+    ]
+    columns = ["Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"]
+    (tmp_path / "dataset").mkdir()
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "dataset" / "BurstGPT_1.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line, capsys):
+    assert main(line.split()) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_the_guides_three_commands_give_what_all_in_one_gives(folder, capsys):
+    statistics = run("prepare dense --convert-original --analyze", capsys)
+    assert "duplicate stamps" in statistics
+    run("prepare compress", capsys)
+    run("prepare split", capsys)
+    run("prepare dataset/BurstGPT_1.csv --out whole --dense", capsys)
+    one_by_one, whole = (
+        {str(p.relative_to(d)): p for p in d.rglob("*") if p.is_file()}
+        for d in (folder / "dataset", folder / "whole")
+    )
+    assert set(one_by_one) - {"BurstGPT_1.csv"} == set(whole)
+    for name in whole:
+        if name != "prepare.json":
+            assert one_by_one[name].read_bytes() == whole[name].read_bytes(), name
+    manifests = [json.loads((folder / d / "prepare.json").read_text()) for d in ("dataset", "whole")]
+    for key in (
+        "split",
+        "totals",
+        "channels",
+        "extra_channels",
+        "rows",
+        "start_us",
+        "partial_edges",
+        "clock",
+    ):
+        assert manifests[0][key] == manifests[1][key]
+
+
+def test_json_is_one_object_and_nothing_else(folder, capsys):
+    value = json.loads(run("prepare dense --analyze --json", capsys))
+    assert value["statistics"]["rows"] == value["totals"]["requests"] == 900
+    assert value["statistics"]["failures"] == 100
+    assert value["statistics"]["span_seconds"] == 899 * 7
+    assert value["statistics"]["empty_share"] == pytest.approx(1 - 900 / value["statistics"]["seconds"])
+    value = json.loads(run("prepare --json --out x dataset/BurstGPT_1.csv --step 5m --name mine", capsys))
+    assert value["manifest"]["step_seconds"] == 300
+    assert "mine_compressed_300s.csv" in value["files"]
+
+
+def test_help_of_the_whole_names_its_options_and_the_steps(capsys):
+    text = run("prepare --help", capsys)
+    for word in ("--out", "--step", "--dense", "--split", "--name", "--failures", "--analyze", "--json"):
+        assert word in text
+    assert all(
+        f"presurge prepare {step}" in " ".join(text.split()) for step in ("dense", "compress", "split")
+    )
+    assert "--convert-original" in run("prepare dense --help", capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("prepare absent.csv --out x", "no such file"),
+        ("prepare compress", "no such file, and it is what is read by default"),
+        ("prepare dense --convert-original dataset/BurstGPT_1.csv", "Leave one of them out"),
+        ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,half", "no number"),
+        ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,0.5", "not four"),
+        ("prepare dataset/BurstGPT_1.csv --out x --step 1y", "not a step"),
+        ("prepare split dataset/BurstGPT_1.csv", "Concurrent_requests"),
+    ],
+)
+def test_an_error_says_what_to_do(folder, capsys, line, words):
+    assert main(line.split()) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_file_with_the_name_of_a_step_is_reached_by_its_path(folder, capsys):
+    (folder / "dataset" / "BurstGPT_1.csv").rename(folder / "dense")
+    assert "900 requests" in run("prepare ./dense --out x", capsys)
+
+
+def test_compress_reads_a_trace_as_well(folder):
+    prepare_compress(folder / "dataset" / "BurstGPT_1.csv", folder / "a", step=HOUR)
+    prepare(folder / "dataset" / "BurstGPT_1.csv", folder / "b", PrepareOptions(step=HOUR))
+    name = "BurstGPT_1_compressed_3600s.csv"
+    assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes()
+
+
+def test_files_that_the_guides_own_scripts_wrote(folder):
+    """Their counts may be floats (a left join made them), and nothing is known of failures."""
+    out = folder / "dataset"
+    prepare_dense(out=out)
+    dense = pd.read_csv(out / "BurstGPT_1_dense_timeseries.csv").astype(dict.fromkeys(COUNTS, float))
+    (out / "BurstGPT_1_dense_timeseries.parquet").unlink()
+    dense.to_csv(out / "BurstGPT_1_dense_timeseries.csv", index=False)
+    compressed = prepare_compress(out=out)
+    prepared = prepare_split(out=out)
+    assert prepared.totals == {name: compressed.totals[name] for name in prepared.totals}
+    assert prepared.totals["input_tokens"] == dense["Request_tokens_sum"].sum()
+    assert "failures" not in prepared.totals
+    assert "does not say which requests failed" in compressed.notes[0]
+    minutes = pd.read_csv(out / "BurstGPT_1_compressed_60s.csv")
+    assert minutes["Partial"].tolist() == [True] + [False] * (len(minutes) - 2) + [True]
+    assert prepared.manifest["partial_edges"] == {"first": True, "last": True}
+
+
+def test_a_csv_changed_by_hand_is_read_instead_of_the_parquet(folder):
+    out = folder / "dataset"
+    prepare_dense(out=out)
+    path = out / "BurstGPT_1_dense_timeseries.csv"
+    text = path.read_text().replace("30,1.0,1,100,0", "30,1.0,5,100,0")
+    path.write_text(text)
+    assert prepare_compress(out=out).totals["requests"] == 904
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda frame: frame.drop(frame.index[5]), "follows"),
+        (lambda frame: frame.assign(Concurrent_requests=-1), "not a whole number from 0"),
+        (lambda frame: frame.assign(Concurrent_requests=0.5), "not a whole number from 0"),
+        (lambda frame: frame.assign(Concurrent_requests="x"), "not a number"),
+        (lambda frame: frame.drop(columns="Concurrent_requests"), "no column"),
+        (lambda frame: frame.iloc[:0], "no rows"),
+    ],
+)
+def test_a_bad_minute_file_is_refused(folder, change, words):
+    out = folder / "dataset"
+    prepare_compress(out / "BurstGPT_1.csv", out)
+    change(pd.read_csv(out / "BurstGPT_1_compressed_60s.csv")).to_csv(folder / "bad.csv", index=False)
+    with pytest.raises(DataError, match=words):
+        prepare_split(folder / "bad.csv", folder / "x")
+    assert not (folder / "x").exists()
+
+
+def test_minutes_can_be_compressed_further_but_not_finer(folder):
+    out = folder / "dataset"
+    prepare_compress(out / "BurstGPT_1.csv", out)
+    minutes = out / "BurstGPT_1_compressed_60s.parquet"
+    hours = prepare_compress(minutes, out, step=HOUR)
+    assert hours.totals["requests"] == pl.read_parquet(minutes)["Concurrent_requests"].sum() == 900
+    with pytest.raises(DataError, match="no multiple"):
+        prepare_compress(minutes, out, step=MINUTE // 2)
+
+
+def test_split_takes_the_only_series_there_is_or_asks(folder):
+    trace = folder / "dataset" / "BurstGPT_1.csv"
+    prepare_compress(trace, folder / "x", step=HOUR)
+    assert prepare_split(out=folder / "x").step == HOUR
+    prepare_compress(trace, folder / "x", step=5 * MINUTE)
+    with pytest.raises(DataError, match="several series"):
+        prepare_split(out=folder / "x")
