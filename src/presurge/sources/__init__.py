@@ -2,7 +2,7 @@
 
 from presurge.sources.counts import TraceCounts, check_trace
 from presurge.sources.recognise import TRACE_FORMATS, TraceFormat, recognise_file
-from presurge.sources.table import Table, TableCounts, read_guide_csv, read_table
+from presurge.sources.table import Table, TableCounts, read_frame, read_guide_csv, read_table
 from presurge.sources.trace import Trace, open_trace
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "TraceFormat",
     "check_trace",
     "open_trace",
+    "read_frame",
     "read_guide_csv",
     "read_table",
     "recognise_file",

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import polars as pl
 
@@ -107,6 +107,23 @@ class RowFile:
         if self.kind == "json" and not self.is_array:
             return quoted(pl.scan_lines(self.path, glob=False).slice(row, 1).collect().item())
         return quoted(self.scan().select(column).slice(row, 1).collect().item())
+
+
+@dataclass(frozen=True, slots=True)
+class RowFrame(RowFile):
+    """A frame in memory, read as a Parquet file is: with the types that it has."""
+
+    frame: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Self:
+        """A frame as rows that errors can point into."""
+        return cls(Path("data frame"), "parquet", tuple(frame.columns), frame=frame)
+
+    def scan(self, types: Types | None = None) -> pl.LazyFrame:
+        """The rows, lazily."""
+        del types
+        return self.frame.lazy()
 
 
 def open_file(path: Path) -> RowFile:

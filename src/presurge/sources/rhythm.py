@@ -2,7 +2,7 @@
 
 Bursts come from gamma-distributed multipliers with autocorrelation. Half the sum of ``k`` squared, independent
 Gaussian AR(1) processes is gamma-distributed with shape ``k / 2`` and has the autocorrelation ``coefficient ** 2``
-per step (Gaver & Lewis 1980 discuss gamma processes of this kind), so a sum of squares needs no quantile function.
+per step: a sum of squares needs no quantile function.
 """
 
 from dataclasses import dataclass
@@ -101,7 +101,8 @@ def _conversation_rhythm(hour: FloatArray, weekday: npt.NDArray[np.int64]) -> Fl
     """People: quiet at night, a morning and an afternoon peak around lunch, a lower evening peak."""
     knots = [0, 2, 4, 6, 7.5, 9, 10.5, 12.5, 15, 17, 18.5, 20.5, 22.5, 24]
     level = [0.55, 0.2, 0.12, 0.12, 0.3, 1.1, 1.6, 1.0, 1.9, 1.6, 1.15, 1.4, 1.0, 0.55]
-    return np.interp(hour, knots, level) * _WEEKDAY_CONVERSATION[weekday]
+    rhythm: FloatArray = np.interp(hour, knots, level) * _WEEKDAY_CONVERSATION[weekday]
+    return rhythm
 
 
 def _api_rhythm(
@@ -111,7 +112,8 @@ def _api_rhythm(
     flat = 0.6 + 0.5 * np.clip(np.sin((hour - 8) / 12 * np.pi), 0, None)
     minute = week_minute % 60
     jobs = 1 + 1.5 * np.exp(-minute / 3) + 0.6 * np.exp(-((minute - 30) % 60) / 3)
-    return flat * jobs * _WEEKDAY_API[weekday]
+    rhythm: FloatArray = flat * jobs * _WEEKDAY_API[weekday]
+    return rhythm
 
 
 def _failure_episodes(minutes: int, rng: np.random.Generator) -> FloatArray:

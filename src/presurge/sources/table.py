@@ -21,7 +21,7 @@ from presurge.sources.columns import (
     read_stamps,
     without_blank,
 )
-from presurge.sources.files import check_columns, open_file, reading
+from presurge.sources.files import RowFile, RowFrame, check_columns, open_file, reading
 from presurge.sources.gridding import IntArray, fill_grid, lay_grid
 from presurge.sources.recognise import GUIDE_COLUMNS
 
@@ -102,21 +102,60 @@ def read_table(
         DataError: The file cannot be read, lacks a column, or holds a value that is no time or no number.
         ConfigError: ``step`` or ``kinds`` cannot be used.
     """
-    file, names = open_file(Path(path)), list(values)
-    needed = [time, *([item] if item else []), *names]
+    options = _Options(time, tuple(values), item, step, kinds or {}, fill, time_unit)
+    return _read(open_file(Path(path)), options)
+
+
+def read_frame(
+    frame: pl.DataFrame,
+    *,
+    time: str,
+    values: Sequence[str],
+    item: str | None = None,
+    step: str | int | None = None,
+    kinds: Mapping[str, ChannelKind] | None = None,
+    fill: Fill = "auto",
+    time_unit: TimeUnit | None = None,
+) -> Table:
+    """Take a Polars frame as a panel, by the same rules and arguments as ``read_table``.
+
+    Raises:
+        DataError: The frame is empty, lacks a column, or holds a value that is no time or no number.
+        ConfigError: ``step`` or ``kinds`` cannot be used.
+    """
+    options = _Options(time, tuple(values), item, step, kinds or {}, fill, time_unit)
+    return _read(RowFrame.of(frame), options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The arguments of ``read_table`` and ``read_frame``."""
+
+    time: str
+    values: tuple[str, ...]
+    item: str | None
+    step: str | int | None
+    kinds: Mapping[str, ChannelKind]
+    fill: Fill
+    time_unit: TimeUnit | None
+
+
+def _read(file: RowFile, options: _Options) -> Table:
+    names, item = list(options.values), options.item
+    needed = [options.time, *([item] if item else []), *names]
     check_columns(file, needed)
-    _check_kinds(kinds or {}, names)
+    _check_kinds(options.kinds, names)
     with reading(file.path):
         rows = without_blank(file, file.read(list(dict.fromkeys(needed))))
-    stamp_N, form = read_stamps(rows, time, time_unit)
+    stamp_N, form = read_stamps(rows, options.time, options.time_unit)
     item_N, items = read_items(rows, item)
     numbers = [read_numbers(rows, name) for name in names]
     channels = tuple(
-        Channel(name, kind=choose_kind(rows, name, column, (kinds or {}).get(name)))
+        Channel(name, kind=choose_kind(rows, name, column, options.kinds.get(name)))
         for name, column in zip(names, numbers, strict=True)
     )
     parsed = _Parsed(rows, stamp_N, form, item_N, items, channels, numbers)
-    return _bucketed(parsed, parse_step(step) if step is not None else None, fill)
+    return _bucketed(parsed, parse_step(options.step) if options.step is not None else None, options.fill)
 
 
 def read_guide_csv(path: Path | str, *, step: str | int | None = None) -> Table:
@@ -232,9 +271,10 @@ def _notes(counts: TableCounts, panel: Panel, zero: Sequence[bool], *, guessed: 
         notes.append(
             f"{channel.name}: {channel.kind} ({merged} in a bucket; {'zero' if filled else 'missing'} where there is no row)"
         )
+    hint = "" if len(panel.items) > 1 else " (if they are of several series, name their column: --item)"
     found = {
         "rows out of order (their place does not matter)": (counts.unsorted, counts.rows),
-        "rows with the stamp of another row": (counts.duplicates, counts.rows),
+        f"rows with the stamp of another row{hint}": (counts.duplicates, counts.rows),
         "rows inside a bucket, not at its beginning": (counts.off_grid, counts.rows),
         "buckets without a row": (counts.empty_buckets, len(panel)),
         **{f"missing values of {name}": (number, counts.rows) for name, number in counts.missing.items()},

@@ -1,0 +1,197 @@
+"""The public traces: each entry complete, found by name, fetched through the command line."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from presurge.cli import main
+from presurge.errors import ConfigError, FetchError
+from presurge.sources import catalog, open_trace
+from presurge.sources.catalog import CATALOG, cache_directory, find_trace, get_trace
+
+TRACE = b"TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:15:46.6805900,374,44\r\n"
+each_trace = pytest.mark.parametrize("trace", CATALOG, ids=lambda trace: trace.name)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of this test."""
+    monkeypatch.setenv("PRESURGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A catalogue of two small files on a server of this machine; the second has no checksum."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "small.csv").write_bytes(TRACE)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
+        url = f"http://127.0.0.1:{server.server_port}/small.csv"
+        digest = hashlib.sha256(TRACE).hexdigest()
+        known = replace(CATALOG[0], name="known", file="known.csv", url=url, size=len(TRACE), sha256=digest)
+        unknown = replace(known, name="unknown", file="unknown.csv", size=None, sha256=None)
+        monkeypatch.setattr(catalog, "CATALOG", (known, unknown))
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield
+        server.shutdown()
+
+
+def taxis(shared: Path) -> str:
+    """The published file of the taxis, written anew from their series; its last line has no end."""
+    series = pl.read_parquet(shared / "data" / "workload" / "nab_real.parquet")
+    rows = (
+        series.filter(pl.col("series") == "realKnownCause/nyc_taxi")
+        .sort("timestamp")
+        .select("timestamp", "value")
+    )
+    text = [f"{stamp:%Y-%m-%d %H:%M:%S},{value:.0f}" for stamp, value in rows.iter_rows()]
+    return "\n".join(["timestamp,value", *text])
+
+
+@each_trace
+def test_an_entry_is_complete(trace: catalog.PublicTrace) -> None:
+    assert re.fullmatch(r"[a-z0-9-]+", trace.name)
+    assert trace.url.startswith("https://")
+    assert trace.title
+    assert trace.licence
+    assert trace.citation
+    assert Path(trace.file).name == trace.file
+    assert trace.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", trace.sha256)
+    assert trace.size is None or trace.size > 100_000
+
+
+def test_names_files_and_checksums_are_unique() -> None:
+    for key in ("name", "file", "url"):
+        assert len({getattr(trace, key) for trace in CATALOG}) == len(CATALOG)
+    digests = [trace.sha256 for trace in CATALOG if trace.sha256]
+    assert len(set(digests)) == len(digests)
+
+
+@each_trace
+def test_an_address_without_a_checksum_is_no_moving_branch_unless_it_is_said(
+    trace: catalog.PublicTrace,
+) -> None:
+    """A published checksum belongs to a release or a commit; what lies on a branch is trusted on first use."""
+    if "/master/" in trace.url or "/main/" in trace.url:
+        assert trace.sha256 is None
+        assert trace.checksum_text == "recorded at first download"
+
+
+@each_trace
+def test_a_trace_is_found_by_name_and_by_file(trace: catalog.PublicTrace) -> None:
+    assert find_trace(trace.name.upper()) is trace
+    assert find_trace(trace.file) is trace
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(ConfigError, match="'burst-gpt1'") as caught:
+        find_trace("burst-gpt1")
+    assert "burstgpt-1" in str(caught.value)
+    with pytest.raises(ConfigError, match="presurge data list"):
+        find_trace("")
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PRESURGE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / ".cache" / "presurge"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert cache_directory() == Path("/var/cache/me/presurge")
+    monkeypatch.setenv("PRESURGE_CACHE", "~/traces")
+    assert cache_directory() == tmp_path / "traces"
+
+
+def test_the_published_trace_matches_its_entry(shared: Path, cache: Path, tmp_path: Path) -> None:
+    """The copies at hand are the published files, byte for byte, and are taken from the cache without a network."""
+    import gzip
+
+    copies = {
+        "azure-2023-conversation": "llm/AzureLLMInferenceTrace_conv.csv.gz",
+        "etth1": "benchmark/ETTh1.csv.gz",
+    }
+    cache.mkdir()
+    for name, copy in copies.items():
+        (cache / find_trace(name).file).write_bytes(gzip.decompress((shared / "data" / copy).read_bytes()))
+        assert not get_trace(name, out=tmp_path / name).downloaded
+    (cache / find_trace("nyc-taxi").file).write_text(taxis(shared), newline="")
+    assert not get_trace("nyc-taxi").downloaded
+    assert open_trace(tmp_path / "azure-2023-conversation").rows == 19_366
+
+
+def test_a_file_is_copied_to_where_it_is_wanted(published: None, cache: Path, tmp_path: Path) -> None:
+    fetched = get_trace("known", out=tmp_path / "here" / "trace.csv")
+    assert fetched.path == cache / "known.csv"
+    assert (tmp_path / "here" / "trace.csv").read_bytes() == TRACE
+
+
+def test_get_prints_where_the_file_is(
+    published: None, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "get", "known"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{cache / 'known.csv'}\n"
+    assert "CC BY 4.0" in printed.err
+    assert f"presurge prepare {cache / 'known.csv'} --out data" in printed.err
+
+
+def test_get_as_json(published: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--cache", str(tmp_path / "other"), "--out", str(tmp_path / "out.csv"), "--json"]
+    for source in ("download", "cache"):
+        assert main(["data", "get", "unknown", *options]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["source"] == source
+        assert printed["path"] == str(tmp_path / "out.csv")
+        assert (printed["size"], printed["sha256"]) == (len(TRACE), hashlib.sha256(TRACE).hexdigest())
+
+
+def test_list_names_all_of_it(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list"]) == 0
+    printed = capsys.readouterr().out
+    for trace in CATALOG:
+        for text in (trace.name, trace.title, trace.size_text, trace.licence, trace.url, trace.citation):
+            assert text in printed
+
+
+def test_list_says_where_no_checksum_is_known(
+    published: None, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("checksum: sha256") == 1
+    assert printed.count("checksum: recorded at first download") == 1
+
+
+def test_list_as_json_knows_what_is_in_the_cache(
+    published: None, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    get_trace("known")
+    assert main(["data", "list", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["cache"] == str(cache)
+    assert {trace["name"]: trace["cached"] for trace in printed["traces"]} == {
+        "known": True,
+        "unknown": False,
+    }
+
+
+def test_an_error_of_the_server_is_a_user_error(
+    published: None, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site" / "small.csv").unlink()
+    with pytest.raises(FetchError, match="404"):
+        get_trace("known")
+    assert main(["data", "get", "known"]) == 2
+    assert str(cache / "known.csv") in capsys.readouterr().err
