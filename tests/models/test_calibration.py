@@ -1,5 +1,7 @@
 """Split-conformal quantiles: their ranks, their coverage, their limits."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,48 @@ def test_counts_are_never_below_zero_and_levels_never_cross() -> None:
     assert quantiles.shape == (10, 2, len(QUANTILE_LEVELS), 2)
     assert (quantiles[..., 0] >= 0).all()
     assert (np.diff(quantiles, axis=2) >= 0).all()
+
+
+@pytest.mark.parametrize("n", [7, 40, 399])
+def test_the_share_below_an_upper_quantile_is_at_least_its_level_on_average(n: int) -> None:
+    """What the ranks guarantee for residuals of which each is as likely to be the next one."""
+    rng = np.random.default_rng(n)
+    drawn = rng.standard_cauchy((300, n + 1)).astype(np.float32)
+    count = np.array([False] * 300)
+    measured = Calibration.measure(drawn[:, :n].T[:, None, :], np.zeros((n, 1, 300), np.float32), count)
+    following = drawn[:, n]
+    for index, level in ((4, 0.75), (5, 0.9)):
+        if (n + 1) * level <= n:
+            below = (following <= measured.residuals_HQC[0, index]).mean()
+            assert below > level - 3 * np.sqrt(level * (1 - level) / 300)
+
+
+def test_the_median_is_the_median() -> None:
+    residual = np.random.default_rng(3).normal(size=(40, 2, 1)).astype(np.float32)
+    measured = Calibration.measure(residual, np.zeros_like(residual), np.array([False]))
+    np.testing.assert_allclose(measured.residuals_HQC[:, 3], np.median(residual, axis=0), rtol=1e-6)
+
+
+def test_residuals_of_counts_are_between_square_roots() -> None:
+    mean = np.full((99, 1, 1), 100, np.float32)
+    actual = np.full((99, 1, 1), 121, np.float32)
+    measured = Calibration.measure(actual, mean, np.array([True]))
+    assert (measured.residuals_HQC == 1).all()
+    assert (measured.quantiles(np.full((1, 1, 1), 9, np.float32)) == 16).all()
+
+
+def test_it_comes_back_from_json() -> None:
+    measured = Calibration.measure(
+        np.ones((9, 1, 1), np.float32), np.zeros((9, 1, 1), np.float32), np.array([True]), until={"a": 7}
+    )
+    told = json.loads(json.dumps(measured.to_dict()))
+    again = Calibration.from_dict(told, measured.residuals_HQC, measured.count_C)
+    assert (again.levels, again.n_windows, again.rate, again.until) == (
+        measured.levels,
+        9,
+        measured.rate,
+        {"a": 7},
+    )
 
 
 def test_missing_values_are_left_out() -> None:

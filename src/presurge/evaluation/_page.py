@@ -10,6 +10,7 @@ from presurge.evaluation.result import TABLE_METRICS, Evaluation, TableRow
 from presurge.evaluation.summary import RunSummary
 from presurge.evaluation.tables import HEADINGS, cell, quantity, ranked
 from presurge.evaluation.verdicts import Duel
+from presurge.models.tracking import BLOCK
 
 if TYPE_CHECKING:
     from presurge.evaluation.plots import Picture
@@ -157,7 +158,7 @@ def _training(summary: RunSummary) -> str:
     channels = [
         _row(
             channel.name,
-            [f'<td class="text">{escape(text)}</td>' for text in (channel.kind, channel.unit or "–")],
+            [f"<td>{escape(text)}</td>" for text in (channel.kind, channel.unit or "–")],
         )
         for channel in summary.panel.channels
     ]
@@ -173,7 +174,8 @@ def _usage(summary: RunSummary) -> str:
     return (
         f"<h2>How to forecast with it</h2><pre>{escape(summary.predict_command)}</pre>"
         f"<p>HISTORY is a table or a trace with the same channels, at least its last {rows} of history without a gap. "
-        "<code>--json</code> prints the forecast for programs.</p>"
+        "<code>--json</code> prints the forecast for programs. From a history that is longer by up to "
+        f"{2 * BLOCK:,} rows, the intervals follow the errors that the model made on them.</p>"
     )
 
 

@@ -4,11 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from presurge.errors import ConfigError, HistoryError
-from presurge.evaluation.intervals import chunk_size, predict_with_intervals
+from presurge.evaluation.intervals import chunk_size
 from presurge.evaluation.metrics import ScoreSums, naive_scale
 from presurge.evaluation.result import Cost, Evaluation
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES
+from presurge.models.tracking import IntervalTracker
 from presurge.progress import Progress
 from presurge.series.frequency import format_step
 from presurge.series.panel import Panel
@@ -30,8 +31,9 @@ def evaluate(
 ) -> Evaluation:
     """Score fitted models over a span: forecasts from every ``stride``-th row, each compared with what came.
 
-    All models forecast from the same origins: those where the longest context among them lies before the origin
-    without a missing value. The others are counted as skipped. Missing targets are left out.
+    All models forecast from the same origins: those where the longest context among them lies before the origin, and
+    the longest among the models that need every value of it misses none. (The baselines pass over missing values, so a
+    long season costs no windows.) The other origins are counted as skipped. Missing targets are left out.
 
     Args:
         models: Fitted models of one horizon and the same channels, each of another name.
@@ -48,11 +50,7 @@ def evaluate(
         HistoryError: The panel has another step than a model, or no window can be scored.
     """
     panel, horizon = _matching(models, panel)
-    longest = max(models, key=lambda model: model.context)
-    every = window_origins(panel, span, context=longest.context, horizon=horizon, stride=stride)
-    origins = every[complete(panel, every, before=longest.context, after=0).all(axis=1)]
-    if len(origins) == 0:
-        raise _nothing_to_score(len(span), len(every), longest, horizon)
+    every, origins = _common_origins(models, panel, span, horizon, stride)
     scale_C = naive_scale(panel, train)
     sums = {
         m.name: ScoreSums(horizon, m.calibration.levels if m.calibration else (), scale_C) for m in models
@@ -77,6 +75,20 @@ def evaluate(
         first_us=int(times[origins + 1].min()),
         last_us=int(times[origins + horizon].max()),
     )
+
+
+def _common_origins(
+    models: Sequence[Forecaster], panel: Panel, span: Span, horizon: int, stride: int
+) -> tuple[IntArray, IntArray]:
+    """All origins that the longest context allows, and those of them that every model can forecast from."""
+    longest = max(models, key=lambda model: model.context)
+    every = window_origins(panel, span, context=longest.context, horizon=horizon, stride=stride)
+    strict = [model.context for model in models if not model.tolerates_gaps]
+    whole = max(strict) if strict else min(model.context for model in models)
+    origins = every[complete(panel, every, before=whole, after=0).all(axis=1)]
+    if len(origins) == 0:
+        raise _nothing_to_score(len(span), len(every), longest, horizon)
+    return every, origins
 
 
 def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
@@ -121,21 +133,26 @@ def _run(
     sums: dict[str, ScoreSums],
     progress: Progress | None,
 ) -> dict[str, float]:
-    """Walk the origins in chunks and add every model's forecasts to its sums; CPU seconds of each model's part."""
+    """Walk the origins in chunks and add every model's forecasts to its sums; CPU seconds of each model's part.
+
+    Models of one context share its chunks; each context has chunks of its own, since a season of a week leaves room for
+    few windows at once.
+    """
     horizon = models[0].horizon
     contexts = sorted({model.context for model in models})
     seconds = dict.fromkeys(sums, 0.0)
-    done = 0
-    for part in chunks(origins, chunk_size(contexts[-1], horizon, len(panel.channels))):
-        actual_BHC = targets_of(panel, part, horizon)
-        for context in contexts:
-            batch = batch_of(panel, part, context)
-            for model in (model for model in models if model.context == context):
+    done, windows = 0, len(contexts) * len(origins)
+    for context in contexts:
+        alike = [model for model in models if model.context == context]
+        trackers = {model.name: IntervalTracker(model, panel) for model in alike}
+        for part in chunks(origins, chunk_size(context, horizon, len(panel.channels))):
+            actual_BHC, batch = targets_of(panel, part, horizon), batch_of(panel, part, context)
+            for name, tracker in trackers.items():
                 began = time.process_time()
-                prediction = predict_with_intervals(model, batch)
-                seconds[model.name] += time.process_time() - began
-                sums[model.name].add(actual_BHC, *prediction)
-        done += len(part)
-        if progress is not None:
-            progress("evaluate", done / len(origins))
+                tracked = tracker.predict(part, batch)
+                seconds[name] += time.process_time() - began
+                sums[name].add(actual_BHC, tracked.mean_BHC, tracked.quantiles_BHQC)
+            done += len(part)
+            if progress is not None:
+                progress("evaluate", done / windows)
     return seconds

@@ -1,16 +1,17 @@
 """Calibrating the intervals of a fitted model on rows that it was not fitted to."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from presurge.errors import DataError
 from presurge.models.calibration import Calibration
-from presurge.models.forecaster import Forecaster, Prediction
-from presurge.series.panel import Panel
+from presurge.models.forecaster import Forecaster
+from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import (
     CHUNK,
     IntArray,
-    WindowBatch,
     batch_of,
     chunks,
     complete,
@@ -22,43 +23,60 @@ MAX_WINDOWS = 20_000
 """More residuals than these move no quantile that anybody reads, and cost memory."""
 _MAX_RESIDUALS = 1 << 23
 _MIN_WINDOWS = 1_000
-_VALUES_AT_ONCE = 1 << 21
+_VALUES_AT_ONCE = 1 << 22
 
 
-def calibrate(forecaster: Forecaster, panel: Panel, span: Span) -> Calibration:
+def calibrate(
+    forecaster: Forecaster,
+    panel: Panel,
+    span: Span,
+    *,
+    earlier: Sequence[tuple[Forecaster, Span]] = (),
+) -> Calibration:
     """Measure the residuals of a fitted model over the windows of a span; the model is not changed.
 
     Of more than ``MAX_WINDOWS`` windows an evenly spaced part is taken. Windows with a missing value in the context
     are left out, as are missing targets.
 
+    Args:
+        forecaster: A model that has not seen the span.
+        panel: Exactly the model's channels.
+        span: The last rows that the model will ever learn from; what comes later is followed.
+        earlier: The same kind of model fitted to earlier rows, with spans that they have not seen, whose residuals are
+            pooled with the others; the last span alone may have been a quiet one.
+
     Raises:
         DataError: The span holds no window with a complete context.
     """
-    origins = window_origins(panel, span, context=forecaster.context, horizon=forecaster.horizon)
-    origins = origins[complete(panel, origins, before=forecaster.context, after=0).all(axis=1)]
-    if len(origins) == 0:
+    pairs = [
+        _forecasts(forecaster, panel, span),
+        *(_forecasts(model, panel, part) for model, part in earlier),
+    ]
+    if len(pairs[0][0]) == 0:
         raise DataError(
             f"none of the {len(span):,} validation rows can calibrate the intervals of {forecaster.name}: it needs "
             f"{forecaster.context} rows of history without a gap and {forecaster.horizon} rows to compare with",
             hint="Give more validation rows, or a shorter context or horizon.",
         )
-    per_window = forecaster.horizon * len(panel.channels)
-    origins = _evenly_spaced(origins, min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // per_window)))
-    size = chunk_size(forecaster.context, forecaster.horizon, len(panel.channels))
+    actual_BHC, mean_BHC = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    last_us = panel.start + (span.last - panel.indptr[:-1] - 1) * panel.step
+    until = dict(zip(panel.items, map(int, last_us), strict=True))
+    return Calibration.measure(actual_BHC, mean_BHC, panel.count_mask, until=until)
+
+
+def _forecasts(forecaster: Forecaster, panel: Panel, span: Span) -> tuple[FloatArray, FloatArray]:
+    """Targets and point forecasts of the windows of a span: float32 [B, H, C] each."""
+    context, horizon, channels = forecaster.context, forecaster.horizon, len(panel.channels)
+    origins = window_origins(panel, span, context=context, horizon=horizon)
+    origins = origins[complete(panel, origins, before=context, after=0).all(axis=1)]
+    most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (horizon * channels)))
+    origins = _evenly_spaced(origins, most)
     parts = [
-        forecaster.predict(batch_of(panel, part, forecaster.context)).mean_BHC
-        for part in chunks(origins, size)
+        forecaster.predict(batch_of(panel, part, context)).mean_BHC
+        for part in chunks(origins, chunk_size(context, horizon, channels))
     ]
-    actual_BHC = targets_of(panel, origins, forecaster.horizon)
-    return Calibration.measure(actual_BHC, np.concatenate(parts), panel.count_mask)
-
-
-def predict_with_intervals(forecaster: Forecaster, batch: WindowBatch) -> Prediction:
-    """The model's prediction, with calibrated quantiles where it learned none and was calibrated."""
-    prediction = forecaster.predict(batch)
-    if prediction.quantiles_BHQC is None and forecaster.calibration is not None:
-        return Prediction(prediction.mean_BHC, forecaster.calibration.quantiles(prediction.mean_BHC))
-    return prediction
+    mean_BHC = np.concatenate(parts) if parts else np.zeros((0, horizon, channels), np.float32)
+    return targets_of(panel, origins, horizon), mean_BHC
 
 
 def chunk_size(context: int, horizon: int, channels: int, levels: int = 7) -> int:

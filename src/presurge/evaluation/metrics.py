@@ -20,7 +20,7 @@ METRICS = (
     *(f"coverage_{percent}" for percent in INTERVALS),
     *(f"width_{percent}" for percent in INTERVALS),
 )
-_ROUNDING = 1e-5
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
 _ROWS_AT_ONCE = 1 << 20
 
 

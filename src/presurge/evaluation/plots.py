@@ -90,7 +90,7 @@ def _drawings(summary: RunSummary) -> Iterator[tuple[str, str, str, Callable[[La
         yield (
             "coverage",
             "Coverage of the intervals",
-            "How often the actual value fell into the interval. On the dotted line the interval promises what it holds; "
+            "How often the actual value fell into the interval (marks). On the dotted line the interval promises what it holds; "
             "above it, it is wider than needed; below it, too narrow. The grey band is 75 to 85 %.",
             partial(coverage_figure, evaluation, model.name, columns),
         )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from presurge.evaluation.metrics import INTERVALS, Float64Array
+from presurge.evaluation.metrics import INTERVALS, Float64Array, Scores
 from presurge.evaluation.plots_forecast import channel_title, reduce_rows
 from presurge.evaluation.plots_style import (
     FORECAST,
@@ -117,7 +117,7 @@ def residual_figure(
             _draw_error_over_time(axes["time"], one_step.times_us, error, clock, layout)
             _draw_distribution(axes["shape"], error)
             _draw_autocorrelation(axes["memory"], error)
-            axes["time"].set_title(f"{channel_title(channel)}: error, forecast − actual")
+            axes["time"].set_title(f"{channel.name}: forecast − actual")
     return figure
 
 
@@ -141,11 +141,11 @@ def coverage_figure(
             left.plot(at, measured, marker, color=colour, ms=7, label=evaluation.channels[c].name)
             right.plot(x, scores["coverage_80"][:, c], color=colour, marker=_marker(marker, x), ms=5)
         left.set_xticks(range(len(INTERVALS)), [f"{percent} % interval" for percent in INTERVALS])
-        left.set_title("measured coverage (dots) against nominal (dotted)")
-        left.set_ylim(0.3, 1.03)
+        left.set_title("measured (marks), nominal (dotted)")
+        left.set_ylim(_floor(0.3, scores, columns), 1.03)
         right.axhline(0.8, color=MUTED, lw=1.4, ls=":")
         right.axhspan(0.75, 0.85, color=MUTED, alpha=0.12, lw=0)
-        right.set_ylim(0.5, 1.03)
+        right.set_ylim(_floor(0.5, scores, columns), 1.03)
         right.set_title("80 % interval by horizon step")
         right.set_xlabel(label)
         right.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=len(x) <= 6, min_n_ticks=1))
@@ -153,6 +153,13 @@ def coverage_figure(
             percent_axis(axes)
         legend_above(figure, left, layout)
     return figure
+
+
+def _floor(usual: float, scores: Scores, columns: Sequence[int]) -> float:
+    """The lower end of an axis of coverages: as usual, or below the least of them."""
+    shown = [scores[f"coverage_{percent}"][:, list(columns)] for percent in INTERVALS]
+    least = min((values[~np.isnan(values)].min(initial=1) for values in shown), default=1)
+    return min(usual, max(0.0, float(least) - 0.05) - 0.02)
 
 
 def lead_times(step: int, horizon: int) -> tuple[Float64Array, str]:

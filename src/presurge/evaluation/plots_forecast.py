@@ -26,6 +26,7 @@ from presurge.evaluation.rolling import RollingForecast
 from presurge.series.panel import Channel, Clock, FloatArray
 
 _SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
+"""Opacity of each interval, drawn over the wider ones."""
 
 
 def forecast_figure(
@@ -122,14 +123,16 @@ def _figure(
 def _draw_bands(
     axes: Axes, x: np.ndarray[tuple[int], np.dtype[np.float64]], rolling: RollingForecast, c: int, size: int
 ) -> None:
+    seen_through = 1.0
     for percent in reversed(INTERVALS):
         bounds = interval_bounds(percent, rolling.levels)
         if bounds is None:
             continue
         low, high = (reduce_rows(rolling.quantiles_NQC[:, k, c], size, "mean") for k in bounds)
-        axes.fill_between(
-            x, low, high, color=FORECAST, alpha=_SHADES[percent], linewidth=0, label=f"{percent} % interval"
-        )
+        axes.fill_between(x, low, high, color=FORECAST, alpha=_SHADES[percent], linewidth=0)
+        # The legend shows what the eye sees, which is this shade on top of the wider intervals'.
+        seen_through *= 1 - _SHADES[percent]
+        axes.fill([], [], color=FORECAST, alpha=1 - seen_through, linewidth=0, label=f"{percent} % interval")
 
 
 def channel_title(channel: Channel) -> str:

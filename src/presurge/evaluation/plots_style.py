@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -135,7 +136,7 @@ def number_axis(axes: Axes, *, horizontal: bool = False) -> None:
     """Write numbers with thousands separators, millions and more in short."""
     axis = axes.xaxis if horizontal else axes.yaxis
     axis.set_major_locator(MaxNLocator(nbins=4 if horizontal else 5, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value).replace("-", "−")))
 
 
 def percent_axis(axes: Axes) -> None:
@@ -169,7 +170,9 @@ def time_axis(axes: Axes, label: str, clock: Clock, layout: Layout) -> None:
     """Name the time axis; real dates where the clock is UTC."""
     axes.set_xlabel(label)
     if clock == "utc":
-        locator = AutoDateLocator(minticks=3, maxticks=9 if layout is WIDE else 5)  # type: ignore[no-untyped-call]
+        # Matplotlib finds no unit for some spans, and warns, if it may take neither 2 ticks nor more than 5.
+        least, most = (3, 9) if layout is WIDE else (2, 5)
+        locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     else:
@@ -191,7 +194,7 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     view = re.search(r'viewBox="[^"]*"', text)
-    opening = f'<svg {view[0] if view else ""} role="img" aria-label="{title}">'
+    opening = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(title)}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
 
 

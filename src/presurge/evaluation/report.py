@@ -22,15 +22,18 @@ _NO_PICTURES = (
 )
 
 
-def write_report(directory: Path, summary: RunSummary, *, progress: Progress | None = None) -> Path:
+def write_report(
+    directory: Path, summary: RunSummary, *, plots: bool = True, progress: Progress | None = None
+) -> Path:
     """Write ``report.html``, one file that needs no other and no network, and ``plots/*.png`` beside it.
 
-    Without matplotlib the report holds the tables, and a note that names the extra which brings the pictures.
+    Without ``plots`` there are tables only. So there are without matplotlib, and a note then names the extra which brings
+    the pictures.
 
     Raises:
         StorageError: The file system refused.
     """
-    drawn = _pictures(summary, progress)
+    drawn = _pictures(summary, progress) if plots else []
     for picture in drawn or []:
         with store.atomic_path(directory / "plots" / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)

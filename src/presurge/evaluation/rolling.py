@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from presurge.evaluation.intervals import chunk_size, predict_with_intervals
+from presurge.evaluation.intervals import chunk_size
 from presurge.evaluation.metrics import Float64Array
 from presurge.models.forecaster import Forecaster
+from presurge.models.tracking import IntervalTracker
 from presurge.series.frequency import DAY, HOUR
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
@@ -76,10 +77,9 @@ def rolling_forecast(
     levels = forecaster.calibration.levels if forecaster.calibration else ()
     mean_NC = np.full((last - first, channels), np.nan, np.float32)
     quantiles_NQC = np.full((last - first, len(levels), channels), np.nan, np.float32)
+    tracker = IntervalTracker(forecaster, panel)
     for part in chunks(origins, chunk_size(forecaster.context, forecaster.horizon, channels)):
-        mean_BHC, quantiles_BHQC = predict_with_intervals(
-            forecaster, batch_of(panel, part, forecaster.context)
-        )
+        mean_BHC, quantiles_BHQC, _ = tracker.predict(part)
         rows = part[:, None] + 1 + steps - first
         inside = (rows >= 0) & (rows < last - first)  # the last block may reach beyond the span
         mean_NC[rows[inside]] = mean_BHC[:, steps][inside]

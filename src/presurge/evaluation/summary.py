@@ -8,7 +8,9 @@ from typing import Any
 
 from presurge import __version__
 from presurge.evaluation.result import Evaluation
+from presurge.models.calibration import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
+from presurge.models.tracking import BLOCK
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
@@ -105,9 +107,7 @@ class RunSummary:
         if report.chosen:
             facts.append(("Chosen by validation", _pairs(report.chosen)))
         if model.calibration is not None:
-            facts.append(
-                ("Intervals", f"split-conformal, from the errors of {model.calibration.n_windows:,} windows")
-            )
+            facts.append(("Intervals", _intervals_text(model.calibration)))
         facts.append(("Scored on", self._scored_text()))
         facts.append(("Settings", _pairs(self.settings)))
         facts.append(("Presurge", __version__))
@@ -141,6 +141,15 @@ class RunSummary:
         found = self.evaluation
         text = f"{found.n_windows:,} windows, one every {_count(found.stride, 'row')}"
         return f"{text}; {found.n_skipped:,} skipped" if found.n_skipped else text
+
+
+def _intervals_text(calibration: Calibration) -> str:
+    text = f"split-conformal, from the errors of {calibration.n_windows:,} windows"
+    return (
+        f"{text}; then they follow the errors of the last {BLOCK + 1:,} to {2 * BLOCK:,} rows"
+        if calibration.rate
+        else text
+    )
 
 
 def _leaves(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -21,8 +21,9 @@ class Duel:
 
     @property
     def won(self) -> bool:
-        """Whether the model has the smaller error."""
-        return self.value < self.baseline_value
+        """Whether the model has the smaller error, by more than the sentence rounds away."""
+        ours, theirs = _apart(self.value, self.baseline_value)
+        return ours != theirs and self.value < self.baseline_value
 
     @property
     def gain(self) -> float:

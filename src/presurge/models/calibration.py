@@ -2,9 +2,11 @@
 
 Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, "Distribution-Free Predictive Inference for Regression", 2018
 (split conformal), with signed residuals so that an interval may be lopsided, one set per horizon step and channel.
+``presurge.models.tracking`` lets them follow the errors that come later.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ import numpy.typing as npt
 
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray
+
+RATE = 0.03
+"""Speed at which intervals follow later errors. On the series of benchmarks/accuracy.py 0.02 to 0.04 do equally well."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,12 +31,17 @@ class Calibration:
         levels: The Q levels, ascending.
         count_C: bool, which channels count.
         n_windows: How many windows it was measured on.
+        rate: How fast the quantiles follow the errors of rows after the calibration; 0 keeps them as they are.
+        until: Item -> time of the last row that shaped model or calibration, in microseconds since the Unix epoch. Only
+            errors after it are followed; all errors, for an item that is not there.
     """
 
     residuals_HQC: FloatArray
     levels: tuple[float, ...]
     count_C: npt.NDArray[np.bool_]
     n_windows: int
+    rate: float = RATE
+    until: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def measure(
@@ -40,36 +50,62 @@ class Calibration:
         mean_BHC: FloatArray,
         count_C: npt.NDArray[np.bool_],
         levels: tuple[float, ...] = QUANTILE_LEVELS,
+        *,
+        until: Mapping[str, int] | None = None,
     ) -> "Calibration":
         """Take the conformal quantiles of the errors of B forecasts; windows without an actual value are left out.
 
         With n residuals the upper level q takes the ``ceil((n + 1) q)``-th smallest, the lower level mirrored, which is
         what gives the finite-sample guarantee for exchangeable residuals.
         """
-        residual_BHC = _score_space(actual_BHC, count_C) - _score_space(mean_BHC, count_C)
+        residual_BHC = score_space(actual_BHC, count_C) - score_space(mean_BHC, count_C)
         _, horizon, channels = residual_BHC.shape
         residuals = np.zeros((horizon, len(levels), channels), np.float32)
         for h in range(horizon):
             for c in range(channels):
                 known = np.sort(residual_BHC[~np.isnan(residual_BHC[:, h, c]), h, c])
                 residuals[h, :, c] = _conformal_quantiles(known, levels)
-        return cls(residuals, levels, count_C, len(actual_BHC))
+        return cls(residuals, levels, count_C, len(actual_BHC), until=until or {})
 
-    def quantiles(self, mean_BHC: FloatArray) -> FloatArray:
-        """Quantiles around B point forecasts: float32 [B, H, Q, C]; H may be shorter than what was measured."""
-        centre = _score_space(mean_BHC, self.count_C)[:, :, None, :]
-        spread = centre + self.residuals_HQC[: mean_BHC.shape[1]]
-        squared = np.square(np.maximum(spread, 0))
-        result: FloatArray = np.where(self.count_C, squared, spread).astype(np.float32)
-        return result
+    def quantiles(self, mean_BHC: FloatArray, residuals_BHQC: FloatArray | None = None) -> FloatArray:
+        """Quantiles around B point forecasts: float32 [B, H, Q, C]; H may be shorter than what was measured.
+
+        Args:
+            mean_BHC: Point forecasts, original units.
+            residuals_BHQC: Residual quantiles that followed later errors; those of the calibration where None.
+        """
+        spread = self.residuals_HQC if residuals_BHQC is None else residuals_BHQC
+        bounds = score_space(mean_BHC, self.count_C)[:, :, None, :] + spread[..., : mean_BHC.shape[1], :, :]
+        result: FloatArray = np.where(self.count_C, np.square(np.maximum(bounds, 0)), bounds)
+        return result.astype(np.float32, copy=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the residual array, as JSON values."""
-        return {"levels": list(self.levels), "n_windows": self.n_windows}
+        return {
+            "levels": list(self.levels),
+            "n_windows": self.n_windows,
+            "rate": self.rate,
+            "until_us": dict(self.until),
+        }
+
+    @classmethod
+    def from_dict(
+        cls, value: dict[str, Any], residuals_HQC: FloatArray, count_C: npt.NDArray[np.bool_]
+    ) -> "Calibration":
+        """The inverse of ``to_dict``."""
+        return cls(
+            residuals_HQC,
+            tuple(value["levels"]),
+            count_C,
+            value["n_windows"],
+            rate=value["rate"],
+            until=value["until_us"],
+        )
 
 
-def _score_space(values_BHC: FloatArray, count_C: npt.NDArray[np.bool_]) -> FloatArray:
-    result: FloatArray = np.where(count_C, np.sqrt(np.maximum(values_BHC, 0)), values_BHC)
+def score_space(values_XC: FloatArray, count_C: npt.NDArray[np.bool_]) -> FloatArray:
+    """The scale on which residuals are taken: square roots of counts, gauges as they are; any leading shape."""
+    result: FloatArray = np.where(count_C, np.sqrt(np.maximum(values_XC, 0)), values_XC)
     return result
 
 

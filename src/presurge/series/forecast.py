@@ -27,6 +27,7 @@ class Forecast:
             the first forecast row is ``origin + step``.
         model: Name of the model.
         error: Measured error of the model, channel -> metric -> value, from the data that calibrated it.
+        intervals: What the quantiles rest on: the calibration alone, or later errors too.
         flags: What the reader must know, for example that gaps of the context were interpolated.
     """
 
@@ -40,6 +41,7 @@ class Forecast:
     clock: Clock
     model: str
     error: dict[str, dict[str, float]]
+    intervals: str = ""
     flags: tuple[str, ...] = ()
 
     def to_frame(self) -> pl.DataFrame:
@@ -77,6 +79,7 @@ class Forecast:
             "step_seconds": self.step // SECOND,
             "model": self.model,
             "error": self.error,
+            "intervals": self.intervals,
             "flags": list(self.flags),
             "forecast": rows,
         }

@@ -1,0 +1,225 @@
+"""Intervals that follow the errors: from the calibrated quantiles on, each known error moves them a little.
+
+A quantile of level q goes up by ``rate * q * scale`` when the error lies above it and down by ``rate * (1 - q) * scale`` when
+it lies below, so that in the long run a share q of the errors lies below it, whatever the series does. An error enters
+when its target is known, not before: the quantiles of horizon step h at an origin rest on forecasts made h rows or more before
+it. The scale is the present width of the 80 % interval, or the mean absolute error so far where that is larger: an interval
+then opens and closes by a share of itself, however far the load has moved.
+
+What an origin follows is fixed by its time alone: the errors of its block of ``BLOCK`` rows, counted from the Unix epoch, and
+of the block before it. So a forecast from a history that reaches back that far has the very intervals of a backtest.
+
+Sources: Gibbs and Candès, "Adaptive conformal inference under distribution shift", 2021; Angelopoulos, Candès and
+Tibshirani, "Conformal PID control for time series prediction", 2023 (quantile tracking).
+
+Shapes: B windows, H horizon, C channels, Q quantiles, T tracks (origins that follow the same errors), S rows of a track.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from presurge.models.calibration import Calibration, score_space
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks, complete
+
+if TYPE_CHECKING:
+    from presurge.models.forecaster import Forecaster
+
+BLOCK = 500
+"""Rows of a block: an origin follows the errors of the last 501 to 1,000 rows."""
+_VALUES_AT_ONCE = 1 << 21
+
+
+class Tracked(NamedTuple):
+    """Point forecasts of B windows, their quantiles, and how many rows' errors the quantiles follow (0: none)."""
+
+    mean_BHC: FloatArray
+    quantiles_BHQC: FloatArray | None
+    followed_B: IntArray
+
+
+class IntervalTracker:
+    """Forecasts over a panel with the intervals that each origin could know.
+
+    Args:
+        forecaster: A fitted model; its own quantiles are kept, if it learned them.
+        panel: Exactly the model's channels.
+    """
+
+    def __init__(self, forecaster: "Forecaster", panel: Panel) -> None:
+        self._forecaster, self._panel = forecaster, panel
+        self._origins = np.zeros(0, np.int64)
+        self._means = np.zeros((0, forecaster.horizon, len(panel.channels)), np.float32)
+
+    def predict(self, origins_B: IntArray, batch: WindowBatch | None = None) -> Tracked:
+        """Forecast from some origins with complete contexts: ascending, and from one call to the next as well.
+
+        Args:
+            origins_B: Rows of the last context rows.
+            batch: Their contexts, where they were gathered already.
+        """
+        forecaster = self._forecaster
+        if batch is None:
+            batch = batch_of(self._panel, origins_B, forecaster.context)
+        mean_BHC, quantiles_BHQC = forecaster.predict(batch)
+        calibration = forecaster.calibration
+        followed_B = np.zeros(len(origins_B), np.int64)
+        if quantiles_BHQC is not None or calibration is None:
+            return Tracked(mean_BHC, quantiles_BHQC, followed_B)
+        first_B = self._first_targets(calibration, origins_B, batch.item_B)
+        late = origins_B >= first_B
+        if calibration.rate == 0 or not late.any():
+            return Tracked(mean_BHC, calibration.quantiles(mean_BHC), followed_B)
+        first_T, track_B = np.unique(first_B[late], return_inverse=True)
+        seen_B = origins_B[late] - first_B[late] + 1
+        length_T = _largest(seen_B, track_B)
+        self._remember(first_T, length_T, origins_B, mean_BHC)
+        residuals_BHQC = np.repeat(calibration.residuals_HQC[None], len(origins_B), axis=0)
+        known_TS = np.zeros((len(first_T), length_T.max()), np.bool_)
+        for group in self._channel_groups(known_TS.size):
+            errors_TSHC = self._errors(calibration, first_T, length_T, group)
+            known_TS |= (~np.isnan(errors_TSHC)).any(axis=(2, 3))
+            residuals_BHQC[late, :, :, group] = track(
+                calibration.residuals_HQC[:, :, group],
+                errors_TSHC,
+                track_B,
+                seen_B,
+                levels=calibration.levels,
+                rate=calibration.rate,
+            )
+        followed_B[late] = known_TS.cumsum(axis=1)[track_B, seen_B - 1]
+        return Tracked(mean_BHC, calibration.quantiles(mean_BHC, residuals_BHQC), followed_B)
+
+    def predict_last(self) -> Tracked:
+        """Forecast from the last row of every item, of many items in pieces to bound the memory."""
+        _, horizon, channels = self._means.shape
+        most = max(1, _VALUES_AT_ONCE // (2 * BLOCK * horizon * channels))
+        parts = [self.predict(part) for part in chunks(self._panel.indptr[1:] - 1, most)]
+        if len(parts) == 1:
+            return parts[0]
+        means, quantiles, followed = zip(*parts, strict=True)
+        known = [part for part in quantiles if part is not None]
+        return Tracked(
+            np.concatenate(means), np.concatenate(known) if known else None, np.concatenate(followed)
+        )
+
+    def _first_targets(self, calibration: Calibration, origins_B: IntArray, item_B: IntArray) -> IntArray:
+        """The first row whose errors each origin follows; behind the origin where there is none yet."""
+        panel = self._panel
+        items, place_B = np.unique(item_B, return_inverse=True)
+        before = np.iinfo(np.int64).min // 2
+        until = np.array([calibration.until.get(panel.items[item], before) for item in items])
+        begin, start = panel.indptr[items], panel.start[items]
+        fresh = begin + np.maximum((until - start) // panel.step + 1, self._forecaster.context)
+        number_B = (start // panel.step - begin)[place_B] + origins_B
+        result: IntArray = np.maximum(fresh[place_B], origins_B - number_B % BLOCK - BLOCK)
+        return result
+
+    def _channel_groups(self, rows: int) -> Iterator[slice]:
+        """The channels in groups whose errors fit into memory."""
+        _, horizon, channels = self._means.shape
+        most = max(1, _VALUES_AT_ONCE // (rows * horizon))
+        return (slice(begin, begin + most) for begin in range(0, channels, most))
+
+    def _earliest(self, row_T: IntArray) -> IntArray:
+        """The earliest origin in the item of each row."""
+        item_T = np.searchsorted(self._panel.indptr, row_T, side="right") - 1
+        earliest: IntArray = self._panel.indptr[item_T] + self._forecaster.context - 1
+        return earliest
+
+    def _remember(
+        self, first_T: IntArray, length_T: IntArray, origins_B: IntArray, mean_BHC: FloatArray
+    ) -> None:
+        """Keep the forecasts that the tracks need and those just asked for; make those that are not there yet."""
+        context, horizon = self._forecaster.context, self._forecaster.horizon
+        begin_T, end_T = np.maximum(first_T - horizon, self._earliest(first_T)), first_T + length_T - 1
+        needed = np.unique(np.concatenate([np.arange(a, b) for a, b in zip(begin_T, end_T, strict=True)]))
+        kept = np.isin(self._origins, needed) & ~np.isin(self._origins, origins_B)
+        origins = [self._origins[kept], origins_B]
+        means = [self._means[kept], mean_BHC]
+        absent = np.setdiff1d(needed, np.concatenate(origins), assume_unique=True)
+        absent = absent[complete(self._panel, absent, before=context, after=0).all(axis=1)]
+        size = max(1, _VALUES_AT_ONCE // (context * len(self._panel.channels)))
+        for part in chunks(absent, size):
+            origins.append(part)
+            means.append(self._forecaster.predict(batch_of(self._panel, part, context)).mean_BHC)
+        found = np.concatenate(origins)
+        order = np.argsort(found, kind="stable")
+        self._origins, self._means = found[order], np.concatenate(means)[order]
+
+    def _errors(
+        self, calibration: Calibration, first_T: IntArray, length_T: IntArray, group: slice
+    ) -> FloatArray:
+        """Errors of every step of each track, by the row of the target: float32 [T, S, H, C], NaN where unknown."""
+        horizon = self._forecaster.horizon
+        row_TS = first_T[:, None] + np.arange(length_T.max())
+        origin_TSH = row_TS[:, :, None] - np.arange(1, horizon + 1)
+        place_TSH = np.searchsorted(self._origins, origin_TSH).clip(max=len(self._origins) - 1)
+        known_TSH = self._origins[place_TSH] == origin_TSH
+        known_TSH &= origin_TSH >= self._earliest(first_T)[:, None, None]
+        known_TSH &= (np.arange(row_TS.shape[1]) < length_T[:, None])[:, :, None]
+        actual_TSC = self._panel.values[row_TS.clip(max=len(self._panel) - 1), group]
+        mean_TSHC = self._means[place_TSH, np.arange(horizon), group]
+        count_C = calibration.count_C[group]
+        errors = score_space(actual_TSC, count_C)[:, :, None] - score_space(mean_TSHC, count_C)
+        errors[~known_TSH] = np.nan
+        return errors
+
+
+def track(
+    residuals_HQC: FloatArray,
+    errors_TSHC: FloatArray,
+    track_B: IntArray,
+    seen_B: IntArray,
+    *,
+    levels: tuple[float, ...],
+    rate: float,
+) -> FloatArray:
+    """Residual quantiles after the first ``seen_B`` errors of each origin's track: float32 [B, H, Q, C], ascending in Q.
+
+    Args:
+        residuals_HQC: Where every track begins.
+        errors_TSHC: Errors, oldest first, on the scale of the residuals; NaN moves nothing.
+        track_B: The track of each origin.
+        seen_B: How many of the S rows it knows, at least 1.
+        levels: The Q levels, ascending.
+        rate: How far one error moves a quantile, as a share of the scale.
+    """
+    level_Q1 = np.array(levels)[:, None]
+    low, high = (int(np.abs(level_Q1 - level).argmin()) for level in (0.1, 0.9))
+    known_TSHC = ~np.isnan(errors_TSHC)
+    size_TSHC = np.where(known_TSHC, np.abs(errors_TSHC), 0).cumsum(axis=1, dtype=np.float64)
+    size_TSHC /= np.maximum(known_TSHC.cumsum(axis=1), 1)
+    state_THQC = np.repeat(residuals_HQC[None].astype(np.float64), len(errors_TSHC), axis=0)
+    result = np.empty((len(track_B), *state_THQC.shape[1:]), np.float32)
+    order = np.argsort(seen_B, kind="stable")
+    bounds = np.searchsorted(seen_B[order], np.arange(1, errors_TSHC.shape[1] + 2))
+    for s in range(errors_TSHC.shape[1]):
+        width_THC = state_THQC[:, :, high] - state_THQC[:, :, low]
+        gain_THC = rate * np.maximum(width_THC, size_TSHC[:, s]) * known_TSHC[:, s]
+        below = errors_TSHC[:, s, :, None] < state_THQC
+        state_THQC += gain_THC[:, :, None] * (level_Q1 - below)
+        due = order[bounds[s] : bounds[s + 1]]
+        if len(due):
+            result[due] = state_THQC[track_B[due]]
+    result.sort(axis=2)  # each quantile moves on its own and may have crossed another
+    return result
+
+
+def in_words(calibration: Calibration | None, followed_B: IntArray) -> str:
+    """What the intervals of B forecasts rest on, as a phrase."""
+    if calibration is None:
+        return "none: the model was never calibrated"
+    least, most = int(followed_B.min()), int(followed_B.max())
+    if most == 0:
+        return "as calibrated in training"
+    rows = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"calibrated in training, then following the errors of the last {rows} rows"
+
+
+def _largest(values_B: IntArray, group_B: IntArray) -> IntArray:
+    largest = np.zeros(group_B.max() + 1, np.int64)
+    np.maximum.at(largest, group_B, values_B)
+    return largest

@@ -1,0 +1,173 @@
+"""Rolling origin: the same windows for every model, all of them counted, the numbers those of a plain loop."""
+
+import json
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from presurge.errors import ConfigError, HistoryError
+from presurge.evaluation.backtest import evaluate
+from presurge.evaluation.intervals import calibrate
+from presurge.evaluation.tables import text_table
+from presurge.models.linear import Linear
+from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveSettings
+from presurge.series.frequency import HOUR
+from presurge.series.panel import Panel
+from presurge.series.spans import Span
+
+MakePanel = Callable[..., Panel]
+TRAIN, TEST = Span(np.array([0]), np.array([200])), Span(np.array([200]), np.array([300]))
+
+
+def series(holes: tuple[int, ...] = ()) -> np.ndarray:
+    rng = np.random.default_rng(4)
+    values = (50 + 10 * np.sin(np.arange(300) / 4) + rng.normal(size=300)).astype(np.float32)
+    values[list(holes)] = np.nan
+    return values
+
+
+def models(panel: Panel, *, horizon: int = 3, period: int = 24) -> list[LastValue | SeasonalNaive]:
+    season = SeasonalNaive(context=2, horizon=horizon, settings=SeasonalNaiveSettings(period=period))
+    found = [LastValue(context=5, horizon=horizon), season]
+    for model in found:
+        model.fit(panel, TRAIN)
+    return found
+
+
+@pytest.mark.parametrize("stride", [1, 7])
+def test_the_numbers_are_those_of_a_plain_loop(make_panel: MakePanel, stride: int) -> None:
+    values = series()
+    panel = make_panel(values)
+    found = evaluate(models(panel), panel, TEST, train=TRAIN, stride=stride)
+    y = values.astype(np.float64)
+    origins = range(199, 297, stride)
+    for name, past in (("last-value", lambda o, h: o), ("seasonal-naive", lambda o, h: o + h - 24)):
+        wape = [
+            sum(abs(y[past(o, h)] - y[o + h]) for o in origins) / sum(abs(y[o + h]) for o in origins)
+            for h in (1, 2, 3)
+        ]
+        np.testing.assert_allclose(found.scores[name]["wape"][:, 0], wape, rtol=1e-6)
+        assert found.metrics()[name]["c0"]["wape"] == pytest.approx(np.mean(wape), rel=1e-6)
+    assert (found.n_windows, found.n_skipped, found.stride) == (len(origins), 0, stride)
+    assert found.first_us == 200 * HOUR
+    assert found.last_us == (origins[-1] + 3) * HOUR
+
+
+def test_a_gap_costs_the_windows_whose_context_some_model_needs_whole(make_panel: MakePanel) -> None:
+    panel = make_panel(series(holes=(230,)))
+    linear = Linear(context=12, horizon=3)
+    linear.fit(panel, TRAIN)
+    found = evaluate([linear, *models(panel)], panel, TEST, train=TRAIN)
+    assert found.n_skipped == 12  # the origins 230 ... 241; the season of 24 rows passes over the gap
+    assert found.n_windows == 98 - 12
+    for scores in found.scores.values():
+        assert np.isfinite(scores["mae"]).all()
+    alone = evaluate(models(panel)[:1], panel, TEST, train=TRAIN)
+    assert alone.n_skipped == 5
+    # the missing row is the target of three windows, and is left out step by step
+    steps = np.array([[o + h for o in range(199, 297) if o not in range(230, 242)] for h in (1, 2, 3)])
+    expected = [
+        np.nanmean(np.abs(panel.values[s, 0].astype(float) - panel.values[s - h, 0]))
+        for h, s in zip((1, 2, 3), steps, strict=True)
+    ]
+    np.testing.assert_allclose(found.scores["last-value"]["mae"][:, 0], expected, rtol=1e-6)
+
+
+def test_contexts_reach_back_before_the_span_but_never_into_another_item(make_panel: MakePanel) -> None:
+    panel = make_panel(series(), lengths=(150, 150))
+    span = Span(np.array([145, 152]), np.array([150, 300]))
+    model = RecentMean(context=10, horizon=3)
+    model.fit(panel, span)
+    found = evaluate([model], panel, span, train=span)
+    assert found.n_windows == 3 + (297 - 159)
+
+
+def test_the_chunks_do_not_change_the_scores(make_panel: MakePanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = make_panel(series())
+    linear = Linear(context=5, horizon=3)
+    linear.fit(panel, TRAIN)
+    linear.calibration = calibrate(linear, panel, TRAIN)
+    whole = evaluate([linear, *models(panel)], panel, TEST, train=TRAIN)
+    monkeypatch.setattr("presurge.evaluation.intervals._VALUES_AT_ONCE", 24 * 11)
+    told: list[float] = []
+    pieces = evaluate(
+        [linear, *models(panel)],
+        panel,
+        TEST,
+        train=TRAIN,
+        progress=lambda phase, share, detail="": told.append(share),
+    )
+    assert len(told) > 5
+    assert told[-1] == 1
+    for name, scores in whole.scores.items():
+        for metric, values in scores.items():
+            np.testing.assert_allclose(pieces.scores[name][metric], values, rtol=1e-5, err_msg=metric)
+
+
+def test_the_best_of_each_column_and_what_is_undefined(make_panel: MakePanel) -> None:
+    panel = make_panel(np.stack([series(), np.zeros(300)], 1), kinds="gc")
+    found = evaluate(models(panel), panel, TEST, train=TRAIN)
+    rows = {(row.model, row.channel): row for row in found.table()}
+    wape = {model: rows[model, "c0"].values["wape"] for model in found.models}
+    best = min(wape, key=wape.__getitem__)
+    assert [model for model in found.models if "wape" in rows[model, "c0"].best] == [best]
+    assert "width_80" not in rows[best, "c0"].best
+    assert found.metrics()["last-value"]["c1"]["wape"] is None
+    assert found.metrics()["last-value"]["c1"]["mae"] == 0
+    assert "–" in text_table(found)
+
+
+def test_the_object_is_json(make_panel: MakePanel) -> None:
+    panel = make_panel(series())
+    linear = Linear(context=5, horizon=3)
+    linear.fit(panel, TRAIN)
+    found = evaluate([linear, *models(panel)], panel, TEST, train=TRAIN, fit_seconds={"linear": 0.5})
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert set(told["metrics"]) == {"linear", "last-value", "seasonal-naive"}
+    by_step = told["by_horizon"]["linear"]["c0"]["mae"]
+    assert told["metrics"]["linear"]["c0"]["mae"] == pytest.approx(np.mean(by_step))
+    assert told["baselines"] == ["last-value", "seasonal-naive"]
+    assert told["context"] == {"linear": 5, "last-value": 5, "seasonal-naive": 24}
+    assert told["cpu_seconds"]["linear"]["fit"] == 0.5
+    assert told["span"] == ["1970-01-09T08:00:00Z", "1970-01-13T11:00:00Z"]
+    assert told["verdicts"] == list(found.verdicts())
+
+
+def test_what_cannot_be_compared_is_refused(make_panel: MakePanel) -> None:
+    panel = make_panel(series())
+
+    def refused(chosen: list[LastValue | SeasonalNaive], data: Panel = panel, span: Span = TEST) -> str:
+        with pytest.raises((ConfigError, HistoryError)) as told:
+            evaluate(chosen, data, span, train=TRAIN)
+        return str(told.value)
+
+    assert "there twice" in refused([*models(panel), *models(panel)[:1]])
+    assert "different horizons" in refused([*models(panel)[:1], *models(panel, horizon=4)[1:]])
+    assert "a step of 1m" in refused(models(panel), make_panel(series(), step=HOUR // 60))
+    assert "no window fits" in refused(models(panel), span=Span(np.array([298]), np.array([300])))
+    broken = make_panel(series(holes=tuple(range(190, 300, 4))))
+    assert "missing value in their context" in refused(models(panel), broken)
+
+
+def test_the_memory_does_not_grow_with_the_number_of_windows(
+    make_panel: MakePanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presurge.evaluation.intervals._VALUES_AT_ONCE", 1 << 15)
+
+    def peak(rows: int) -> int:
+        panel = make_panel(np.random.default_rng(5).normal(size=rows))
+        model = LastValue(context=5, horizon=3)
+        model.fit(panel, TRAIN)
+        model.calibration = calibrate(model, panel, TRAIN)
+        span = Span(np.array([200]), np.array([rows]))
+        tracemalloc.start()
+        evaluate([model], panel, span, train=TRAIN)
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    peak(2000)
+    # The row numbers and times of the origins are all that is held for every window.
+    assert peak(12_000) - peak(4000) < 64 * 8000

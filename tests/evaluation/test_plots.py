@@ -1,0 +1,183 @@
+"""The pictures: written as PNG with something on them, drawn from the right numbers."""
+
+import warnings
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from statsmodels.tsa.stattools import acf
+
+from presurge.evaluation.plots_errors import autocorrelation, coverage_figure, horizon_figure, lead_times
+from presurge.evaluation.plots_forecast import (
+    burst_figure,
+    forecast_figure,
+    largest_burst,
+    reduce_rows,
+    rows_a_point,
+)
+from presurge.evaluation.plots_style import (
+    NARROW,
+    WIDE,
+    Layout,
+    new_figure,
+    short_number,
+    styled,
+    time_axis,
+    time_values,
+    to_png,
+)
+from presurge.evaluation.report import RunSummary
+from presurge.evaluation.rolling import RollingForecast, rolling_forecast
+from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
+
+NAMES = ("burst", "coverage", "forecast", "horizon", "hours", "residuals")
+
+
+@pytest.fixture(scope="module")
+def blocks(run: RunSummary) -> RollingForecast:
+    return rolling_forecast(run.model, run.panel, run.test)
+
+
+def ink(path: Path) -> float:
+    """Share of the pixels that are not the background."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    return float((np.abs(pixels - pixels[0, 0]).max(axis=2) > 0.05).mean())
+
+
+def test_every_picture_is_a_png_with_something_on_it(run: RunSummary) -> None:
+    files = sorted((run.directory / "plots").iterdir())
+    assert [file.stem for file in files] == list(NAMES)
+    for file in files:
+        assert file.read_bytes().startswith(b"\x89PNG")
+        height, width = matplotlib.image.imread(file).shape[:2]
+        assert width == 2000
+        assert height > 400
+        assert 0.02 < ink(file) < 0.7, file.name
+
+
+def test_the_forecast_is_drawn_over_the_actual_values(run: RunSummary, blocks: RollingForecast) -> None:
+    axes = forecast_figure(blocks, run.panel.channels, "utc").axes[0]
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+    np.testing.assert_array_equal(lines["actual"], blocks.actual_NC[:, 0])
+    np.testing.assert_array_equal(lines["forecast"], blocks.mean_NC[:, 0])
+    _, labels = axes.get_legend_handles_labels()
+    assert {"actual", "forecast", "95 % interval", "80 % interval", "50 % interval"} == set(labels)
+    drawn = [band.get_datalim(axes.transData).height for band in axes.collections]
+    assert len(drawn) == 3
+    assert drawn == sorted(drawn, reverse=True)
+    assert axes.get_ylim()[0] == 0
+
+
+def test_the_burst_is_in_the_zoom(run: RunSummary, blocks: RollingForecast) -> None:
+    highest = largest_burst(blocks)
+    assert blocks.actual_NC[highest, 0] == blocks.actual_NC[:, 0].max()
+    axes = burst_figure(blocks, run.panel.channels, "utc").axes[0]
+    shown = next(np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() == "actual")
+    assert len(shown) == WIDE.zoom
+    assert shown.max() == blocks.actual_NC[highest, 0]
+
+
+def test_every_model_has_its_line_in_the_errors_by_step(run: RunSummary) -> None:
+    axes = horizon_figure(run.evaluation, "linear", range(2)).axes[0]
+    for line in axes.lines:
+        expected = run.evaluation.scores[str(line.get_label())]["wape"][:, 0]
+        np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
+    assert {str(line.get_label()) for line in axes.lines} == {"linear", "last-value"}
+
+
+def test_a_low_coverage_is_still_in_the_picture(run: RunSummary) -> None:
+    scores = run.evaluation.scores["linear"]
+    before = {name: scores[name].copy() for name in ("coverage_50", "coverage_80")}
+    try:
+        scores["coverage_80"][:] = 0.12
+        scores["coverage_50"][:] = np.nan
+        figure = coverage_figure(run.evaluation, "linear", range(2))
+        for axes in figure.axes:
+            assert axes.get_ylim()[0] < 0.12
+    finally:
+        scores.update(before)
+
+
+def test_rows_are_reduced_without_the_missing() -> None:
+    values = np.array([1, 3, np.nan, 5, np.nan, np.nan, 7], np.float32)
+    np.testing.assert_array_equal(reduce_rows(values, 2, "mean"), [2, 5, np.nan, 7])
+    np.testing.assert_array_equal(reduce_rows(values, 2, "min"), [1, 5, np.nan, 7])
+    np.testing.assert_array_equal(reduce_rows(values, 2, "max"), [3, 5, np.nan, 7])
+    assert reduce_rows(values, 1, "mean") is values
+
+
+def test_long_spans_are_drawn_as_means_of_rows(run: RunSummary, blocks: RollingForecast) -> None:
+    long = RollingForecast(
+        times_us=np.arange(1300) * MINUTE,
+        actual_NC=np.arange(1300, dtype=np.float32)[:, None],
+        mean_NC=np.arange(1300, dtype=np.float32)[:, None],
+        quantiles_NQC=np.zeros((1300, 0, 1), np.float32),
+        levels=(),
+        lead=None,
+    )
+    assert rows_a_point(blocks, WIDE) == 1
+    assert rows_a_point(long, WIDE) == 3
+    axes = forecast_figure(long, run.panel.channels[:1], "relative").axes[0]
+    shown = next(np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() == "actual")
+    np.testing.assert_allclose(shown[:2], [1, 4])
+
+
+def test_nothing_observed_is_no_error(run: RunSummary) -> None:
+    empty = RollingForecast(
+        times_us=np.arange(5) * MINUTE,
+        actual_NC=np.full((5, 1), np.nan, np.float32),
+        mean_NC=np.full((5, 1), np.nan, np.float32),
+        quantiles_NQC=np.full((5, 7, 1), np.nan, np.float32),
+        levels=(0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975),
+        lead=None,
+    )
+    assert largest_burst(empty) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert to_png(burst_figure(empty, run.panel.channels[:1], "utc")).startswith(b"\x89PNG")
+
+
+def test_the_autocorrelation_is_that_of_statsmodels() -> None:
+    values = np.random.default_rng(0).normal(size=300).cumsum()
+    np.testing.assert_allclose(
+        autocorrelation(values, 20), acf(values, nlags=20, adjusted=True)[1:], rtol=1e-9
+    )
+    values[::7] = np.nan
+    np.testing.assert_allclose(
+        autocorrelation(values, 20),
+        acf(values, nlags=20, missing="conservative", adjusted=True)[1:],
+        rtol=1e-6,
+    )
+    assert not autocorrelation(np.full(50, 3.0), 5).any()
+    assert not autocorrelation(np.full(50, np.nan), 5).any()
+
+
+def test_axes_speak_in_units_that_fit() -> None:
+    assert lead_times(5 * MINUTE, 2)[1] == "minutes ahead"
+    assert lead_times(5 * MINUTE, 2)[0].tolist() == [5, 10]
+    assert lead_times(DAY, 1)[1] == "days ahead"
+    assert time_values(np.array([7200 * 1_000_000]), "relative", 5 * HOUR)[0][0] == 2
+    assert [short_number(v) for v in (1234, 12.5, 1.2e6, 3e9, 0.25)] == [
+        "1,234",
+        "12.5",
+        "1.2 M",
+        "3 G",
+        "0.25",
+    ]
+
+
+@pytest.mark.parametrize("layout", [WIDE, NARROW], ids=lambda layout: layout.name)
+@pytest.mark.parametrize(
+    "span",
+    [5 * SECOND, 59 * MINUTE, 3 * HOUR, 47 * HOUR, 60 * HOUR, 5 * DAY, 61 * DAY, 700 * DAY, 5000 * DAY],
+)
+def test_spans_of_any_length_have_dates(layout: Layout, span: int) -> None:
+    with styled(layout):
+        figure = new_figure(layout, 100)
+        axes = figure.subplots()
+        x, label = time_values(np.array([1_700_000_000 * SECOND, 1_700_000_000 * SECOND + span]), "utc", span)
+        axes.plot(x, [0, 1])
+        time_axis(axes, label, "utc", layout)
+        figure.canvas.draw()
+        assert any(tick.get_text() for tick in axes.get_xticklabels())

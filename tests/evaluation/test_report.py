@@ -1,0 +1,171 @@
+"""The report: one page without a network, safe with any name, readable on a phone, there without matplotlib."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from presurge.evaluation._page import page
+from presurge.evaluation.report import RunSummary, report_text, write_report
+
+MakeRun = Callable[..., RunSummary]
+HOSTILE = '<img src="http://x.org/a.png" onerror=alert(1)> & "quoted"'
+VOID = {"meta", "br", "img", "hr", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and headings of a page; every tag has to be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.attributes: list[tuple[str, str, str]] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+    def tags(self) -> set[str]:
+        return {tag for tag, _, _ in self.attributes}
+
+
+@pytest.fixture(scope="module")
+def text(run: RunSummary) -> str:
+    return (run.directory / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_needs_no_other_file_and_no_network(text: str) -> None:
+    found = Page(text)
+    assert found.open == []
+    assert not found.tags() & {"script", "link", "img", "iframe", "object", "embed"}
+    for _, name, value in found.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert value.startswith("#")
+        assert not re.search(r"url\((?!#)", value)
+    assert not re.search(r"@import|url\((?!#)|https?:", re.sub(r'"http://www\.w3\.org/[^"]*"', "", text))
+
+
+def test_ids_are_unique_and_what_is_used_is_there(text: str) -> None:
+    found = Page(text)
+    ids = [value for _, name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    used = {value[1:] for _, name, value in found.attributes if name in ("href", "xlink:href")}
+    used |= set(re.findall(r"url\(#([^)]*)\)", text))
+    assert used
+    assert used <= set(ids)
+
+
+def test_the_sections_are_there(text: str) -> None:
+    assert Page(text).headings == [
+        "Verdict",
+        "Forecast against actual",
+        "Around the largest burst of requests",
+        "Accuracy",
+        "Error by horizon step",
+        "Error by hour of the day",
+        "Errors one step ahead",
+        "Coverage of the intervals",
+        "What was trained on what",
+        "How to forecast with it",
+        "Notes",
+    ]
+
+
+def test_it_is_readable_on_a_phone(text: str) -> None:
+    found = Page(text)
+    assert ("meta", "content", "width=device-width, initial-scale=1") in found.attributes
+    pictures = [value for tag, name, value in found.attributes if (tag, name) == ("svg", "viewbox")]
+    widths = sorted({float(view.split()[2]) for view in pictures})
+    assert widths == [350, 1000]
+    classes = [value for tag, name, value in found.attributes if (tag, name) == ("div", "class")]
+    assert classes.count("narrow") == classes.count("wide") == 6
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style
+    assert "@media" in style[1]
+    assert "prefers-color-scheme" in style[1]
+
+
+def test_the_numbers_are_those_of_the_evaluation(run: RunSummary, text: str) -> None:
+    words = Page(text).words
+    for row in run.evaluation.table():
+        assert f"{row.values['wape']:,.3f}" in words
+        assert f"{100 * row.values['coverage_80']:.1f} %" in words
+    for sentence in run.evaluation.verdicts():
+        assert sentence in words
+    assert "buckets without a row: 3" in words
+
+
+def test_names_of_the_user_are_text(make_run: MakeRun, tmp_path: Path) -> None:
+    summary = make_run(tmp_path, names=(HOSTILE, "cost_$ </svg>"), path=HOSTILE)
+    found = Page(write_report(tmp_path, summary).read_text(encoding="utf-8"))
+    assert found.open == []
+    assert not found.tags() & {"script", "img"}
+    assert not [name for _, name, _ in found.attributes if name.startswith("on")]
+    assert f"Around the largest burst of {HOSTILE}" in found.headings
+    labels = [value for tag, name, value in found.attributes if (tag, name) == ("svg", "aria-label")]
+    assert f"Around the largest burst of {HOSTILE}" in labels
+
+
+def test_a_synthetic_source_is_said_to_be_synthetic(make_run: MakeRun, tmp_path: Path) -> None:
+    summary = make_run(tmp_path)
+    assert not summary.synthetic
+    summary.source["made"] = {"synthetic": True}
+    assert summary.synthetic
+    assert "synthetic data" in Page(page(summary, [], ())).words
+    assert "The data are synthetic" in report_text(summary)
+
+
+def test_the_plain_text_fits_a_terminal(run: RunSummary) -> None:
+    lines = report_text(run).splitlines()
+    assert lines[0] == "Forecast of requests, cpu, 3 hours ahead"
+    assert max(map(len, lines)) <= 80
+    assert any(f"presurge predict {run.directory}" in line for line in lines)
+    assert any("linear beats the best baseline" in line for line in lines)
+    assert "they follow the errors of the last 501 to 1,000 rows" in " ".join(" ".join(lines).split())
+
+
+def test_without_matplotlib_the_tables_remain(tmp_path: Path) -> None:
+    """In a process where matplotlib cannot be imported, as where it is not installed."""
+    code = f"""
+import sys
+sys.modules["matplotlib"] = None
+import importlib.util, json
+from pathlib import Path
+from presurge.evaluation.report import write_report
+spec = importlib.util.spec_from_file_location("shared", {str(Path(__file__).with_name("conftest.py"))!r})
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+out = Path({str(tmp_path)!r})
+summary = shared.make_run.__wrapped__()(out)
+print(json.dumps([str(write_report(out, summary)), (out / "plots").exists()]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    path, plots = json.loads(done.stdout)
+    found = Page(Path(path).read_text(encoding="utf-8"))
+    assert not plots
+    assert "svg" not in found.tags()
+    assert {"Verdict", "Accuracy", "What was trained on what", "Notes"} <= set(found.headings)
+    assert any("matplotlib is not installed" in words for words in found.words)
