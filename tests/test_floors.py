@@ -28,10 +28,12 @@ NEIGHBOURS = {
     ("training", "store"): "checkpoints are model directories",
 }
 
-# The ground floors work in an environment without these; only `training` and the floors above may need torch.
+# The ground floors work in an environment without these; only `training`, `models/networks` and the floors above may
+# need torch.
 GROUND = {"errors", "progress", "series", "sources", "store", "models", "evaluation"}
 HEAVY = {"torch", "pandas", "matplotlib"}
 DRAWS = "presurge.evaluation.plots"
+LEARNS = "presurge.models.networks"
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -53,6 +55,11 @@ def room_of(module: str) -> str:
 def draws(module: str) -> bool:
     """Whether the module is one of `evaluation/plots*.py`, where matplotlib lives."""
     return module.startswith(DRAWS)
+
+
+def learns(module: str) -> bool:
+    """Whether the module is one of `models/networks/`, which are imported when such a model is asked for."""
+    return module.startswith(LEARNS)
 
 
 def imported(nodes: Iterator[ast.AST], path: Path) -> Iterator[tuple[int, str]]:
@@ -99,17 +106,18 @@ def test_the_ground_floors_import_nothing_heavy(path: Path) -> None:
     module = module_of(path)
     names = [name for _, name in imported(run_on_import(ast.parse(path.read_text())), path)]
     if room_of(module) in GROUND:
-        allowed = {"matplotlib"} if draws(module) else set()
+        allowed = {"matplotlib"} if draws(module) else {"torch"} if learns(module) else set()
         heavy = {name.split(".")[0] for name in names} & (HEAVY - allowed)
         assert not heavy, f"{module} imports {heavy} when it is imported"
-    if not draws(module):
-        pictures = [name for name in names if draws(name)]
-        assert not pictures, f"{module} imports {pictures} when it is imported: do so inside the function"
+    for kind in (draws, learns):
+        if not kind(module):
+            late = [name for name in names if kind(name)]
+            assert not late, f"{module} imports {late} when it is imported: do so inside the function"
 
 
 def test_the_ground_floors_load_without_the_heavy_libraries() -> None:
     """What the text of one file cannot show: an import that an import brings along."""
-    modules = [m for m in map(module_of, FILES) if room_of(m) in GROUND and not draws(m)]
+    modules = [m for m in map(module_of, FILES) if room_of(m) in GROUND and not draws(m) and not learns(m)]
     code = (
         "import importlib, sys\n"
         f"for name in {sorted(HEAVY)!r}: sys.modules[name] = None\n"

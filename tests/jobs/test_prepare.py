@@ -414,4 +414,4 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(trace, tmp_path):
             prepare(trace, disk / "other" / "place", PrepareOptions(dense=True))
         assert not (disk / "other").exists()
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "-l", str(disk)], check=True)

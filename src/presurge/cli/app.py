@@ -61,7 +61,7 @@ app.command()(train.models)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for a user's error, 130 for Ctrl-C, 1 for a defect of ours."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _spoken_booleans(sys.argv[1:] if argv is None else argv)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # more threads only cost time at these matrix sizes
     console.level, console.debug = "normal", False
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
     except PresurgeError as error:
         return _report(f"Error: {error}", USER_ERROR)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # and what a training makes of it
         return _report("Interrupted.", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
@@ -88,3 +88,16 @@ def _report(message: str, code: int) -> int:
         traceback.print_exc()
     print(message, file=sys.stderr)
     return code
+
+
+def _spoken_booleans(argv: Sequence[str]) -> list[str]:
+    """``--individual true`` and ``--use_wandb false``, as the training guide's table writes them, as plain flags."""
+    spoken = {"individual": "shared", "use-wandb": "no-wandb"}
+    arguments: list[str] = []
+    for word in argv:
+        name = arguments[-1].lstrip("-").replace("_", "-") if arguments else ""
+        if word.lower() in ("true", "false") and name in spoken:
+            arguments[-1] = f"--{name if word.lower() == 'true' else spoken[name]}"
+        else:
+            arguments.append(word)
+    return arguments

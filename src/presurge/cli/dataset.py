@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from presurge.jobs.data import Fill, TableOptions
+    from presurge.jobs.data import Dataset, TableOptions
     from presurge.series.panel import ChannelKind
 
 _TABLE = "Reading a table"
@@ -56,7 +56,7 @@ Kind = Annotated[
     ),
 ]
 FillOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--fill",
         metavar="auto|zero|missing",
@@ -90,7 +90,7 @@ def table_options(
     item: str | None,
     step: str | None,
     kinds: Sequence[str] | None,
-    fill: str,
+    fill: str | None,
 ) -> "TableOptions | None":
     """Put the table options together; None where DATA is no table.
 
@@ -99,22 +99,46 @@ def table_options(
     """
     from presurge.jobs.data import TableOptions
 
-    columns = tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
-    if time is None and not columns:
-        if item is not None or kinds:
+    changes = table_changes(time, values, item, step, kinds, fill)
+    if time is None and "values" not in changes:
+        lonely = [f"--{name}" for name, value in (("item", item), ("kind", kinds), ("fill", fill)) if value]
+        if lonely:
             raise ConfigError(
-                "--item and --kind need --time and --value", hint="Name the columns of the table."
+                f"{' and '.join(lonely)} need --time and --value", hint="Name the columns of the table."
             )
         return None
-    if time is None or not columns:
+    if time is None or "values" not in changes:
         raise ConfigError(
             "a table needs both --time and --value", hint="For example: --time timestamp --value requests"
         )
-    if fill not in ("auto", "zero", "missing"):
+    return TableOptions(**changes)
+
+
+def table_changes(
+    time: str | None,
+    values: Sequence[str] | None,
+    item: str | None,
+    step: str | None,
+    kinds: Sequence[str] | None,
+    fill: str | None,
+) -> dict[str, Any]:
+    """The table options that were given, by their names in ``TableOptions``.
+
+    Raises:
+        ConfigError: One of them cannot be used.
+    """
+    if fill not in (None, "auto", "zero", "missing"):
         raise ConfigError(f"{fill!r} is no way to fill", where="--fill", hint="Choose auto, zero or missing.")
-    return TableOptions(
-        time=time, values=columns, item=item, step=step, kinds=_kinds(kinds or ()), fill=cast("Fill", fill)
-    )
+    columns = tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
+    given = {
+        "time": time,
+        "values": columns,
+        "item": item,
+        "step": step,
+        "kinds": _kinds(kinds or ()),
+        "fill": fill,
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _kinds(pairs: Sequence[str]) -> "dict[str, ChannelKind]":
@@ -127,3 +151,17 @@ def _kinds(pairs: Sequence[str]) -> "dict[str, ChannelKind]":
             )
         kinds[name] = cast("ChannelKind", kind)
     return kinds
+
+
+def dataset_from(given: dict[str, Any]) -> "Dataset":
+    """Load the data set that the parameters of a command name."""
+    from presurge.jobs.data import load_dataset
+
+    table = table_options(*(given[name] for name in ("time", "value", "item", "step", "kind", "fill")))
+    return load_dataset(
+        given["data"],
+        table,
+        step=given["step"],
+        test_fraction=given["test_fraction"],
+        validation_fraction=given["validation_fraction"],
+    )

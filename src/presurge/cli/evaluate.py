@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from presurge.cli.console import console, format_table
+from presurge.cli.console import console, format_table, number
 from presurge.cli.dataset import (
     Data,
     FillOption,
@@ -17,6 +17,7 @@ from presurge.cli.dataset import (
     Time,
     ValidationFraction,
     Value,
+    table_changes,
     table_options,
 )
 from presurge.cli.options import Debug, Json, Quiet, Verbose
@@ -56,7 +57,7 @@ def backtest(
     item: Item = None,
     step: Step = None,
     kind: Kind = None,
-    fill: FillOption = "auto",
+    fill: FillOption = None,
     test_fraction: TestFraction = None,
     validation_fraction: ValidationFraction = None,
     json: Json = False,
@@ -111,7 +112,7 @@ def evaluate(
     item: Item = None,
     step: Step = None,
     kind: Kind = None,
-    fill: FillOption = "auto",
+    fill: FillOption = None,
     test_fraction: TestFraction = None,
     validation_fraction: ValidationFraction = None,
     json: Json = False,
@@ -129,7 +130,7 @@ def evaluate(
         evaluation, notes = job(
             model_dir,
             data,
-            table=table_options(time, value, item, step, kind, fill),
+            table=table_changes(time, value, item, step, kind, fill),
             stride=stride,
             test_fraction=test_fraction,
             validation_fraction=validation_fraction,
@@ -151,6 +152,11 @@ def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
         console.result_json(evaluation.to_dict())
         return
     console.result(accuracy_table(evaluation))
+    if evaluation.n_skipped:
+        whole = evaluation.n_windows + evaluation.n_skipped
+        console.result(
+            f"{evaluation.n_skipped:,} of {whole:,} windows were left out: a row of their context is missing."
+        )
     for sentence in evaluation.verdicts():
         console.result(sentence)
 
@@ -164,18 +170,10 @@ def accuracy_table(evaluation: "Evaluation") -> str:
         by_error = sorted(metrics, key=lambda model: _or_last(metrics[model][channel]["wape"]))
         for model in by_error:
             score = metrics[model][channel]
-            cells = [_number(score[name]) for name in ("wape", "mae", "rmse", "mase", "coverage_80")]
+            cells = [number(score[name]) for name in ("wape", "mae", "rmse", "mase", "coverage_80")]
             rows.append([channel if model == by_error[0] else "", model, *cells])
     return format_table(["channel", "model", "WAPE", "MAE", "RMSE", "MASE", "in 80 %"], rows, text_columns=2)
 
 
 def _or_last(value: float | None) -> float:
     return math.inf if value is None else value
-
-
-def _number(value: float | None) -> str:
-    """Four digits that count, with separators of thousands, never in powers of ten."""
-    if value is None:
-        return "-"
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:,.{max(0, 4 - whole)}f}"

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from presurge.cli.console import console, format_table
-from presurge.cli.dataset import FillOption, Item, Kind, Step, Time, Value, table_options
+from presurge.cli.console import console, format_table, number
+from presurge.cli.dataset import FillOption, Item, Kind, Step, Time, Value, table_changes
 from presurge.cli.options import Debug, Json, Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def predict(
     item: Item = None,
     step: Step = None,
     kind: Kind = None,
-    fill: FillOption = "auto",
+    fill: FillOption = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -63,7 +63,7 @@ def predict(
     forecast = job.predict(
         model_dir,
         history,
-        table=table_options(time, value, item, step, kind, fill),
+        table=table_changes(time, value, item, step, kind, fill),
         horizon=horizon,
         gaps=job.gap_rule(fill_gaps),
     )
@@ -85,7 +85,7 @@ def forecast_text(forecast: "Forecast") -> str:
     rows = []
     for row in forecast.to_dict()["forecast"]:
         low, high = row["quantiles"].get("0.1"), row["quantiles"].get("0.9")
-        interval = "not calibrated" if low is None else f"{low:,.6g} to {high:,.6g}"
-        cells = [str(row["timestamp"]), row["channel"], f"{row['mean']:,.6g}", interval]
+        interval = "not calibrated" if low is None else f"{number(low)} to {number(high)}"
+        cells = [str(row["timestamp"]), row["channel"], number(row["mean"]), interval]
         rows.append([str(row["item"]), *cells] if several else cells)
     return format_table(header, rows, text_columns=2 + several)

@@ -38,7 +38,12 @@ class _WholeByDefault(TyperGroup):
             command.format_help(own, formatter)
 
 
-app = typer.Typer(name="prepare", cls=_WholeByDefault, no_args_is_help=True)
+app = typer.Typer(
+    name="prepare",
+    cls=_WholeByDefault,
+    no_args_is_help=True,
+    help="Turn a request trace into a regular series, its split and its files.",
+)
 
 _READING = "Reading the trace"
 Trace = Annotated[Path, typer.Argument(metavar="TRACE", help="A request trace.", show_default=False)]
@@ -260,8 +265,9 @@ def _print(prepared: "Prepared", *, as_json: bool) -> None:
 
 
 def _print_files(directory: Path, files: Sequence[Path]) -> None:
+    console.say(f"Wrote {len(files)} files into {directory}")
     for file in files:
-        console.say(f"Wrote {directory / file}")
+        console.say(f"  {file}", level="verbose")
 
 
 def _statistics_table(statistics: "Statistics") -> str:

@@ -1,7 +1,9 @@
 """``presurge train``."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -16,39 +18,85 @@ from presurge.cli.dataset import (
     Time,
     ValidationFraction,
     Value,
-    table_options,
+    dataset_from,
 )
 from presurge.cli.evaluate import Context, Horizon, print_evaluation, say_notes
 from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.train_options import (
+    Accumulate,
+    AllowFallback,
+    BatchSize,
+    Channels,
+    ClipNorm,
+    Config,
+    Device,
+    Epochs,
+    Individual,
+    Kernel,
+    LearningRate,
+    Loggers,
+    Loss,
+    Model,
+    Out,
+    Patience,
+    Plots,
+    Precision,
+    Preset,
+    Resume,
+    Schedule,
+    Seed,
+    Set,
+    Solver,
+    Threads,
+    UseWandb,
+    WandbEntity,
+    WandbProject,
+    WandbRunName,
+    WeightDecay,
+)
 
 
 def train(
+    ctx: typer.Context,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run directory.")] = Path(
-        "training_output"
-    ),
-    model: Annotated[
-        str | None, typer.Option("--model", help="Model to train; `auto` chooses by validation.")
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", help="minute-3 (120 to 3 rows, the default) or long-20 (100 to 20 rows)."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.json", help="Settings; a flag beats them.")
-    ] = None,
+    out: Out = Path("training_output"),
+    model: Model = None,
+    preset: Preset = None,
+    config: Config = None,
     context: Context = None,
     horizon: Horizon = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the model, for example ridge=0.01."),
-    ] = None,
+    settings: Set = None,
+    solver: Solver = None,
+    loss: Loss = None,
+    individual: Individual = None,
+    kernel_size: Kernel = None,
+    channels: Channels = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    schedule: Schedule = None,
+    weight_decay: WeightDecay = None,
+    clip_norm: ClipNorm = None,
+    accumulate: Accumulate = None,
+    patience: Patience = None,
+    seed: Seed = None,
+    device: Device = None,
+    allow_fallback: AllowFallback = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    resume: Resume = False,
+    use_wandb: UseWandb = None,
+    wandb_project: WandbProject = None,
+    wandb_entity: WandbEntity = None,
+    wandb_run_name: WandbRunName = None,
+    loggers: Loggers = None,
+    plots: Plots = True,
     time: Time = None,
     value: Value = None,
     item: Item = None,
     step: Step = None,
     kind: Kind = None,
-    fill: FillOption = "auto",
+    fill: FillOption = None,
     test_fraction: TestFraction = None,
     validation_fraction: ValidationFraction = None,
     json: Json = False,
@@ -58,28 +106,54 @@ def train(
 ) -> None:
     """Train a forecaster, measure it beside the naive baselines, and write a run directory with a report.
 
+    A flag beats the --config file, that beats the preset, and that the default.
+
     Example:  presurge train data --out run --model auto
     """
-    from presurge.jobs.data import load_dataset
-    from presurge.jobs.settings import resolve_settings
-    from presurge.jobs.train import train as job
+    _train(ctx.params)
 
-    flags = {"model": model, "preset": preset, "context": context, "horizon": horizon}
-    resolved = resolve_settings(flags | {"model_settings": _pairs(settings)}, config)
-    dataset = load_dataset(
-        data,
-        table_options(time, value, item, step, kind, fill),
-        step=step,
-        test_fraction=test_fraction,
-        validation_fraction=validation_fraction,
-    )
+
+def _train(given: dict[str, Any]) -> None:
+    """Act on the parameters of ``train``, by their names."""
+    from presurge.jobs.settings import MODEL_KEYS, TrainSettings, check_model, resolve_settings
+    from presurge.jobs.train import further_process, help_to_train
+    from presurge.jobs.train import train as job
+    from presurge.training.interruption import TrainingInterrupted
+
+    flags = {name: given[name] for name in (*TrainSettings.model_fields, *MODEL_KEYS) if name in given}
+    flags |= {"model_settings": _pairs(given["settings"]), "loggers": given["loggers"] or None}
+    resolved = resolve_settings(flags, given["config"])
+    check_model(resolved)
+    dataset = dataset_from(given)
+    if further_process():
+        help_to_train(dataset, resolved)
+        return
     say_notes(dataset.notes)
-    split = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
-    with console.progress() as progress:
-        result = job(dataset, resolved, out, progress=progress, split=split)
+    out = given["out"]
+    try:
+        with console.progress() as progress:
+            result = job(
+                dataset,
+                resolved,
+                out,
+                progress=progress,
+                split={name: given[name] for name in ("test_fraction", "validation_fraction")},
+                resume=given["resume"],
+                plots=given["plots"],
+            )
+    except TrainingInterrupted:
+        console.warn(
+            f"Interrupted; the last checkpoint is in {out / 'checkpoints'}. To go on:\n  {_resume_command()}"
+        )
+        raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
-    print_evaluation(result.evaluation, as_json=json)
-    console.say(f"Model:  {result.directory / 'models'}\nReport: {result.report}")
+    print_evaluation(result.evaluation, as_json=given["json"])
+    console.say(f"Model:  {out / 'models'}\nReport: {result.report}")
+
+
+def _resume_command() -> str:
+    words = ["presurge", *sys.argv[1:]]
+    return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
@@ -121,13 +195,11 @@ def models(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> No
     """
     from presurge.models.registry import BASELINES, model_class, model_names
 
-    rows = [
-        {"name": name, "summary": model_class(name).summary, "baseline": name in BASELINES}
-        for name in model_names()
-    ]
+    summaries = {name: model_class(name).summary for name in model_names()}
     if json:
+        rows = [{"name": n, "summary": s, "baseline": n in BASELINES} for n, s in summaries.items()]
         console.result_json({"models": rows})
         return
     console.result(
-        format_table(["model", "what it is"], [[r["name"], r["summary"]] for r in rows], text_columns=2)
+        format_table(["model", "what it is"], [[*pair] for pair in summaries.items()], text_columns=2)
     )

@@ -12,6 +12,7 @@ from presurge.series.panel import Clock
 from presurge.series.timestamps import TimeUnit
 from presurge.sources.recognise import GUIDE_SERIES, recognise_file
 from presurge.sources.requests import FailureRule, counted
+from presurge.sources.synthetic_label import is_synthetic
 from presurge.sources.trace import BadRows, Trace, open_trace
 
 
@@ -132,7 +133,8 @@ def count_any(path: Path, step: int, reading: TraceReading | None = None) -> Cou
 
 def describe_source(path: Path, form: str) -> dict[str, Any]:
     """What names an input in a manifest. The manifest has a checksum of the series, which costs less and says more."""
-    return {"path": str(path), "format": form, "bytes": path.stat().st_size}
+    label = {"synthetic": True} if is_synthetic(path) else {}
+    return {"path": str(path), "format": form, "bytes": path.stat().st_size, **label}
 
 
 def _failure_note(failures: int, rule: FailureRule) -> tuple[str, ...]:

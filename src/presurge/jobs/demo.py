@@ -25,7 +25,7 @@ def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress
     """Synthesize, prepare, train and measure ``auto``, report, and forecast the next three minutes."""
     trace, data, run = out / "trace.csv", out / "data", out / "run"
     spec = SyntheticSpec(rows=rows, days=days, seed=seed)
-    synthesize(spec, trace, lambda done, whole: progress("Drawing a synthetic trace", done / whole))
+    synthesize(spec, trace, progress=progress)
     prepare(trace, data, progress=progress)
     trained = train(load_dataset(data), resolve_settings({"model": "auto"}), run, progress=progress)
     return DemoResult(trained=trained, forecast=predict(run, data))

@@ -1,11 +1,13 @@
 """Score a trained model on data, beside baselines fitted to the rows before the scored ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from presurge.errors import HistoryError
 from presurge.evaluation.backtest import Evaluation
 from presurge.jobs.backtest import fit_baselines, score_fitted
-from presurge.jobs.data import TableOptions, load_dataset
+from presurge.jobs.data import load_dataset
 from presurge.jobs.fitting import Fitted
 from presurge.jobs.predict import history_table
 from presurge.models import registry
@@ -18,7 +20,7 @@ def evaluate(
     model_directory: Path,
     data: Path,
     *,
-    table: TableOptions | None = None,
+    table: Mapping[str, Any] | None = None,
     stride: int = 1,
     test_fraction: float | None = None,
     validation_fraction: float | None = None,
@@ -32,10 +34,9 @@ def evaluate(
     model, config = registry.load(model_directory)
     spec = model.fitted_spec()
     split = config["training"].get("split", {})
-    table = history_table(data, model, config, table)
     dataset = load_dataset(
         data,
-        table,
+        history_table(data, model, config, table),
         step=f"{spec.step // SECOND}s",
         test_fraction=split.get("test_fraction") if test_fraction is None else test_fraction,
         validation_fraction=split.get("validation_fraction")
@@ -46,6 +47,14 @@ def evaluate(
         raise HistoryError(
             f"the data have a step of {format_step(dataset.panel.step)}, the model one of {format_step(spec.step)}",
             where=str(data),
+            hint=f"Bring the data to {format_step(spec.step)}: --step, or presurge prepare --step.",
+        )
+    missing = [channel.name for channel in spec.channels if channel.name not in dataset.panel.channel_names]
+    if missing:
+        raise HistoryError(
+            f"no channel {', '.join(map(repr, missing))}",
+            where=str(data),
+            hint=f"The data have the channels {', '.join(dataset.panel.channel_names)}.",
         )
     dataset = dataset.select([channel.name for channel in spec.channels])
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)

@@ -1,6 +1,6 @@
 """Forecast what follows a history with a trained model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from presurge import store
-from presurge.errors import ConfigError
+from presurge.errors import ConfigError, FormatError, HistoryError
 from presurge.jobs.data import TableOptions, load_series
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
@@ -16,6 +16,7 @@ from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
 from presurge.sources.files import open_file
+from presurge.sources.recognise import recognise_file
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
@@ -26,7 +27,7 @@ def predict(
     model_directory: Path,
     history: Path,
     *,
-    table: TableOptions | None = None,
+    table: Mapping[str, Any] | None = None,
     horizon: int | None = None,
     gaps: GapRule = "error",
 ) -> Forecast:
@@ -36,7 +37,7 @@ def predict(
         model_directory: A model directory or a run directory.
         history: A table with the columns that the model was trained on, a minute file, a request trace or a prepared
             directory. At least as many rows as the model's context, at the model's step.
-        table: Columns of the history where they differ from those of the training table.
+        table: What differs from how the training table was read, by the names of ``TableOptions``.
         horizon: Rows to forecast, at most the model's horizon (the default).
         gaps: What happens to missing rows within the context: an error, or straight lines between the neighbours,
             which the forecast's ``flags`` then say.
@@ -53,7 +54,9 @@ def predict(
     return replace(model.forecast(panel, horizon), flags=flags)
 
 
-def load_history(path: Path, model: Forecaster, config: dict[str, Any], table: TableOptions | None) -> Panel:
+def load_history(
+    path: Path, model: Forecaster, config: dict[str, Any], table: Mapping[str, Any] | None
+) -> Panel:
     """Read a history the way the model's training data were read.
 
     Raises:
@@ -64,17 +67,33 @@ def load_history(path: Path, model: Forecaster, config: dict[str, Any], table: T
 
 
 def history_table(
-    path: Path, model: Forecaster, config: dict[str, Any], table: TableOptions | None
+    path: Path, model: Forecaster, config: dict[str, Any], changes: Mapping[str, Any] | None = None
 ) -> TableOptions | None:
-    """How to read a file of the model's series: as told, as the training table was read, or by the columns' names."""
+    """How to read a file of the model's series: as the training table was read or by the columns' names, with changes.
+
+    None where the file is a prepared directory, a request trace or a minute file of a known format.
+
+    Raises:
+        HistoryError: It is neither of a known format nor has the model's columns.
+        ConfigError: The changes do not say which columns to read.
+    """
+    if not path.is_file():
+        return None
     channels = model.fitted_spec().channels
-    if table is None and path.is_file():
-        remembered = config["training"].get("table")
-        names = [channel.name for channel in channels]
-        table = TableOptions.from_dict(remembered) if remembered else _guessed_table(path, names)
-    if table is not None:
-        table = replace(table, kinds={channel.name: channel.kind for channel in channels})
-    return table
+    names = tuple(channel.name for channel in channels)
+    remembered = config["training"].get("table")
+    base = TableOptions.from_dict(remembered) if remembered else None
+    changes = dict(changes or {})
+    if base is None and not {"time", "values"} <= set(changes):
+        time = changes.get("time") or _time_column(path, names)
+        if time is None:
+            return None
+        base = TableOptions(time=time, values=names)
+    kinds = {channel.name: channel.kind for channel in channels}
+    table = TableOptions(**changes) if base is None else replace(base, **changes)
+    return replace(
+        table, kinds={name: table.kinds.get(name) or kinds[name] for name in table.values if name in kinds}
+    )
 
 
 def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[str, ...]]:
@@ -105,13 +124,29 @@ def _interpolate(series: np.ndarray[Any, np.dtype[np.float32]]) -> int:
     return len(holes)
 
 
-def _guessed_table(path: Path, channels: Sequence[str]) -> TableOptions | None:
-    """A table whose columns are named as the model's channels, beside a column with the usual name of a time."""
+def _time_column(path: Path, channels: Sequence[str]) -> str | None:
+    """The column with the usual name of a time, beside columns named as the channels; None for a known format.
+
+    Raises:
+        HistoryError: The file is of no known format and lacks a channel, or its time column is not clear.
+    """
     columns = open_file(path).columns
     times = [name for name in columns if name.lower() in TIME_NAMES]
-    if len(times) != 1 or not set(channels) <= set(columns):
-        return None
-    return TableOptions(time=times[0], values=tuple(channels))
+    if set(channels) <= set(columns) and len(times) == 1:
+        return times[0]
+    try:
+        recognise_file(path)
+    except FormatError as error:
+        missing = [name for name in channels if name not in columns]
+        what = (
+            f"no column {', '.join(map(repr, missing))}" if missing else "no column that is plainly the time"
+        )
+        raise HistoryError(
+            f"{what}; the columns are: {', '.join(columns)}",
+            where=str(path),
+            hint=f"The model forecasts {', '.join(channels)}. Name the columns of a table: --time COL --value COL",
+        ) from error
+    return None
 
 
 def gap_rule(text: str) -> GapRule:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from presurge.errors import ConfigError
+from presurge.models.registry import model_class
+from presurge.training.settings import LoopSettings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "minute-3": {"context": 120, "horizon": 3},
@@ -14,24 +16,57 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """minute-3 looks two hours back and three minutes ahead, the time that a replica takes to start; long-20 looks further."""
 
-_OTHER_NAMES: dict[str, str] = {"sequence_length": "context", "prediction_horizon": "horizon"}
+DEFAULT_PRESET = "minute-3"
+
+_OTHER_NAMES = {
+    "sequence_length": "context",
+    "prediction_horizon": "horizon",
+    "early_stopping_patience": "patience",
+}
 """Names of the training guide for what Presurge calls otherwise."""
 
-DEFAULT_PRESET = "minute-3"
+MODEL_KEYS = ("individual", "kernel_size", "solver", "loss")
+"""Settings of a model that have a flag and a key of their own; the others are given by ``--set`` or ``model_settings``."""
 
 T = TypeVar("T", bound=BaseModel)
 
 
-class TrainSettings(BaseModel):
-    """Resolved settings of a training run, written to ``training_config.json``."""
+class TrainSettings(LoopSettings):
+    """Resolved settings of a training run, written to ``training_config.json``; it can be read back with ``--config``.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    The settings of the training loop (``epochs``, ``learning_rate`` ...) matter to models that learn by gradient only.
+
+    Attributes:
+        model: Name of the model.
+        preset: Where context and horizon come from if nothing else says.
+        context: Rows of history.
+        horizon: Rows of forecast.
+        channels: How many channels the data must have; None takes any number.
+        batch_size: Windows of a training step.
+        model_settings: The model's own settings.
+        use_wandb: Send curves, metrics and pictures to Weights & Biases.
+        wandb_project: Its project.
+        wandb_entity: Its team.
+        wandb_run_name: The name of the run there.
+        loggers: Further metric loggers by name.
+    """
 
     model: str = "dlinear"
     preset: str = DEFAULT_PRESET
     context: int = Field(120, ge=1)
     horizon: int = Field(3, ge=1)
+    channels: int | None = Field(None, ge=1)
+    batch_size: int = Field(128, ge=1)
     model_settings: dict[str, Any] = Field(default_factory=dict)
+    use_wandb: bool = False
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+    wandb_run_name: str | None = None
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+
+    def loop(self) -> LoopSettings:
+        """The settings of the training loop among these."""
+        return LoopSettings(**{name: getattr(self, name) for name in LoopSettings.model_fields})
 
 
 def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> TrainSettings:
@@ -51,9 +86,16 @@ def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> 
         raise ConfigError(
             f"there is no preset {preset!r}", where="preset", hint=f"Choose one of: {', '.join(PRESETS)}."
         )
-    merged = {**PRESETS[preset], "preset": preset, **from_file, **given}
+    own = _model_settings(from_file) | _model_settings(given)
+    merged = {**PRESETS[preset], "preset": preset, **from_file, **given, "model_settings": own}
+    values = {key: value for key, value in merged.items() if key not in MODEL_KEYS}
     where = str(config_file) if config_file is not None else None
-    return validated(TrainSettings, merged, where=where)
+    return validated(TrainSettings, values, where=where)
+
+
+def _model_settings(values: dict[str, Any]) -> dict[str, Any]:
+    own = values.get("model_settings")
+    return {**(own or {}), **{key: values[key] for key in MODEL_KEYS if key in values}}
 
 
 def validated(kind: type[T], values: dict[str, Any], *, where: str | None = None) -> T:
@@ -68,9 +110,11 @@ def validated(kind: type[T], values: dict[str, Any], *, where: str | None = None
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(kind.model_fields))
+            known = ", ".join(sorted({*kind.model_fields, *(MODEL_KEYS if kind is TrainSettings else ())}))
             raise ConfigError(f"unknown key {key!r}", where=where, hint=f"Known are: {known}.") from error
-        raise ConfigError(f"{key}: {first['msg']} (got {first['input']!r})", where=where) from error
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
+        raise ConfigError(f"{key}: {message} (got {first['input']!r})", where=where) from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -85,3 +129,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError("is not one JSON object", where=str(path))
     return {_OTHER_NAMES.get(str(key), str(key)): inner for key, inner in value.items()}
+
+
+def check_model(settings: TrainSettings) -> None:
+    """Refuse an unknown model or a wrong setting of it before any data are read.
+
+    Raises:
+        ConfigError: There is no such model, or it has no such setting.
+    """
+    kind = model_class(settings.model)
+    validated(kind.settings_class, settings.model_settings, where=f"settings of {settings.model}")

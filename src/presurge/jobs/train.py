@@ -1,19 +1,21 @@
 """Train a model on DATA, measure it, and write the run directory: model, log, plots, settings and reports."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from presurge import __version__, store
+from presurge.errors import ConfigError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.jobs.backtest import fit_baselines, score_fitted
 from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import Fitted, fit_model
+from presurge.jobs.run_directory import log_file, open_loggers, save_run_model
 from presurge.jobs.settings import TrainSettings
+from presurge.models.plan import TrainingPlan, require_torch
 from presurge.progress import Progress
 
 logger = logging.getLogger("presurge.train")
@@ -36,6 +38,8 @@ def train(
     *,
     progress: Progress | None = None,
     split: dict[str, Any] | None = None,
+    resume: bool = False,
+    plots: bool = True,
 ) -> TrainResult:
     """Fit, calibrate, score beside the baselines, and write the run directory.
 
@@ -45,44 +49,102 @@ def train(
         directory: The run directory; ``models`` in it is replaced as a whole once the fit succeeded.
         progress: Told the phase and its share done.
         split: How the data were cut, remembered so that ``presurge evaluate`` cuts them alike.
+        resume: Go on from the last checkpoint of a training by gradient.
+        plots: Draw the pictures of the report.
 
     Raises:
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
+        TrainingInterrupted: Ctrl-C, after a checkpoint was written.
     """
-    with _log_file(directory / "logs" / "training.log"):
+    _check(dataset, settings)
+    with log_file(directory / "logs" / "training.log", append=resume):
         logger.info("Presurge %s, settings %s", __version__, settings.model_dump_json())
         logger.info("Data %s", dataset.source)
         store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
-        context, horizon = settings.context, settings.horizon
-        fitted = fit_model(
-            settings.model,
-            dataset,
-            context=context,
-            horizon=horizon,
-            settings=settings.model_settings,
-            progress=progress,
+        loggers = open_loggers(settings, directory, resume=resume)
+        plan = TrainingPlan(
+            loop=settings.loop(),
+            batch_size=settings.batch_size,
+            directory=directory / "checkpoints",
+            resume=resume,
+            loggers=tuple(loggers),
         )
+        fitted = _fit(dataset, settings, plan, progress)
         report = fitted.report
         logger.info("Fitted %s in %.2f CPU-s, chosen %s", settings.model, fitted.cpu_seconds, report.chosen)
-        baselines = fit_baselines(dataset, context=context, horizon=horizon, progress=progress)
-        others = [one for one in baselines if one.model.name != fitted.model.name]
-        evaluation = score_fitted([fitted, *others], dataset, progress=progress)
-        for sentence in evaluation.verdicts():
-            logger.info(sentence)
+        evaluation = _score(fitted, dataset, settings, progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)
-        _save_model(fitted, dataset, settings, directory / "models", split or {})
-        store.write_json(directory / "metrics.json", evaluation.to_dict())
-        summary = _summary(directory, dataset, settings, fitted, evaluation)
-        store.write_text(directory / "training_report.txt", report_text(summary))
-        page = write_report(directory, summary, progress=progress)
-        logger.info("Wrote %s", page)
+        save_run_model(directory, fitted.model, _training_record(fitted, dataset, settings, split or {}))
+        page = _write_reports(
+            directory, dataset, settings, fitted, evaluation, plots=plots, progress=progress
+        )
+        final = {"parameters": report.n_parameters, **fitted.model.error}
+        for one in loggers:
+            one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
     return TrainResult(directory=directory, fitted=fitted, evaluation=evaluation, report=page)
 
 
-def _summary(
-    directory: Path, dataset: Dataset, settings: TrainSettings, fitted: Fitted, evaluation: Evaluation
-) -> RunSummary:
-    return RunSummary(
+def further_process() -> bool:
+    """Whether torchrun started this process as one that only helps the first to train."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def help_to_train(dataset: Dataset, settings: TrainSettings) -> None:
+    """What a further process does: fit, with its share of every batch, and write nothing."""
+    _fit(dataset, settings, TrainingPlan(loop=settings.loop(), batch_size=settings.batch_size), None)
+
+
+def _check(dataset: Dataset, settings: TrainSettings) -> None:
+    """Refuse what cannot work before anything is written."""
+    found = len(dataset.panel.channels)
+    if settings.channels is not None and settings.channels != found:
+        raise ConfigError(
+            f"{settings.channels} channels were asked for, and the data have {found}",
+            where="channels",
+            hint=f"The channels are: {', '.join(dataset.panel.channel_names)}.",
+        )
+    if settings.device not in ("auto", "cpu"):
+        require_torch(f"the device {settings.device}")
+        from presurge.training.devices import resolve_device
+
+        resolve_device(settings.device, allow_fallback=settings.allow_fallback)
+
+
+def _fit(dataset: Dataset, settings: TrainSettings, plan: TrainingPlan, progress: Progress | None) -> Fitted:
+    return fit_model(
+        settings.model,
+        dataset,
+        context=settings.context,
+        horizon=settings.horizon,
+        settings=settings.model_settings,
+        plan=plan,
+        progress=progress,
+    )
+
+
+def _score(
+    fitted: Fitted, dataset: Dataset, settings: TrainSettings, progress: Progress | None
+) -> Evaluation:
+    baselines = fit_baselines(dataset, context=settings.context, horizon=settings.horizon, progress=progress)
+    others = [one for one in baselines if one.model.name != fitted.model.name]
+    evaluation = score_fitted([fitted, *others], dataset, progress=progress)
+    for sentence in evaluation.verdicts():
+        logger.info(sentence)
+    return evaluation
+
+
+def _write_reports(
+    directory: Path,
+    dataset: Dataset,
+    settings: TrainSettings,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    *,
+    plots: bool,
+    progress: Progress | None,
+) -> Path:
+    store.write_json(directory / "metrics.json", evaluation.to_dict())
+    summary = RunSummary(
         directory=directory,
         model=fitted.model,
         fit_report=fitted.report,
@@ -96,6 +158,10 @@ def _summary(
         notes=(*dataset.notes, *fitted.report.notes),
         evaluation=evaluation,
     )
+    store.write_text(directory / "training_report.txt", report_text(summary))
+    page = write_report(directory, summary, plots=plots, progress=progress)
+    logger.info("Wrote %s", page)
+    return page
 
 
 def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, float]]:
@@ -106,10 +172,11 @@ def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, fl
     }
 
 
-def _save_model(
-    fitted: Fitted, dataset: Dataset, settings: TrainSettings, directory: Path, split: dict[str, Any]
-) -> None:
-    training = {
+def _training_record(
+    fitted: Fitted, dataset: Dataset, settings: TrainSettings, split: dict[str, Any]
+) -> dict[str, Any]:
+    """How the model was trained and on what, for its ``config.json``."""
+    return {
         "settings": settings.model_dump(mode="json"),
         "data": dataset.source,
         "table": dataset.table.to_dict() if dataset.table is not None else None,
@@ -124,28 +191,3 @@ def _save_model(
         "notes": list(fitted.report.notes),
         "cpu_seconds": fitted.cpu_seconds,
     }
-    fitted.model.save(directory, training=training)
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Send the messages of the package to a file while the body runs."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    except OSError as error:
-        raise store.storage_error(error, path) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package = logging.getLogger("presurge")
-    level = package.level
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
-    try:
-        yield
-    except Exception:
-        package.exception("Training stopped")
-        raise
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()

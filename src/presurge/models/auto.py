@@ -76,9 +76,13 @@ class Auto(Forecaster):
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "transform, ridge, solver and baseline chosen by rolling validation"
     settings_class: ClassVar[type[Settings]] = AutoSettings
-    refits: ClassVar[bool] = True
     settings: AutoSettings
     members: list[_Member]
+
+    @property
+    def refits(self) -> bool:
+        """A fit costs little."""
+        return True
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""DLinear: two linear maps from context to horizon, one of the season and one of the trend; solved exactly.
+"""DLinear: two linear maps from context to horizon, one of the season and one of the trend; solved exactly or by gradient.
 
 With squared error DLinear is ordinary least squares: with M the moving average, ``Ws (I - M) + Wt M`` reaches every matrix
 W, and does so with ``Ws = Wt = W``. That is what the exact solver stores, so that the weights are those of a genuine
@@ -9,16 +9,19 @@ Shapes: B windows, L context, H horizon, C channels, G groups of channels that s
 """
 
 import time
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from presurge.models.decomposition import fold
 from presurge.models.exact import Normalisation, fit_exact, pose
 from presurge.models.folded import FoldedLinear
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
-from presurge.progress import Progress
+from presurge.models.plan import LossName, require_torch
+from presurge.progress import Progress, silent
+from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
@@ -32,7 +35,9 @@ class DLinearSettings(Settings):
     Attributes:
         individual: Own weights for each channel, or one set for all.
         kernel_size: Rows of the moving average; odd.
-        solver: How the weights are found; ``auto`` is ``exact``.
+        solver: How the weights are found: ``exact`` least squares, ``sgd`` by the training loop (needs torch), or
+            ``auto``, which is exact where the loss is the squared error without weight decay.
+        loss: What is minimised; all but ``mse`` need ``sgd``. ``quantile`` forecasts every level of the intervals.
         transform: Applied before scaling.
         scaler: Applied after the transform.
         normalisation: What is taken off every window and put back on its forecast: nothing, its last value or its mean.
@@ -42,7 +47,8 @@ class DLinearSettings(Settings):
 
     individual: bool = True
     kernel_size: int = Field(25, ge=1)
-    solver: Literal["auto", "exact"] = "auto"
+    solver: Literal["auto", "exact", "sgd"] = "auto"
+    loss: LossName = "mse"
     transform: TransformName = "identity"
     scaler: ScalerName = "standard"
     normalisation: Normalisation = "none"
@@ -56,14 +62,21 @@ class DLinearSettings(Settings):
             raise ValueError("a moving average is centred on a row, so its size must be odd")
         return value
 
+    @model_validator(mode="after")
+    def _exact_only_for_squares(self) -> "DLinearSettings":
+        if self.solver == "exact" and self.loss != "mse":
+            raise ValueError(
+                f"the exact solver minimises the squared error, not {self.loss}: choose solver sgd"
+            )
+        return self
+
 
 class DLinear(Forecaster):
-    """Season and trend, each by a linear map of its own; exact least squares."""
+    """Season and trend, each by a linear map of its own; exact least squares, or the training loop."""
 
     name: ClassVar[str] = "dlinear"
     summary: ClassVar[str] = "linear maps of season and trend, solved exactly"
     settings_class: ClassVar[type[Settings]] = DLinearSettings
-    refits: ClassVar[bool] = True
     settings: DLinearSettings
     scaler: Scaler
     weights: dict[str, FloatArray]
@@ -74,11 +87,34 @@ class DLinear(Forecaster):
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
-        """Solve for the weights; the scaler and the weights know the training rows only."""
+        """Find the weights; the scaler and the weights know the training rows only.
+
+        Raises:
+            DataError: There is no complete training window.
+            MissingDependencyError: The solver is ``sgd`` and torch is not installed.
+        """
         started = time.process_time()
-        settings = self.settings
         self.spec = SeriesSpec.of(panel)
-        self.scaler = Scaler.fit(panel.take(train).values, settings.scaler, settings.transform)
+        self.scaler = Scaler.fit(panel.take(train).values, self.settings.scaler, self.settings.transform)
+        find = self._solve if self.solver == "exact" else self._learn
+        report = find(panel, train, validation, progress or silent)
+        return replace(report, cpu_seconds=time.process_time() - started)
+
+    @property
+    def solver(self) -> Literal["exact", "sgd"]:
+        """The solver that ``auto`` stands for, under the loss and the plan."""
+        if self.settings.solver != "auto":
+            return self.settings.solver
+        plain = self.settings.loss == "mse" and self.plan.loop.weight_decay == 0
+        return "exact" if plain else "sgd"
+
+    @property
+    def refits(self) -> bool:
+        """Only the exact solution is cheap enough to be found twice."""
+        return self.solver == "exact"
+
+    def _solve(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
+        settings = self.settings
         problem = pose(
             panel,
             train,
@@ -99,21 +135,55 @@ class DLinear(Forecaster):
                 "trend.bias": half_GH,
             }
         )
-        if progress is not None:
-            progress("solved", 1.0)
+        progress("Solving", 1.0)
         return FitReport(
             model=self.name,
             n_windows=solution.n_windows,
             n_parameters=self.n_parameters,
-            cpu_seconds=time.process_time() - started,
+            cpu_seconds=0.0,
             chosen={"solver": "exact", "ridge": solution.ridge},
             candidates=solution.candidates,
             notes=solution.notes,
         )
 
+    def _learn(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
+        require_torch("training by gradient")
+        from presurge.models.networks.linear_maps import learn
+        from presurge.models.networks.train import NetworkProblem
+
+        settings = self.settings
+        problem = NetworkProblem(
+            panel=panel,
+            train=train,
+            validation=validation,
+            scaler=self.scaler,
+            context=self.context,
+            horizon=self.horizon,
+            loss=settings.loss,
+            levels=QUANTILE_LEVELS,
+            stride=settings.stride,
+            architecture={"model": self.name, **settings.model_dump(mode="json")},
+        )
+        arrays, outcome, windows = learn(problem, self.plan, settings, progress=progress)
+        self._adopt(arrays)
+        return FitReport(
+            model=self.name,
+            n_windows=windows,
+            n_parameters=self.n_parameters,
+            cpu_seconds=0.0,
+            chosen={"solver": "sgd", "epoch": outcome.best_epoch + 1},
+            history=tuple(outcome.history),
+        )
+
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; a channel with a missing value in its context is forecast as NaN."""
-        return Prediction(self.folded.predict(batch.context_BLC))
+        rows_BRC = self.folded.predict(batch.context_BLC)
+        if self.settings.loss != "quantile":
+            return Prediction(rows_BRC)
+        levels = len(QUANTILE_LEVELS)
+        shape = (len(rows_BRC), self.horizon, levels, rows_BRC.shape[2])
+        quantiles_BHQC = np.sort(rows_BRC.reshape(shape), axis=2)  # sorted, quantiles never cross
+        return Prediction(quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)], quantiles_BHQC)
 
     @property
     def n_parameters(self) -> int:

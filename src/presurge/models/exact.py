@@ -121,7 +121,6 @@ def pose(
     spread_C = np.broadcast_to(own.scale_C, channels).copy()
     work_CR -= centre_C[:, None]
     work_CR /= spread_C[:, None]
-    anchors = {"none": None, "last": np.eye(context)[-1], "mean": np.full(context, 1 / context)}
     return LinearProblem(
         panel=panel,
         scaler=scaler,
@@ -131,8 +130,21 @@ def pose(
         context=context,
         horizon=horizon,
         shared=shared,
-        anchor_L=anchors[normalisation],
+        anchor_L=anchor(normalisation, context),
     )
+
+
+def anchor(normalisation: Normalisation, context: int) -> Float64Array | None:
+    """float64 [L], the weights of the level that a normalisation takes off every window; None for no level."""
+    match normalisation:
+        case "last":
+            last_L = np.zeros(context)
+            last_L[-1] = 1
+            return last_L
+        case "mean":
+            return np.full(context, 1 / context)
+        case _:
+            return None
 
 
 def fit_exact(

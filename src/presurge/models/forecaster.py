@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict
 from presurge import __version__, store
 from presurge.errors import HistoryError, ModelError
 from presurge.models.calibration import Calibration
+from presurge.models.plan import TrainingPlan
+from presurge.models.tracking import IntervalTracker, in_words
 from presurge.progress import Progress
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND, format_step
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch, batch_of
+from presurge.series.windows import WindowBatch
 
 
 class Prediction(NamedTuple):
@@ -82,6 +84,7 @@ class FitReport:
         chosen: What the fit chose by validation (ridge, transform, period ...).
         candidates: The table of that choice: one dictionary a candidate with its validation error.
         notes: Plain sentences that the user should read.
+        history: One dictionary an epoch, of a model that learned by gradient.
     """
 
     model: str
@@ -91,6 +94,7 @@ class FitReport:
     chosen: dict[str, Any] = field(default_factory=dict)
     candidates: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    history: tuple[dict[str, float], ...] = ()
 
 
 class Forecaster(ABC):
@@ -103,18 +107,25 @@ class Forecaster(ABC):
         context: Rows of history that one forecast reads (a fit may lengthen it, for a season longer than the context).
         horizon: Rows that one forecast gives.
         settings: The model's own settings; defaults where None.
+        plan: How to train, for a model that learns by gradient.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     settings_class: ClassVar[type[Settings]] = Settings
-    refits: ClassVar[bool] = False
-    """Whether a fit is cheap enough to be done again on training and validation rows once the choices are made."""
 
-    def __init__(self, *, context: int, horizon: int, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        context: int,
+        horizon: int,
+        settings: Settings | None = None,
+        plan: TrainingPlan | None = None,
+    ) -> None:
         self.context = context
         self.horizon = horizon
         self.settings = settings if settings is not None else self.settings_class()
+        self.plan = plan if plan is not None else TrainingPlan()
         self.spec: SeriesSpec | None = None
         self.calibration: Calibration | None = None
         self.error: dict[str, dict[str, float]] = {}
@@ -142,6 +153,16 @@ class Forecaster(ABC):
     def restore(self, state: dict[str, Any], arrays: store.Arrays) -> None:
         """The inverse of ``state``."""
 
+    @property
+    def refits(self) -> bool:
+        """Whether a fit is cheap enough to be done again on training and validation rows once the choices are made."""
+        return False
+
+    @property
+    def tolerates_gaps(self) -> bool:
+        """Whether it forecasts from what it observed where its context has missing values, instead of NaN."""
+        return False
+
     def fitted_spec(self) -> SeriesSpec:
         """The specification of the series that the model was fitted to.
 
@@ -167,31 +188,29 @@ class Forecaster(ABC):
         spec = self.fitted_spec()
         history = matching_history(panel, spec, self.context)
         rows = check_horizon(self.horizon if horizon is None else horizon, self.horizon)
-        batch = batch_of(history, history.indptr[1:] - 1, self.context)
-        mean_BHC, quantiles_BHQC = self.predict(batch)
-        levels: tuple[float, ...] = ()
-        if self.calibration is not None:
-            levels = self.calibration.levels
-            quantiles_BHQC = (
-                self.calibration.quantiles(mean_BHC) if quantiles_BHQC is None else quantiles_BHQC
-            )
+        mean_BHC, quantiles_BHQC, followed_B = IntervalTracker(self, history).predict_last()
         if quantiles_BHQC is None:
             quantiles_BHQC = np.zeros((len(mean_BHC), self.horizon, 0, len(spec.channels)), np.float32)
         return Forecast(
             mean=mean_BHC[:, :rows],
             quantiles=quantiles_BHQC[:, :rows],
-            levels=levels,
-            origin=batch.origin_B,
+            levels=self.calibration.levels if self.calibration is not None else (),
+            origin=history.start + (np.diff(history.indptr) - 1) * history.step,
             step=history.step,
             channels=spec.channels,
             items=history.items,
             clock=history.clock,
             model=self.name,
             error=self.error,
+            intervals=in_words(self.calibration, followed_B),
         )
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
         """Write the model directory; ``training`` is added to its configuration (how it was trained, on what)."""
+        store.save_model(directory, *self.document(training))
+
+    def document(self, training: dict[str, Any] | None = None) -> tuple[dict[str, Any], store.Arrays]:
+        """Everything that ``from_config`` needs: (configuration as JSON values, arrays)."""
         spec = self.fitted_spec()
         state, arrays = self.state()
         config: dict[str, Any] = {
@@ -208,7 +227,7 @@ class Forecaster(ABC):
         if self.calibration is not None:
             config["calibration"] = self.calibration.to_dict()
             arrays = {**arrays, "calibration.residuals": self.calibration.residuals_HQC}
-        store.save_model(directory, config, arrays)
+        return config, arrays
 
     @classmethod
     def from_config(cls, config: dict[str, Any], arrays: store.Arrays) -> Self:
@@ -223,10 +242,8 @@ class Forecaster(ABC):
         arrays = dict(arrays)
         if "calibration" in config:
             counts = np.array([channel.kind == "count" for channel in model.spec.channels])
-            stored = config["calibration"]
-            model.calibration = Calibration(
-                arrays.pop("calibration.residuals"), tuple(stored["levels"]), counts, stored["n_windows"]
-            )
+            residuals_HQC = arrays.pop("calibration.residuals")
+            model.calibration = Calibration.from_dict(config["calibration"], residuals_HQC, counts)
         model.restore(config["state"], arrays)
         return model
 

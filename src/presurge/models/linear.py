@@ -54,10 +54,14 @@ class Linear(Forecaster):
     name: ClassVar[str] = "linear"
     summary: ClassVar[str] = "exact linear map on the best scale, with calendar"
     settings_class: ClassVar[type[Settings]] = LinearSettings
-    refits: ClassVar[bool] = True
     settings: LinearSettings
     calendar: Calendar
     channels: list[ChannelModel]
+
+    @property
+    def refits(self) -> bool:
+        """A fit costs little."""
+        return True
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None

@@ -25,7 +25,15 @@ from presurge.store import Arrays
 class _Baseline(Forecaster):
     """What the baselines share: nothing learned, nothing stored, counts never below zero."""
 
-    refits: ClassVar[bool] = True
+    @property
+    def refits(self) -> bool:
+        """A fit costs little."""
+        return True
+
+    @property
+    def tolerates_gaps(self) -> bool:
+        """Missing values are passed over."""
+        return True
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None

@@ -1,0 +1,55 @@
+"""The whole way in Python: a table of your own, a trained model, its measured error, a forecast.
+
+Run it with: python examples/python_api.py
+"""
+
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from presurge.jobs.backtest import fit_baselines, score_fitted
+from presurge.jobs.data import TableOptions, load_dataset
+from presurge.jobs.fitting import fit_model
+from presurge.models import registry
+
+CONTEXT, HORIZON = 120, 3  # minutes of history, minutes ahead
+
+
+def four_days_of_load(seed: int = 0) -> pl.DataFrame:
+    """A frame with a row a minute, such as a metrics store would give: invented, with a daily rhythm and noise."""
+    rng = np.random.default_rng(seed)
+    minute = np.arange(4 * 1440)
+    level = 60 + 40 * np.sin(2 * np.pi * minute / 1440)
+    requests = rng.poisson(level * rng.gamma(8, 1 / 8, len(minute)))
+    begin = datetime(2026, 3, 2, tzinfo=UTC)
+    stamps = [begin + timedelta(minutes=int(m)) for m in minute]
+    return pl.DataFrame({"time": stamps, "requests": requests, "cpu": 0.01 * requests + 0.05})
+
+
+def main(folder: Path) -> None:
+    table = folder / "load.parquet"
+    four_days_of_load().write_parquet(table)
+
+    options = TableOptions(time="time", values=("requests", "cpu"))
+    dataset = load_dataset(table, options, test_fraction=0.2)
+    for note in dataset.notes:
+        print(note)
+
+    fitted = fit_model("auto", dataset, context=CONTEXT, horizon=HORIZON)
+    baselines = fit_baselines(dataset, context=CONTEXT, horizon=HORIZON)
+    evaluation = score_fitted([fitted, *baselines], dataset)
+    for sentence in evaluation.verdicts():
+        print(sentence)
+
+    fitted.model.save(folder / "model")
+    model, _ = registry.load(folder / "model")
+    forecast = model.forecast(dataset.panel)
+    print(forecast.to_frame().select("timestamp", "channel", "mean", "q0.1", "q0.9"))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(temporary))

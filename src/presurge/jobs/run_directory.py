@@ -1,0 +1,72 @@
+"""What a training run writes beside its reports: log, metric curves, checkpoints, the model."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from presurge import store
+from presurge.jobs.settings import TrainSettings
+from presurge.models.forecaster import Forecaster
+from presurge.training.loggers import JsonLinesLogger, MetricLogger, open_logger
+
+TORCH_FILE = "best_model.pt"
+
+
+@contextmanager
+def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
+    """Send the messages of the package to a file while the body runs.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+    except OSError as error:
+        raise store.storage_error(error, path) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("presurge")
+    level = package.level
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        package.exception("Training stopped")
+        raise
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+def open_loggers(settings: TrainSettings, directory: Path, *, resume: bool) -> list[MetricLogger]:
+    """The metric logs of a run: ``logs/metrics.jsonl`` always, the optional ones where wanted.
+
+    A run that is not resumed begins with an empty log and without checkpoints.
+    """
+    curve = directory / "logs" / "metrics.jsonl"
+    if not resume:
+        curve.unlink(missing_ok=True)
+        for old in (directory / "checkpoints").glob("*.pt"):
+            old.unlink()
+    config = settings.model_dump(mode="json")
+    options = {
+        "project": settings.wandb_project,
+        "entity": settings.wandb_entity,
+        "run_name": settings.wandb_run_name,
+    }
+    names = [*(["wandb"] if settings.use_wandb else []), *settings.loggers]
+    return [JsonLinesLogger(curve), *(open_logger(name, directory, config, options) for name in names)]
+
+
+def save_run_model(directory: Path, model: Forecaster, training: dict[str, Any]) -> None:
+    """Write ``models/``, and ``best_model.pt`` where torch is installed."""
+    model.save(directory / "models", training=training)
+    if find_spec("torch") is not None:
+        from presurge.models.networks.torch_file import write_torch_file
+
+        write_torch_file(directory / TORCH_FILE, model, training)

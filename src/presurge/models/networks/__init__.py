@@ -1,0 +1,1 @@
+"""Networks trained by gradient: the one folder of models whose files import torch when they are imported."""

@@ -1,0 +1,136 @@
+"""DLinear as a network: the two maps are folded into one before they meet the windows, which is the same and faster.
+
+Shapes: B windows, L context, H horizon, C channels, G groups of weights (C or 1), Q outputs a step (1, or quantiles).
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from presurge.models.decomposition import moving_average_matrix
+from presurge.models.exact import Normalisation, anchor
+from presurge.models.networks.train import NetworkProblem, train_network
+from presurge.models.plan import TrainingPlan
+from presurge.progress import Progress, silent
+from presurge.series.panel import FloatArray
+from presurge.training.loop import TrainingOutcome
+
+
+class DLinearNetwork(nn.Module):
+    """``(I - M) x`` through the seasonal map plus ``M x`` through the trend map, M the moving average.
+
+    Args:
+        context: L.
+        horizon: H.
+        groups: C for individual weights, 1 for shared ones.
+        outputs: Q; the forecast is [B, H, C] where it is 1, else [B, H, Q, C].
+        kernel_size: Rows of the moving average, odd.
+        normalisation: The level that is taken off every window and put back on its forecast.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: int,
+        horizon: int,
+        groups: int,
+        outputs: int,
+        kernel_size: int,
+        normalisation: Normalisation,
+    ) -> None:
+        super().__init__()
+        self.outputs, self.horizon = outputs, horizon
+        rows, bound = outputs * horizon, 1 / math.sqrt(context)
+
+        def drawn(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))  # as torch draws a linear layer
+
+        self.seasonal_weight, self.trend_weight = drawn(groups, rows, context), drawn(groups, rows, context)
+        self.seasonal_bias, self.trend_bias = drawn(groups, rows), drawn(groups, rows)
+        self.average_LL = nn.Buffer(
+            torch.from_numpy(moving_average_matrix(context, kernel_size)).float(), persistent=False
+        )
+        level_L = anchor(normalisation, context)
+        self.level_L = (
+            None if level_L is None else nn.Buffer(torch.from_numpy(level_L).float(), persistent=False)
+        )
+
+    def forward(
+        self, context_BLC: torch.Tensor, known_BHK: torch.Tensor, item_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Forecast on the model's scale: [B, H, C], or [B, H, Q, C]."""
+        del known_BHK, item_B
+        trend_less_seasonal = self.trend_weight - self.seasonal_weight
+        weight_GRL = self.seasonal_weight + trend_less_seasonal @ self.average_LL + self._level_map()
+        bias_GR = self.seasonal_bias + self.trend_bias
+        x_CBL = context_BLC.permute(2, 0, 1)
+        if len(weight_GRL) == 1:
+            y_CBR = x_CBL @ weight_GRL[0].T + bias_GR[0]
+        else:
+            y_CBR = torch.baddbmm(bias_GR[:, None, :], x_CBL, weight_GRL.transpose(1, 2))
+        if self.outputs == 1:
+            return y_CBR.permute(1, 2, 0)
+        return y_CBR.reshape(*y_CBR.shape[:2], self.horizon, self.outputs).permute(1, 2, 3, 0)
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The weights of a plain DLinear with the same forecasts: the level is folded into both maps."""
+        level_GRL = self._level_map()
+        tensors = {
+            "seasonal.weight": self.seasonal_weight + level_GRL,
+            "seasonal.bias": self.seasonal_bias,
+            "trend.weight": self.trend_weight + level_GRL,
+            "trend.bias": self.trend_bias,
+        }
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+    def _level_map(self) -> torch.Tensor | float:
+        """What taking the level ``a x`` off and putting it back adds to the map: ``(1 - Wt 1) a``.
+
+        The moving average of a constant is that constant, so a level never reaches the seasonal map.
+        """
+        if self.level_L is None:
+            return 0.0
+        return (1 - self.trend_weight.sum(dim=2, keepdim=True)) * self.level_L
+
+
+class LinearShape(Protocol):
+    """The settings of a DLinear that shape its network."""
+
+    @property
+    def individual(self) -> bool:
+        """Own weights for each channel."""
+        ...
+
+    @property
+    def kernel_size(self) -> int:
+        """Rows of the moving average."""
+        ...
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The level that is taken off every window."""
+        ...
+
+
+def learn(
+    problem: NetworkProblem, plan: TrainingPlan, shape: LinearShape, *, progress: Progress = silent
+) -> tuple[dict[str, FloatArray], TrainingOutcome, int]:
+    """Train a DLinear by gradient: (its four arrays, the outcome, the number of training windows).
+
+    Under the quantile loss the arrays hold H x Q rows, the levels of one step beside each other.
+    """
+
+    def build() -> DLinearNetwork:
+        return DLinearNetwork(
+            context=problem.context,
+            horizon=problem.horizon,
+            groups=len(problem.panel.channels) if shape.individual else 1,
+            outputs=len(problem.levels) if problem.loss == "quantile" else 1,
+            kernel_size=shape.kernel_size,
+            normalisation=shape.normalisation,
+        )
+
+    network, outcome, windows = train_network(build, problem, plan, progress=progress)
+    return network.arrays(), outcome, windows

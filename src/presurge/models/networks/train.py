@@ -1,0 +1,146 @@
+"""Train a network on the windows of a panel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from presurge.errors import DataError
+from presurge.models.networks.task import ForecastLoss, WindowTask
+from presurge.models.plan import LossName, TrainingPlan
+from presurge.progress import Progress, silent
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.scalers import Scaler
+from presurge.series.spans import Span
+from presurge.series.windows import IntArray, complete, window_origins
+from presurge.training.loop import TrainingOutcome, fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NetworkProblem:
+    """What a network is to learn.
+
+    Attributes:
+        panel: The series.
+        train: Rows of the training windows.
+        validation: Rows of the windows that stop training and choose the best epoch; None watches the training loss.
+        scaler: Fitted on the training rows.
+        context: L.
+        horizon: H.
+        loss: What is minimised, on the model's scale.
+        levels: Quantile levels of the quantile loss.
+        stride: Rows from one training window to the next.
+        architecture: JSON values that describe the network, for the checkpoint.
+        known_RK: Inputs known in advance, a row for every row of the panel.
+    """
+
+    panel: Panel
+    train: Span
+    validation: Span | None
+    scaler: Scaler
+    context: int
+    horizon: int
+    loss: LossName
+    levels: tuple[float, ...]
+    stride: int
+    architecture: dict[str, Any]
+    known_RK: FloatArray | None = None
+
+    def inputs(self) -> FloatArray:
+        """float32 [R, D], scaled values and the inputs known in advance."""
+        scaled_RC = self.scaler.scale(self.panel.values).astype(np.float32)
+        if self.known_RK is None:
+            return scaled_RC
+        return np.concatenate([scaled_RC, self.known_RK], axis=1, dtype=np.float32)
+
+    def train_origins(self) -> IntArray:
+        """Origins of the training windows that a network can learn from.
+
+        Raises:
+            DataError: There is none.
+        """
+        origins = self._usable(
+            window_origins(
+                self.panel, self.train, context=self.context, horizon=self.horizon, stride=self.stride
+            )
+        )
+        if len(origins) == 0:
+            raise DataError(
+                f"no training window has {self.context} rows of history without a gap and {self.horizon} to forecast",
+                hint="Give more rows, or a shorter --context.",
+            )
+        return origins
+
+    def validation_origins(self) -> IntArray:
+        """Origins of the validation windows that a forecast can be judged on."""
+        if self.validation is None:
+            return np.zeros(0, np.int64)
+        return self._usable(
+            window_origins(self.panel, self.validation, context=self.context, horizon=self.horizon)
+        )
+
+    def _usable(self, origins: IntArray) -> IntArray:
+        """Those whose context misses nothing and whose targets are not all missing."""
+        whole = complete(self.panel, origins, before=self.context, after=0).all(axis=1)
+        if self.panel.observed.all():
+            return origins
+        known = np.concatenate([[0], self.panel.observed.any(axis=1).cumsum()])
+        return origins[whole & (known[origins + 1 + self.horizon] > known[origins + 1])]
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def train_network(
+    build: Callable[[], N],
+    problem: NetworkProblem,
+    plan: TrainingPlan,
+    *,
+    progress: Progress = silent,
+) -> tuple[N, TrainingOutcome, int]:
+    """Train a network on scaled windows: (network with its best weights on the cpu, outcome, training windows).
+
+    Args:
+        build: Makes the network; called after torch was seeded.
+        problem: What to learn.
+        plan: How to train.
+        progress: Told the share done.
+
+    Raises:
+        DataError: There is no complete training window.
+    """
+    panel = problem.panel
+    origins = problem.train_origins()
+    torch.manual_seed(plan.loop.seed)
+    network = build()
+    module = ForecastLoss(
+        network,
+        context=problem.context,
+        channels=len(panel.channels),
+        loss=problem.loss,
+        levels=problem.levels,
+        gaps=not panel.observed.all(),
+    )
+    task = WindowTask(
+        module=module,
+        panel=panel,
+        array_RD=problem.inputs(),
+        train=origins,
+        validation=problem.validation_origins(),
+        context=problem.context,
+        horizon=problem.horizon,
+        batch_size=plan.batch_size,
+        architecture=problem.architecture,
+    )
+    outcome = fit(
+        task,
+        plan.loop,
+        directory=plan.directory,
+        resume=plan.resume,
+        loggers=plan.loggers,
+        progress=progress,
+    )
+    return network.to("cpu"), outcome, len(origins)

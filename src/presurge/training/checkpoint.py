@@ -1,0 +1,73 @@
+"""Checkpoints: written as a whole or not at all, loaded with weights only, refused where they do not belong."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from presurge.errors import ConfigError, ModelError
+from presurge.store import atomic_path
+
+LAST = "last.pt"
+BEST = "best.pt"
+VERSION = 1
+_HINT = "Train without --resume to start anew."
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values so that either the old file or the new one survives, whatever fails.
+
+    The whole is made in memory first: what torch writes to a full disk ends in an error that does not say so.
+
+    Raises:
+        StorageError: The file system refused; the previous checkpoint stays.
+    """
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state}, buffer)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing but tensors and plain values is accepted.
+
+    Raises:
+        ModelError: It is damaged, of another version, or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except Exception as error:  # torch meets a damaged file with almost any kind of error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"is damaged, or holds more than tensors, and was not loaded: {reason}",
+            where=str(path),
+            hint=_HINT,
+        ) from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise ModelError("is no checkpoint of this version", where=str(path), hint=_HINT)
+    return state
+
+
+def check_identity(stored: dict[str, Any], current: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another configuration.
+
+    Raises:
+        ConfigError: With every key that differs, and both values.
+    """
+    differences = [
+        f"{key}: {stored.get(key, 'not set')!r} in the checkpoint, {current.get(key, 'not set')!r} now"
+        for key in sorted({*stored, *current})
+        if stored.get(key) != current.get(key)
+    ]
+    if differences:
+        raise ConfigError(
+            "belongs to another configuration: " + "; ".join(differences),
+            where=str(path),
+            hint="Give the same settings and data to resume, or another --out to start anew.",
+        )

@@ -1,0 +1,74 @@
+"""Data parallelism under torchrun: one process a device, gradients averaged. Only the first process touches files."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that reads and writes files."""
+        return self.rank == 0
+
+
+def ranks_from_environment() -> Ranks:
+    """What torchrun says of this process; one process alone where it says nothing."""
+    read = os.environ.get
+    return Ranks(int(read("RANK", "0")), int(read("WORLD_SIZE", "1")), int(read("LOCAL_RANK", "0")))
+
+
+@contextlib.contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Join the processes while the body runs; a group that exists already is used as it is."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if ranks.world == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def gathered(value: T, ranks: Ranks) -> list[T]:
+    """The values of all processes, in the order of their ranks."""
+    if ranks.world == 1:
+        return [value]
+    values: list[Any] = [None] * ranks.world
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: T, ranks: Ranks) -> T:
+    """The value that the first process has."""
+    if ranks.world == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def added_up(values: dict[str, float], ranks: Ranks) -> dict[str, float]:
+    """Sums over all processes by name, bit for bit the same on each; a process may have no value of a name."""
+    sums: dict[str, float] = {}
+    for one in gathered(values, ranks):
+        for name, value in one.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums

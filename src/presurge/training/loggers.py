@@ -1,0 +1,264 @@
+"""Where metrics go: a JSON-lines file always; Weights & Biases, TensorBoard and MLflow where installed and wanted."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from presurge.errors import ConfigError
+from presurge.store import storage_error
+
+logger = logging.getLogger("presurge.training")
+
+
+class MetricLogger(Protocol):
+    """Takes the numbers of a run."""
+
+    @property
+    def name(self) -> str:
+        """Name under which checkpoints keep where the log stands."""
+        ...
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take the values of a step."""
+        ...
+
+    def mark(self) -> int:
+        """Where the log stands now; 0 before the first value."""
+        ...
+
+    def rewind(self, mark: int) -> None:
+        """Forget everything behind a mark: the run is resumed there."""
+        ...
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Take the final numbers and pictures, and close."""
+        ...
+
+
+class JsonLinesLogger:
+    """One JSON object a line, flushed at once, so that a running training can be watched. What is no number is null.
+
+    Raises:
+        StorageError: From every method, where the file system refuses.
+    """
+
+    name = "jsonl"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append a line."""
+        self._append({"step": step, **{key: _finite(value) for key, value in values.items()}})
+
+    def mark(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def rewind(self, mark: int) -> None:
+        """Cut the file off; one that is shorter already, stays."""
+        if self.mark() > mark:
+            with self._refusals():
+                os.truncate(self.path, mark)
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Append the summary."""
+        self._append({"summary": {key: _finite(value) for key, value in flat(summary).items()}})
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with self._refusals():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+
+
+class _Appending:
+    """What the services have in common: they keep what they have, and a resumed run goes on behind it."""
+
+    def mark(self) -> int:
+        """Nothing to come back to."""
+        return 0
+
+    def rewind(self, mark: int) -> None:
+        """What was sent, was sent."""
+
+
+class WandbLogger(_Appending):
+    """Weights & Biases: curves, configuration, final metrics and pictures; offline with ``WANDB_MODE=offline``."""
+
+    name = "wandb"
+
+    def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=options.get("project") or "presurge",
+            entity=options.get("entity"),
+            name=options.get("run_name"),
+            config=config,
+            dir=str(directory),
+            settings=wandb.Settings(silent=True, login_timeout=10, init_timeout=30),
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Send the values of a step."""
+        self._run.log(values, step=step)
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Send the final numbers and pictures."""
+        self._run.summary.update(summary)
+        if figures:
+            self._run.log({figure.stem: self._wandb.Image(str(figure)) for figure in figures})
+        self._run.finish()
+
+
+class TensorBoardLogger(_Appending):
+    """TensorBoard event files, written by tensorboardX."""
+
+    name = "tensorboard"
+
+    def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
+        from tensorboardX import SummaryWriter
+
+        del options
+        self._writer = SummaryWriter(str(directory / "tensorboard"))
+        self._writer.add_text("config", json.dumps(config, indent=2))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Write the values of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Write the final numbers and close."""
+        for name, value in flat(summary).items():
+            self._writer.add_scalar(f"final/{name}", value, 0)
+        self._writer.close()
+
+
+class MlflowLogger(_Appending):
+    """MLflow, at ``MLFLOW_TRACKING_URI`` or in the run directory."""
+
+    name = "mlflow"
+
+    def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
+        import mlflow
+
+        self._mlflow = mlflow
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            mlflow.set_tracking_uri((directory / "mlruns").resolve().as_uri())
+        mlflow.set_experiment(options.get("project") or "presurge")
+        mlflow.start_run(run_name=options.get("run_name"))
+        mlflow.log_dict(config, "config.json")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Send the values of a step."""
+        self._mlflow.log_metrics(values, step=step)
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Send the final numbers and pictures."""
+        self._mlflow.log_metrics({f"final.{name}": value for name, value in flat(summary).items()})
+        for figure in figures:
+            self._mlflow.log_artifact(str(figure), "plots")
+        self._mlflow.end_run()
+
+
+class Forgiving:
+    """A logger whose failures (no login, no network, a full disk of its own) warn once and never stop a training."""
+
+    def __init__(self, name: str, build: Callable[[], MetricLogger]) -> None:
+        self.name = name
+        self._inner: MetricLogger | None = None
+        with self._warning("start"):
+            self._inner = build()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Pass on."""
+        if self._inner is not None:
+            with self._warning("log"):
+                self._inner.log(step, values)
+
+    def mark(self) -> int:
+        """Pass on."""
+        mark = 0
+        if self._inner is not None:
+            with self._warning("log"):
+                mark = self._inner.mark()
+        return mark
+
+    def rewind(self, mark: int) -> None:
+        """Pass on."""
+        if self._inner is not None:
+            with self._warning("resume"):
+                self._inner.rewind(mark)
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Pass on."""
+        if self._inner is not None:
+            with self._warning("finish"):
+                self._inner.finish(summary, figures)
+
+    @contextmanager
+    def _warning(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a foreign service throws, the training goes on
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, ModuleNotFoundError):
+                reason = f"the package {error.name} is not installed (pip install 'presurge[{self.name}]' brings it)"
+            logger.warning("%s could not %s and is left out from here on: %s", self.name, what, reason)
+            self._inner = None
+
+
+LoggerFactory = Callable[[Path, dict[str, Any], dict[str, str | None]], MetricLogger]
+
+LOGGERS: dict[str, LoggerFactory] = {
+    "mlflow": MlflowLogger,
+    "tensorboard": TensorBoardLogger,
+    "wandb": WandbLogger,
+}
+"""Optional loggers by name, called with the run directory, the configuration and the options ``project``, ``entity`` and
+``run_name``. Add one by putting its factory here."""
+
+
+def open_logger(
+    name: str, directory: Path, config: dict[str, Any], options: dict[str, str | None] | None = None
+) -> MetricLogger:
+    """Start an optional logger; if it cannot start, a warning says why and the training goes on without it.
+
+    Raises:
+        ConfigError: There is no logger of that name.
+    """
+    if name not in LOGGERS:
+        known = ", ".join(sorted(LOGGERS))
+        raise ConfigError(f"there is no logger {name!r}", hint=f"Choose among: {known}.")
+    return Forgiving(name, lambda: LOGGERS[name](directory, config, options or {}))
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested dictionaries as dotted names; what is no number is left out."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found |= flat(value, f"{name}.")
+        elif isinstance(value, int | float):
+            found[name] = float(value)
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

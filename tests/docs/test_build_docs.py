@@ -1,0 +1,46 @@
+"""The documentation builds: links and headings are there, and every module of the reference can be imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import build_docs
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_docs.py"
+
+
+@pytest.mark.integration
+def test_the_site_is_built(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "presurge/series.html" in (tmp_path / "site" / "api" / "presurge.html").read_text()
+
+
+def test_links_lead_to_pages_and_broken_ones_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_docs, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "guide.md").write_text(
+        "# The guide\n\n## Step 1: read `x`\n\n[back](../README.md)\n"
+    )
+    (tmp_path / "load.png").write_bytes(b"picture")
+    (tmp_path / "README.md").write_text(
+        "# Start\n\n[a](docs/guide.md#step-1-read-x) ![b](load.png) [c](https://example.org/d.md)\n\n"
+        "[e](docs/absent.md) [f](docs/guide.md#absent)\n"
+    )
+    site = build_docs.Site(tmp_path / "site")
+    for document in site.pages:
+        site.write(document)
+    index = (tmp_path / "site" / "index.html").read_text()
+    assert 'href="docs/guide.html#step-1-read-x"' in index
+    assert 'href="https://example.org/d.md"' in index
+    assert (tmp_path / "site" / "load.png").read_bytes() == b"picture"
+    assert 'href="../index.html"' in (tmp_path / "site" / "docs" / "guide.html").read_text()
+    assert site.problems == [
+        "README.md: nothing at docs/absent.md",
+        "README.md: no heading docs/guide.md#absent",
+    ]
