@@ -274,7 +274,7 @@ def test_a_panel_has_only_buckets_that_the_trace_covers(trace):
     end = len(expected) - int(table["Timestamp"].max() % 60 < 59)
     inner = expected.iloc[begin:end]
     assert panel.values[:, 1].tolist() == inner["inputs"].tolist()
-    assert panel.channel_names == ("requests", "input_tokens", "output_tokens")
+    assert panel.channel_names == ("requests", "input_tokens", "output_tokens", "failures")
     assert kind == "burstgpt"
     assert any("in part" in note for note in notes)
     with pytest.raises(DataError, match="no bucket of 1d is covered"):

@@ -29,7 +29,12 @@ Time = Annotated[
 ]
 Value = Annotated[
     list[str] | None,
-    typer.Option("--value", metavar="COL[,COL…]", help="Columns of the channels.", rich_help_panel=_TABLE),
+    typer.Option(
+        "--value",
+        metavar="COL[,COL…]",
+        help="Columns of the channels; channels of a prepared directory or trace.",
+        rich_help_panel=_TABLE,
+    ),
 ]
 Item = Annotated[
     str | None,
@@ -91,8 +96,12 @@ def table_options(
     step: str | None,
     kinds: Sequence[str] | None,
     fill: str | None,
+    *,
+    needs_time: bool = True,
 ) -> "TableOptions | None":
     """Put the table options together; None where DATA is no table.
+
+    ``needs_time`` is false where the values may name channels of a prepared directory or a trace instead of columns.
 
     Raises:
         ConfigError: They contradict each other.
@@ -100,7 +109,7 @@ def table_options(
     from presurge.jobs.data import TableOptions
 
     changes = table_changes(time, values, item, step, kinds, fill)
-    if time is None and "values" not in changes:
+    if time is None and ("values" not in changes or not needs_time):
         lonely = [f"--{name}" for name, value in (("item", item), ("kind", kinds), ("fill", fill)) if value]
         if lonely:
             raise ConfigError(
@@ -157,11 +166,14 @@ def dataset_from(given: dict[str, Any]) -> "Dataset":
     """Load the data set that the parameters of a command name."""
     from presurge.jobs.data import load_dataset
 
-    table = table_options(*(given[name] for name in ("time", "value", "item", "step", "kind", "fill")))
+    flags = [given[name] for name in ("time", "value", "item", "step", "kind", "fill")]
+    table = table_options(*flags, needs_time=False)
+    channels = table_changes(*flags).get("values") if table is None else None
     return load_dataset(
         given["data"],
         table,
         step=given["step"],
+        channels=channels,
         test_fraction=given["test_fraction"],
         validation_fraction=given["validation_fraction"],
     )

@@ -17,8 +17,8 @@ from presurge.cli.dataset import (
     Time,
     ValidationFraction,
     Value,
+    dataset_from,
     table_changes,
-    table_options,
 )
 from presurge.cli.options import Debug, Json, Quiet, Verbose
 from presurge.cli.predict import ModelDirectory
@@ -40,6 +40,7 @@ Stride = Annotated[int, typer.Option("--stride", metavar="N", help="Rows between
 
 
 def backtest(
+    ctx: typer.Context,
     data: Data,
     models: Annotated[
         str,
@@ -72,17 +73,10 @@ def backtest(
     Example:  presurge backtest load.csv --time timestamp --value requests --models auto,dlinear
     """
     from presurge.jobs.backtest import backtest as job
-    from presurge.jobs.data import load_dataset
     from presurge.jobs.settings import resolve_settings
 
     settings = resolve_settings({"context": context, "horizon": horizon})
-    dataset = load_dataset(
-        data,
-        table_options(time, value, item, step, kind, fill),
-        step=step,
-        test_fraction=test_fraction,
-        validation_fraction=validation_fraction,
-    )
+    dataset = dataset_from(ctx.params)
     say_notes(dataset.notes)
     names = [name.strip() for name in models.split(",") if name.strip()]
     with console.progress() as progress:

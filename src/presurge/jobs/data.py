@@ -58,9 +58,10 @@ class TableOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Series:
-    """A panel and where it came from."""
+    """A panel and where it came from; ``channels`` are those to forecast unless others are asked for."""
 
     panel: Panel
+    channels: tuple[str, ...]
     source: dict[str, Any]
     notes: tuple[str, ...] = ()
     table: TableOptions | None = None
@@ -107,6 +108,7 @@ def load_dataset(
     table: TableOptions | None = None,
     *,
     step: str | None = None,
+    channels: Sequence[str] | None = None,
     test_fraction: float | None = None,
     validation_fraction: float | None = None,
 ) -> Dataset:
@@ -116,6 +118,8 @@ def load_dataset(
         path: A prepared directory, a table (with ``table``), or a request trace or minute file of a known format.
         table: The columns, for a table.
         step: Bucket width for a request trace; 60 s where None.
+        channels: Which channels of a prepared directory or a trace to forecast, for example ``in_flight`` beside the
+            requests and tokens that are meant where None.
         test_fraction: Last part of the rows that measures; the split of a prepared directory, else 0.2, where None.
         validation_fraction: Last part of the rows before the test part; 0.2 where None.
 
@@ -124,7 +128,15 @@ def load_dataset(
         ConfigError: A fraction is impossible.
     """
     series = load_series(path, table, step=step)
-    panel = series.panel
+    names = tuple(channels or series.channels)
+    missing = [name for name in names if name not in series.panel.channel_names]
+    if missing:
+        raise DataError(
+            f"no channel {', '.join(map(repr, missing))}",
+            where=str(path),
+            hint=f"The channels are: {', '.join(series.panel.channel_names)}.",
+        )
+    panel = series.panel.select(names)
     if series.split is not None and test_fraction is None and validation_fraction is None:
         train, validation, test = series.split
         given = len(validation) > 0
@@ -179,22 +191,30 @@ def _load_table(path: Path, options: TableOptions) -> Series:
         fill=options.fill,
     )
     source = {"path": str(path), "format": "table", **_fingerprint(path)}
-    return Series(panel=read.panel, source=source, notes=tuple(read.notes), table=options)
+    return Series(
+        panel=read.panel,
+        channels=read.panel.channel_names,
+        source=source,
+        notes=tuple(read.notes),
+        table=options,
+    )
 
 
 def _load_known(path: Path, step: int) -> Series:
     from presurge.jobs.prepare import trace_panel
+    from presurge.jobs.prepared_files import CHANNELS
 
     panel, trace_format, notes = trace_panel(path, step)
-    return Series(
-        panel=panel, source={"path": str(path), "format": trace_format, **_fingerprint(path)}, notes=notes
-    )
+    source = {"path": str(path), "format": trace_format, **_fingerprint(path)}
+    main = tuple(channel.name for channel in CHANNELS)
+    return Series(panel=panel, channels=main, source=source, notes=notes)
 
 
 def _load_prepared(directory: Path) -> Series:
     manifest = _read_manifest(directory / MANIFEST)
     path = directory / manifest["series"]
-    channels = tuple(Channel(**channel) for channel in manifest["channels"])
+    main = tuple(channel["name"] for channel in manifest["channels"])
+    channels = tuple(Channel(**channel) for channel in (*manifest["channels"], *manifest["extra_channels"]))
     try:
         frame = pl.read_parquet(path, columns=[channel.name for channel in channels])
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -224,6 +244,7 @@ def _load_prepared(directory: Path) -> Series:
     source = {"path": str(directory), "format": "prepared", "trace": manifest["source"]}
     return Series(
         panel=panel.take(inner),
+        channels=main,
         source=source,
         notes=tuple(notes),
         split=(shifted["train"], shifted["val"], shifted["test"]),

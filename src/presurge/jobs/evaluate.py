@@ -38,6 +38,7 @@ def evaluate(
         data,
         history_table(data, model, config, table),
         step=f"{spec.step // SECOND}s",
+        channels=[channel.name for channel in spec.channels],
         test_fraction=split.get("test_fraction") if test_fraction is None else test_fraction,
         validation_fraction=split.get("validation_fraction")
         if validation_fraction is None
@@ -49,14 +50,6 @@ def evaluate(
             where=str(data),
             hint=f"Bring the data to {format_step(spec.step)}: --step, or presurge prepare --step.",
         )
-    missing = [channel.name for channel in spec.channels if channel.name not in dataset.panel.channel_names]
-    if missing:
-        raise HistoryError(
-            f"no channel {', '.join(map(repr, missing))}",
-            where=str(data),
-            hint=f"The data have the channels {', '.join(dataset.panel.channel_names)}.",
-        )
-    dataset = dataset.select([channel.name for channel in spec.channels])
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
     scored = [Fitted(model=model, report=report, cpu_seconds=0.0)]
     scored += [

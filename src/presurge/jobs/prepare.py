@@ -22,10 +22,13 @@ from presurge.jobs.prepared_files import NAME, SPLIT, Fractions, MinuteSeries, P
 from presurge.jobs.staging import staged
 from presurge.jobs.statistics import trace_statistics
 from presurge.progress import Progress, silent
-from presurge.series.buckets import check_conserved
+from presurge.series.buckets import BUSY, check_conserved
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Panel
 from presurge.sources.recognise import GUIDE_SERIES, recognise_file
+
+_SUMS = {"in_flight": BUSY}
+"""Channels that are means over a bucket, by the sum that they come from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,9 @@ def prepare(
 
 
 def trace_panel(path: Path, step: int) -> tuple[Panel, str, tuple[str, ...]]:
-    """A request trace or a guide file as a panel of the training channels: (panel, name of its format, notes).
+    """A request trace or a guide file as a panel of all that it counts: (panel, name of its format, notes).
+
+    The training channels come first, then failures, and the mean number in flight where elapsed times are known.
 
     Edge buckets that are covered only in part are left out. A guide file whose rows are further apart than ``step``
     (microseconds) keeps its own step.
@@ -100,11 +105,12 @@ def trace_panel(path: Path, step: int) -> tuple[Panel, str, tuple[str, ...]]:
             where=str(path),
             hint="The trace is too short for this step: take a narrower --step.",
         )
+    channels = tuple(c for c in (*files.CHANNELS, *files.EXTRAS) if _SUMS.get(c.name, c.name) in buckets.sums)
+    columns = [buckets.column(_SUMS.get(c.name, c.name), begin, end) for c in channels]
+    values = [x / buckets.step if c.name in _SUMS else x for c, x in zip(channels, columns, strict=True)]
     panel = Panel(
-        values=np.stack([buckets.column(c.name, begin, end) for c in files.CHANNELS], axis=1).astype(
-            np.float32
-        ),
-        channels=files.CHANNELS,
+        values=np.stack(values, axis=1).astype(np.float32),
+        channels=channels,
         step=buckets.step,
         start=buckets.starts(begin, begin + 1),
         clock=counted.clock,

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint left there."""
+    for name in (LAST, BEST):
+        for left in directory.glob(f".{name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

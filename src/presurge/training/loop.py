@@ -135,6 +135,8 @@ def fit(
         run = _Run(task, settings, Learner(task.module, settings, ranks, device), stop)
         if ranks.first:
             run.directory, run.loggers, run.progress = directory, loggers, progress
+            if directory is not None:
+                files.sweep(directory)
         if not run.resume(wanted=resume):
             run.begin()
         return run.train()

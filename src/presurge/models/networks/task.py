@@ -183,4 +183,4 @@ class WindowTask:
 
 def fingerprint(array: npt.NDArray[Any]) -> str:
     """The first characters of the SHA-256 of the bytes of an array."""
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
