@@ -3,7 +3,10 @@
 Every model goes the way of ``presurge backtest``; the reference of a series is least squares after a square root, measured
 once on the same rows. ETTh1 follows its own standard protocol. Run with one thread:
 
-    OMP_NUM_THREADS=1 python benchmarks/accuracy.py [--series NAME] [--json]
+    OMP_NUM_THREADS=1 python benchmarks/accuracy.py [--series NAME] [--deep] [--json]
+
+``--deep`` adds the networks (some ten minutes): every one with its own defaults, but the recurrent ones and the Transformer with
+at most 3,000 windows and 8 epochs, and with the calendar where the series is long enough for one.
 """
 
 import argparse
@@ -21,12 +24,16 @@ import polars as pl
 from exact import etth1_standard_protocol
 
 from presurge.jobs.backtest import score_fitted
-from presurge.jobs.data import TableOptions, load_dataset
-from presurge.jobs.fitting import fit_model
-from presurge.models.registry import BASELINES
+from presurge.jobs.data import Dataset, TableOptions, load_dataset
+from presurge.jobs.fitting import Fitted, fit_model
+from presurge.models.plan import TrainingPlan
+from presurge.models.registry import BASELINES, model_class
 
 DATA = Path(os.environ.get("PRESURGE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 MODELS = ("auto", "linear", "dlinear", *BASELINES)
+DEEP = ("mlp", "lstm", "gru", "transformer")
+COSTLY = ("lstm", "gru", "transformer")
+MOST_WINDOWS, MOST_EPOCHS, PATIENCE = 3_000, 8, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,7 @@ SERIES = (
 )  # fmt: skip
 
 
-def measure(series: Series) -> list[dict[str, Any]]:
+def measure(series: Series, *, deep: bool = False) -> list[dict[str, Any]]:
     """One row a model: its errors on the scored channel, its cost, and its error over the reference."""
     with table_of(series) as path:
         dataset = load_dataset(
@@ -101,6 +108,8 @@ def measure(series: Series) -> list[dict[str, Any]]:
         )
     shape = {"context": series.context, "horizon": series.horizon}
     fitted = {name: fit_model(name, dataset, **shape) for name in MODELS}
+    if deep:
+        fitted |= {name: fit_network(name, dataset, shape) for name in DEEP}
     evaluation = score_fitted(list(fitted.values()), dataset)
     metrics = evaluation.metrics()
     rows = []
@@ -122,6 +131,15 @@ def measure(series: Series) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def fit_network(name: str, dataset: Dataset, shape: dict[str, int]) -> Fitted:
+    """A network as it comes, the costly ones with fewer windows and epochs."""
+    defaults, settings = model_class(name).training_defaults, {"calendar": True}
+    if name in COSTLY:
+        defaults = {**defaults, "epochs": MOST_EPOCHS, "patience": PATIENCE}
+        settings["stride"] = -(-len(dataset.train) // MOST_WINDOWS)
+    return fit_model(name, dataset, **shape, settings=settings, plan=TrainingPlan.of(defaults))
 
 
 @contextmanager
@@ -191,6 +209,7 @@ def main() -> int:
     names = [series.name for series in SERIES] + ["etth1"]
     parser = argparse.ArgumentParser(description="Accuracy on real series against fixed references.")
     parser.add_argument("--series", choices=names, action="append", help="only this one; may be repeated")
+    parser.add_argument("--deep", action="store_true", help="also the networks: some ten minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args()
     wanted = options.series or names
@@ -202,7 +221,7 @@ def main() -> int:
     rows = []
     for series in SERIES:
         if series.name in wanted:
-            measured = measure(series)
+            measured = measure(series, deep=options.deep)
             rows += measured
             if not options.json:
                 print_series(measured)

@@ -40,8 +40,8 @@ class ETTScore:
     cpu_seconds: float
 
 
-def etth1_standard_protocol(file: Path) -> list[ETTScore]:
-    """Rows 8640/2880/2880, standard scaling, 336 -> 96, 7 channels; the variant of least validation error comes first."""
+def etth1(file: Path) -> tuple[Panel, tuple[Span, Span, Span]]:
+    """ETTh1 by the standard protocol, scaled by its training rows: the series, and rows 8640/2880/2880."""
     table = pl.read_csv(file).head(14_400)
     values = table.drop(table.columns[0]).to_numpy()
     learned = values[:8640]
@@ -53,6 +53,12 @@ def etth1_standard_protocol(file: Path) -> list[ETTScore]:
     )
     bounds = np.array([[0], [8640], [11_520], [14_400]])
     train, validation, test = (Span(a, b) for a, b in pairwise(bounds))
+    return panel, (train, validation, test)
+
+
+def etth1_standard_protocol(file: Path) -> list[ETTScore]:
+    """Exact DLinear on ETTh1, 336 -> 96, 7 channels; the variant of least validation error comes first."""
+    panel, (train, validation, test) = etth1(file)
     variants = [(shared, level) for shared in (False, True) for level in ("none", "last")]
     scores = [_score(panel, train, validation, test, *variant) for variant in variants]
     return sorted(scores, key=lambda score: score.validation_error)

@@ -25,7 +25,7 @@ presurge backtest load.csv --time time --item host --value requests,cpu \
     --context 60 --horizon 3 --models auto,dlinear --test-fraction 0.3
 
 presurge train load.csv --time time --item host --value requests,cpu \
-    --context 60 --horizon 3 --model auto --out run --quiet > accuracy.txt
+    --context 60 --horizon 3 --model auto --out run --no-plots --quiet > accuracy.txt
 
 # The model remembers how its table was read.
 presurge predict run --history load.csv --output forecast.csv

@@ -26,6 +26,7 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("sources", "store"): "files are written to a temporary name and renamed",
     ("training", "store"): "checkpoints are model directories",
+    ("predictor", "jobs"): "a predictor is fitted, calibrated and measured as a command does it",
 }
 
 # The ground floors work in an environment without these; only `training`, `models/networks` and the floors above may

@@ -43,7 +43,7 @@ def resolved() -> dict[str, object]:
 def test_all_options_of_the_guide(run: Run, table: Path, dash: str) -> None:
     options = (
         "--sequence_length", "60", "--prediction_horizon", "2", "--batch_size", "64", "--learning_rate", "0.01",
-        "--epochs", "2", "--channels", "3", "--individual", "--kernel_size", "13", "--device", "cpu", "--no-wandb",
+        "--epochs", "2", "--channels", "3", "--individual", "--kernel_size", "13", "--device", "cpu", "--use_wandb=false",
         "--wandb_project", "p", "--wandb_entity", "e", "--wandb_run_name", "r", "--solver", "sgd", "--no-plots",
     )  # fmt: skip
     spelled = [word.replace("_", dash) if word.startswith("--") else word for word in options]

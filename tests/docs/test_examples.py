@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from presurge.jobs.settings import check_model, resolve_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES, GUIDES = ROOT / "examples", ROOT / "docs" / "guides"
 
 
 def run(*command: str | Path) -> str:
@@ -25,7 +28,21 @@ def run(*command: str | Path) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {"every_minute.py", "own_table.sh", "python_api.py"}
+    assert {path.name for path in EXAMPLES.iterdir()} == {
+        "every_minute.py",
+        "own_table.sh",
+        "predictor_config.json",
+        "python_api.py",
+    }
+
+
+def test_the_configuration_is_accepted_and_the_one_that_the_guide_shows_and_runs() -> None:
+    text = (EXAMPLES / "predictor_config.json").read_text()
+    assert text in (GUIDES / "coming-from-the-training-guide.md").read_text()
+    settings = resolve_settings({}, EXAMPLES / "predictor_config.json")
+    check_model(settings)
+    assert (settings.context, settings.horizon, settings.patience) == (120, 3, 15)
+    assert settings.model_settings == {"individual": True, "kernel_size": 25, "solver": "sgd"}
 
 
 @pytest.mark.integration
@@ -39,7 +56,13 @@ def test_python_api() -> None:
 
 @pytest.mark.integration
 def test_every_minute(tmp_path: Path) -> None:
-    run("presurge", "demo", "--rows", "20000", "--days", "2", "--out", tmp_path)
+    trace, data = (
+        tmp_path / "trace.csv",
+        tmp_path / "data",
+    )  # as `presurge demo` lays them out, without its pictures
+    run("presurge", "data", "synthesize", "--out", trace, "--rows", "20000", "--days", "2")
+    run("presurge", "prepare", trace, "--out", data)
+    run("presurge", "train", data, "--model", "auto", "--out", tmp_path / "run", "--no-plots")
     lines = run(sys.executable, EXAMPLES / "every_minute.py", tmp_path).splitlines()
     assert lines[0].startswith("minute 0: up to ")
     assert all(", replicas: " in line for line in lines)

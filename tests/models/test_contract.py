@@ -1,22 +1,33 @@
 """What every registered model promises, whatever it is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from presurge.errors import HistoryError, ModelError
+from presurge.errors import HistoryError, MissingDependencyError, ModelError
 from presurge.models import registry
 from presurge.models.calibration import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
+from presurge.models.plan import TrainingPlan
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, window_origins
+from presurge.training.settings import LoopSettings
 
 CONTEXT, HORIZON = 30, 4
+BRIEF = TrainingPlan(loop=LoopSettings(epochs=2, device="cpu"), batch_size=128)
+SMALL = {
+    "lstm": {"hidden_size": 8},
+    "gru": {"hidden_size": 8},
+    "transformer": {"d_model": 8, "nhead": 2, "num_layers": 1, "dim_feedforward": 16},
+    "mlp": {"hidden_size": 4, "calendar": True},
+}
+"""Sizes at which a network is trained in a moment; what is promised does not depend on them."""
 MakePanel = Callable[..., Panel]
 
 
@@ -24,8 +35,8 @@ MakePanel = Callable[..., Panel]
 def kind(request: pytest.FixtureRequest) -> type[Forecaster]:
     try:
         return registry.model_class(request.param)
-    except ModuleNotFoundError as error:
-        pytest.skip(f"{request.param} is not installed: {error}")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
 
 
 def parts(panel: Panel) -> tuple[Span, Span, Span]:
@@ -33,8 +44,13 @@ def parts(panel: Panel) -> tuple[Span, Span, Span]:
     return train, validation, test
 
 
+def new(kind: type[Forecaster]) -> Forecaster:
+    settings = kind.settings_class.model_validate(SMALL.get(kind.name, {}))
+    return kind(context=CONTEXT, horizon=HORIZON, settings=settings, plan=BRIEF)
+
+
 def fit(kind: type[Forecaster], panel: Panel) -> tuple[Forecaster, FitReport]:
-    model = kind(context=CONTEXT, horizon=HORIZON)
+    model = new(kind)
     train, validation, _ = parts(panel)
     return model, model.fit(panel, train, validation)
 
@@ -119,10 +135,10 @@ def test_the_same_twice(kind: type[Forecaster], load: Panel) -> None:
 def test_the_order_of_channels_does_not_matter(kind: type[Forecaster], load: Panel) -> None:
     model, _ = fit(kind, load)
     turned = load.select(load.channel_names[::-1])
-    np.testing.assert_allclose(
-        means(fit(kind, turned)[0], turned)[:, :, ::-1], means(model, load), rtol=1e-4, atol=1e-3
-    )
     np.testing.assert_array_equal(model.forecast(turned).mean, model.forecast(load).mean)
+    if model.refits:  # a network draws its first weights in the order of the channels
+        again = means(fit(kind, turned)[0], turned)[:, :, ::-1]
+        np.testing.assert_allclose(again, means(model, load), rtol=1e-4, atol=1e-3)
 
 
 def test_the_order_of_items_does_not_matter(
@@ -131,10 +147,13 @@ def test_the_order_of_items_does_not_matter(
     swapped = make_panel(
         np.concatenate([load.values[600:], load.values[:600]]), kinds="ccg", lengths=(400, 600)
     )
-    expected = fit(kind, load)[0].forecast(load).mean
-    np.testing.assert_allclose(
-        fit(kind, swapped)[0].forecast(swapped).mean[::-1], expected, rtol=1e-4, atol=1e-3
-    )
+    swapped = replace(swapped, items=load.items[::-1])
+    model, _ = fit(kind, load)
+    expected = model.forecast(load).mean
+    np.testing.assert_allclose(model.forecast(swapped).mean[::-1], expected, rtol=1e-5)
+    if model.refits:  # a network sees its windows in an order that depends on their rows
+        again = fit(kind, swapped)[0].forecast(swapped).mean[::-1]
+        np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_rows_of_the_test_part_are_never_seen(kind: type[Forecaster], load: Panel) -> None:

@@ -91,5 +91,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    fit(
+        RegressionTask(rows=8), settings(epochs=1)
+    )  # what torch only imports at the first step, children need not
     main()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,25 @@ def test_whoever_presses_twice_is_in_a_hurry(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is handler
     assert torch.load(tmp_path / "last.pt", weights_only=True)["at"]["step"] == 16
     assert_as_uninterrupted(SignallingTask(), tmp_path, chosen=chosen)
+
+
+def test_a_request_to_terminate_is_one_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "SIGINT", signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted) as caught:
+        run(SignallingTask(5), tmp_path)
+    assert caught.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is handler
+    monkeypatch.undo()
+    assert_as_uninterrupted(SignallingTask(), tmp_path)
+
+
+def test_in_a_thread_there_are_no_signals_and_the_same_weights() -> None:
+    """Python lets only the main thread handle signals."""
+    tasks = RegressionTask(dropout=DROPOUT), RegressionTask(dropout=DROPOUT)
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(fit, tasks[0], settings()).result().history
+    assert history == fit(tasks[1], settings()).history
 
 
 @pytest.mark.integration

@@ -1,5 +1,6 @@
 """The table of commands, and what happens to an error on its way to the user."""
 
+import logging
 import os
 import sys
 import traceback
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from presurge import __version__
-from presurge.cli import data, demo, evaluate, predict, prepare, train
+from presurge.cli import data, demo, evaluate, predict, prepare, train, tune
 from presurge.cli.console import console
 from presurge.errors import PresurgeError
 
@@ -53,6 +54,7 @@ app.add_typer(prepare.app)
 
 app.add_typer(data.app)
 app.command()(train.train)
+app.command()(tune.tune)
 app.command()(evaluate.backtest)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # more threads only cost time at these matrix sizes
     console.level, console.debug = "normal", False
+    _show_warnings()
     try:
         code = app(arguments, standalone_mode=False)
     except PresurgeError as error:
@@ -90,11 +93,30 @@ def _report(message: str, code: int) -> int:
     return code
 
 
+def _show_warnings() -> None:
+    """Send the warnings of the package (a logger that could not log in, say) to stderr, once a process."""
+    package = logging.getLogger("presurge")
+    if not any(isinstance(handler, _Warnings) for handler in package.handlers):
+        package.addHandler(_Warnings(logging.WARNING))
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.ERROR:  # an error reaches the user as an exception
+            console.warn(record.getMessage())
+
+
 def _spoken_booleans(argv: Sequence[str]) -> list[str]:
     """``--individual true`` and ``--use_wandb false``, as the training guide's table writes them, as plain flags."""
     spoken = {"individual": "shared", "use-wandb": "no-wandb"}
     arguments: list[str] = []
-    for word in argv:
+    for typed in argv:
+        option, separator, value = typed.partition("=")
+        if separator and option.lstrip("-").replace("_", "-") in spoken:
+            arguments.append(option)
+            word = value
+        else:
+            word = typed
         name = arguments[-1].lstrip("-").replace("_", "-") if arguments else ""
         if word.lower() in ("true", "false") and name in spoken:
             arguments[-1] = f"--{name if word.lower() == 'true' else spoken[name]}"

@@ -113,7 +113,8 @@ def table_options(
         lonely = [f"--{name}" for name, value in (("item", item), ("kind", kinds), ("fill", fill)) if value]
         if lonely:
             raise ConfigError(
-                f"{' and '.join(lonely)} need --time and --value", hint="Name the columns of the table."
+                f"{' and '.join(lonely)} cannot be used without --time and --value",
+                hint="Name the columns of the table.",
             )
         return None
     if time is None or "values" not in changes:

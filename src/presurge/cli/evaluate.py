@@ -20,7 +20,7 @@ from presurge.cli.dataset import (
     dataset_from,
     table_changes,
 )
-from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
 from presurge.cli.predict import ModelDirectory
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def backtest(
     fill: FillOption = None,
     test_fraction: TestFraction = None,
     validation_fraction: ValidationFraction = None,
+    plugin: Plugin = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -109,6 +110,7 @@ def evaluate(
     fill: FillOption = None,
     test_fraction: TestFraction = None,
     validation_fraction: ValidationFraction = None,
+    plugin: Plugin = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

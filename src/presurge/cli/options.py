@@ -1,5 +1,6 @@
 """Options that every command shares, as annotated types."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,15 @@ def _debug(on: bool) -> bool:
     if on:
         console.debug = True
     return on
+
+
+def _plugins(files: list[Path] | None) -> list[Path] | None:
+    if files:
+        from presurge.models.registry import load_plugin
+
+        for file in files:
+            load_plugin(file)
+    return files
 
 
 _COMMON = "Common options"
@@ -49,4 +59,16 @@ Debug = Annotated[
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of text.", rich_help_panel=_COMMON)
+]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        envvar="PRESURGE_PLUGINS",
+        help="Run a file of yours that registers models; repeatable.",
+        callback=_plugins,
+        is_eager=True,
+        rich_help_panel=_COMMON,
+    ),
 ]

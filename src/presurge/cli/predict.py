@@ -7,7 +7,7 @@ import typer
 
 from presurge.cli.console import console, format_table, number
 from presurge.cli.dataset import FillOption, Item, Kind, Step, Time, Value, table_changes
-from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
 
 if TYPE_CHECKING:
     from presurge.series.forecast import Forecast
@@ -46,6 +46,7 @@ def predict(
     step: Step = None,
     kind: Kind = None,
     fill: FillOption = None,
+    plugin: Plugin = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

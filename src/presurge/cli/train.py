@@ -21,7 +21,7 @@ from presurge.cli.dataset import (
     dataset_from,
 )
 from presurge.cli.evaluate import Context, Horizon, print_evaluation, say_notes
-from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
 from presurge.cli.train_options import (
     Accumulate,
     AllowFallback,
@@ -54,6 +54,19 @@ from presurge.cli.train_options import (
     WandbRunName,
     WeightDecay,
 )
+
+_GRADIENT_ONLY = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "schedule",
+    "clip_norm",
+    "accumulate",
+    "patience",
+    "precision",
+    "seed",
+)
+"""Options that a model solved in closed form does not read."""
 
 
 def train(
@@ -99,6 +112,7 @@ def train(
     fill: FillOption = None,
     test_fraction: TestFraction = None,
     validation_fraction: ValidationFraction = None,
+    plugin: Plugin = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -121,7 +135,7 @@ def _train(given: dict[str, Any]) -> None:
     from presurge.training.interruption import TrainingInterrupted
 
     flags = {name: given[name] for name in (*TrainSettings.model_fields, *MODEL_KEYS) if name in given}
-    flags |= {"model_settings": _pairs(given["settings"]), "loggers": given["loggers"] or None}
+    flags |= {"model_settings": setting_pairs(given["settings"]), "loggers": given["loggers"] or None}
     resolved = resolve_settings(flags, given["config"])
     check_model(resolved)
     dataset = dataset_from(given)
@@ -147,6 +161,12 @@ def _train(given: dict[str, Any]) -> None:
         )
         raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
+    if not result.fitted.report.history:
+        idle = [f"--{name.replace('_', '-')}" for name in _GRADIENT_ONLY if given.get(name) is not None]
+        if idle:
+            console.warn(
+                f"{', '.join(idle)} had no effect: {resolved.model} was solved, not trained by gradient."
+            )
     print_evaluation(result.evaluation, as_json=given["json"])
     console.say(f"Model:  {out / 'models'}\nReport: {result.report}")
 
@@ -167,7 +187,12 @@ def _words(chosen: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
 
 
-def _pairs(settings: list[str] | None) -> dict[str, object] | None:
+def setting_pairs(settings: list[str] | None) -> dict[str, object] | None:
+    """The pairs of ``--set``, their values read as JSON where they are JSON; None where there are none.
+
+    Raises:
+        ConfigError: One is no pair.
+    """
     import json
 
     from presurge.errors import ConfigError
@@ -188,14 +213,14 @@ def _pairs(settings: list[str] | None) -> dict[str, object] | None:
     return pairs
 
 
-def models(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+def models(plugin: Plugin = None, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """List the models that can be trained and compared.
 
     Example:  presurge models
     """
-    from presurge.models.registry import BASELINES, model_class, model_names
+    from presurge.models.registry import BASELINES, model_names, summary
 
-    summaries = {name: model_class(name).summary for name in model_names()}
+    summaries = {name: summary(name) for name in model_names()}
     if json:
         rows = [{"name": n, "summary": s, "baseline": n in BASELINES} for n, s in summaries.items()]
         console.result_json({"models": rows})

@@ -41,7 +41,7 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
             _section(_accuracy(evaluation, summary.model.name)),
             *(
                 _section(drawn[name])
-                for name in ("horizon", "hours", "residuals", "coverage")
+                for name in ("horizon", "hours", "residuals", "coverage", "learning_curve")
                 if name in drawn
             ),
             _section(_training(summary)),

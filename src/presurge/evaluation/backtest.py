@@ -42,7 +42,7 @@ def evaluate(
         train: The rows that give the unit of MASE.
         stride: Rows between two origins.
         fit_seconds: Model -> CPU seconds of its fit, shown beside those of its forecasts.
-        progress: Called with "evaluate" and the share done.
+        progress: Told the share of the windows done.
 
     Raises:
         ConfigError: Two models share a name, or their horizons differ.
@@ -154,5 +154,5 @@ def _run(
                 sums[name].add(actual_BHC, tracked.mean_BHC, tracked.quantiles_BHQC)
             done += len(part)
             if progress is not None:
-                progress("evaluate", done / windows)
+                progress("Scoring", done / windows)
     return seconds

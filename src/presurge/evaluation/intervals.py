@@ -58,25 +58,25 @@ def calibrate(
             f"{forecaster.context} rows of history without a gap and {forecaster.horizon} rows to compare with",
             hint="Give more validation rows, or a shorter context or horizon.",
         )
-    actual_BHC, mean_BHC = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    actual_BHC, centre = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     last_us = panel.start + (span.last - panel.indptr[:-1] - 1) * panel.step
     until = dict(zip(panel.items, map(int, last_us), strict=True))
-    return Calibration.measure(actual_BHC, mean_BHC, panel.count_mask, until=until)
+    return Calibration.measure(actual_BHC, centre, panel.count_mask, until=until)
 
 
 def _forecasts(forecaster: Forecaster, panel: Panel, span: Span) -> tuple[FloatArray, FloatArray]:
-    """Targets and point forecasts of the windows of a span: float32 [B, H, C] each."""
+    """Targets [B, H, C] of the windows of a span, and their forecasts: learned quantiles, or else points."""
     context, horizon, channels = forecaster.context, forecaster.horizon, len(panel.channels)
     origins = window_origins(panel, span, context=context, horizon=horizon)
     origins = origins[complete(panel, origins, before=context, after=0).all(axis=1)]
     most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (horizon * channels)))
     origins = _evenly_spaced(origins, most)
-    parts = [
-        forecaster.predict(batch_of(panel, part, context)).mean_BHC
-        for part in chunks(origins, chunk_size(context, horizon, channels))
-    ]
-    mean_BHC = np.concatenate(parts) if parts else np.zeros((0, horizon, channels), np.float32)
-    return targets_of(panel, origins, horizon), mean_BHC
+    parts = []
+    for part in chunks(origins, chunk_size(context, horizon, channels)):
+        mean_BHC, quantiles_BHQC = forecaster.predict(batch_of(panel, part, context))
+        parts.append(mean_BHC if quantiles_BHQC is None else quantiles_BHQC)
+    centre = np.concatenate(parts) if parts else np.zeros((0, horizon, channels), np.float32)
+    return targets_of(panel, origins, horizon), centre
 
 
 def chunk_size(context: int, horizon: int, channels: int, levels: int = 7) -> int:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from presurge.evaluation.plots_errors import coverage_figure, horizon_figure, hour_figure, residual_figure
 from presurge.evaluation.plots_forecast import burst_figure, forecast_figure, rows_a_point
 from presurge.evaluation.plots_style import NARROW, WIDE, Layout, to_png, to_svg
+from presurge.evaluation.plots_training import best_epoch, learning_figure
 from presurge.evaluation.rolling import RollingForecast, error_by_hour, rolling_forecast
 from presurge.evaluation.summary import RunSummary
 from presurge.progress import Progress
@@ -17,6 +18,8 @@ from presurge.series.frequency import HOUR, format_step
 
 MAX_CHANNELS = 6
 """More channels than these are in the tables only."""
+_Drawing = tuple[str, str, str, Callable[[Layout], Figure]]
+"""Name, title, caption and drawing function of a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +41,11 @@ def pictures(summary: RunSummary, progress: Progress | None = None) -> list[Pict
     for index, (name, title, caption, draw) in enumerate(drawings):
         found.append(_render(name, title, caption, draw))
         if progress is not None:
-            progress("draw", (index + 1) / len(drawings))
+            progress("Drawing the report", (index + 1) / len(drawings))
     return found
 
 
-def _drawings(summary: RunSummary) -> Iterator[tuple[str, str, str, Callable[[Layout], Figure]]]:
-    """Name, title, caption and drawing function of each picture."""
+def _drawings(summary: RunSummary) -> Iterator[_Drawing]:
     model, panel, evaluation = summary.model, summary.panel, summary.evaluation
     columns = range(min(MAX_CHANNELS, len(panel.channels)))
     channels = [panel.channels[c] for c in columns]
@@ -93,6 +95,21 @@ def _drawings(summary: RunSummary) -> Iterator[tuple[str, str, str, Callable[[La
             "How often the actual value fell into the interval (marks). On the dotted line the interval promises what it holds; "
             "above it, it is wider than needed; below it, too narrow. The grey band is 75 to 85 %.",
             partial(coverage_figure, evaluation, model.name, columns),
+        )
+    yield from _training(summary)
+
+
+def _training(summary: RunSummary) -> Iterator[_Drawing]:
+    """The picture of a training by gradient, where there was one."""
+    report = summary.fit_report
+    if report.history:
+        yield (
+            "learning_curve",
+            "Learning curve",
+            "The loss by epoch, on the model’s own scale: that of training is the mean over the epoch while the weights "
+            "moved, that of validation was taken at its end. The weights of the marked epoch are the model’s. Validation "
+            "that rises while training falls is overfitting.",
+            partial(learning_figure, report.history, best_epoch(report.history, report.chosen.get("epoch"))),
         )
 
 

@@ -7,7 +7,7 @@ from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.backtest import evaluate as score
 from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import Fitted, fit_model
-from presurge.models.registry import BASELINES
+from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
 from presurge.series.frequency import parse_step
 
@@ -36,6 +36,8 @@ def backtest(
         progress: Told the phase and its share done.
     """
     settings = with_season(settings or {}, season, dataset.panel.step)
+    for name in models:
+        model_class(name)  # an unknown one is refused before the others are fitted
     fitted = [
         fit_model(
             name, dataset, context=context, horizon=horizon, settings=settings.get(name), progress=progress

@@ -59,7 +59,7 @@ def open_loggers(settings: TrainSettings, directory: Path, *, resume: bool) -> l
         "entity": settings.wandb_entity,
         "run_name": settings.wandb_run_name,
     }
-    names = [*(["wandb"] if settings.use_wandb else []), *settings.loggers]
+    names = dict.fromkeys([*(["wandb"] if settings.use_wandb else []), *settings.loggers])
     return [JsonLinesLogger(curve), *(open_logger(name, directory, config, options) for name in names)]
 
 

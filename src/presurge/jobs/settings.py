@@ -18,6 +18,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 DEFAULT_PRESET = "minute-3"
 
+DEFAULT_MODEL = "dlinear"
+
 _OTHER_NAMES = {
     "sequence_length": "context",
     "prediction_horizon": "horizon",
@@ -51,7 +53,7 @@ class TrainSettings(LoopSettings):
         loggers: Further metric loggers by name.
     """
 
-    model: str = "dlinear"
+    model: str = DEFAULT_MODEL
     preset: str = DEFAULT_PRESET
     context: int = Field(120, ge=1)
     horizon: int = Field(3, ge=1)
@@ -62,7 +64,7 @@ class TrainSettings(LoopSettings):
     wandb_project: str | None = None
     wandb_entity: str | None = None
     wandb_run_name: str | None = None
-    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    loggers: tuple[Literal["wandb", "tensorboard", "mlflow"], ...] = ()
 
     def loop(self) -> LoopSettings:
         """The settings of the training loop among these."""
@@ -70,14 +72,16 @@ class TrainSettings(LoopSettings):
 
 
 def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> TrainSettings:
-    """Settings by precedence: flag over file over preset over default.
+    """Settings by precedence: flag over file over preset over what suits the model over default.
 
     Args:
         flags: What was given on the command line; None means not given.
         config_file: A JSON file of settings.
 
     Raises:
-        ConfigError: An unknown key or preset, or an impossible value; the message names the key and where it stood.
+        ConfigError: An unknown key, preset or model, or an impossible value; the message names the key and where it
+            stood.
+        MissingDependencyError: The model needs a package that is not installed.
     """
     given = {key: value for key, value in flags.items() if value is not None}
     from_file = _read_config(config_file) if config_file is not None else {}
@@ -87,7 +91,9 @@ def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> 
             f"there is no preset {preset!r}", where="preset", hint=f"Choose one of: {', '.join(PRESETS)}."
         )
     own = _model_settings(from_file) | _model_settings(given)
-    merged = {**PRESETS[preset], "preset": preset, **from_file, **given, "model_settings": own}
+    model = given.get("model") or from_file.get("model") or DEFAULT_MODEL
+    suited = model_class(str(model)).training_defaults
+    merged = {**suited, **PRESETS[preset], "preset": preset, **from_file, **given, "model_settings": own}
     values = {key: value for key, value in merged.items() if key not in MODEL_KEYS}
     where = str(config_file) if config_file is not None else None
     return validated(TrainSettings, values, where=where)
@@ -114,6 +120,8 @@ def validated(kind: type[T], values: dict[str, Any], *, where: str | None = None
             raise ConfigError(f"unknown key {key!r}", where=where, hint=f"Known are: {known}.") from error
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
+        if not key:
+            raise ConfigError(message, where=where) from error
         raise ConfigError(f"{key}: {message} (got {first['input']!r})", where=where) from error
 
 

@@ -60,7 +60,8 @@ def train(
     with log_file(directory / "logs" / "training.log", append=resume):
         logger.info("Presurge %s, settings %s", __version__, settings.model_dump_json())
         logger.info("Data %s", dataset.source)
-        store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
+        if not resume:  # a resumed run may yet be refused, and keeps its settings until then
+            store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
         loggers = open_loggers(settings, directory, resume=resume)
         plan = TrainingPlan(
             loop=settings.loop(),
@@ -71,6 +72,7 @@ def train(
         )
         fitted = _fit(dataset, settings, plan, progress)
         report = fitted.report
+        store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
         logger.info("Fitted %s in %.2f CPU-s, chosen %s", settings.model, fitted.cpu_seconds, report.chosen)
         evaluation = _score(fitted, dataset, settings, progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from presurge.models import registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
 from presurge.models.linear import Linear, LinearSettings
+from presurge.models.plan import TrainingPlan
 from presurge.models.rolling_choice import Fold, compare
 from presurge.progress import Progress
 from presurge.series.panel import Panel
@@ -35,12 +36,14 @@ class AutoSettings(Settings):
             average, so it is set for few switches.
         folds: Folds of the training rows that choose.
         stride: Rows from one training window of the linear model to the next.
+        epochs: Passes of a challenger that learns by gradient; what suits the model where None.
     """
 
     challengers: tuple[str, ...] = registry.BASELINES
     margin: float = Field(0.15, ge=0, lt=1)
     folds: int = Field(3, ge=1, le=20)
     stride: int = Field(1, ge=1)
+    epochs: int | None = Field(None, ge=1)
 
     @field_validator("challengers")
     @classmethod
@@ -81,8 +84,8 @@ class Auto(Forecaster):
 
     @property
     def refits(self) -> bool:
-        """A fit costs little."""
-        return True
+        """A fit costs little unless a challenger's does."""
+        return all(self._new(name).refits for name in self.settings.challengers)
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
@@ -101,7 +104,7 @@ class Auto(Forecaster):
         for done, name in enumerate(self.settings.challengers, 1):
             rivals += self._challenge(name, panel, folds, at_folds)
             if progress is not None:
-                progress("challenge", done / len(self.settings.challengers), name)
+                progress("Comparing with the baselines", done / len(self.settings.challengers), name)
         best_C = [_best_rival(rivals, c) for c in range(len(panel.channels))]
         names = [rival.name if rival else linear.name for rival in best_C]
         models = {
@@ -137,9 +140,16 @@ class Auto(Forecaster):
         ]
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
-        model = registry.model_class(name)(context=self.context, horizon=self.horizon)
+        model = self._new(name)
         model.fit(panel, train)
         return model
+
+    def _new(self, name: str) -> Forecaster:
+        kind = registry.model_class(name)
+        own = {key: getattr(self.plan.loop, key) for key in ("seed", "device", "allow_fallback", "threads")}
+        epochs = {} if self.settings.epochs is None else {"epochs": self.settings.epochs}
+        plan = TrainingPlan.of({**kind.training_defaults, **own, **epochs})
+        return kind(context=self.context, horizon=self.horizon, plan=plan)
 
     def _adopt(self, models: Sequence[Forecaster], names: Sequence[str]) -> None:
         """Take the models, each for the channels whose entry in ``names`` is its own."""
@@ -231,4 +241,5 @@ def _last_rows(batch: WindowBatch, context: int) -> WindowBatch:
         item_B=batch.item_B,
         origin_B=batch.origin_B,
         step=batch.step,
+        items=batch.items,
     )

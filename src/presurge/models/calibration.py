@@ -5,6 +5,7 @@ Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, "Distribution-Free Predicti
 ``presurge.models.tracking`` lets them follow the errors that come later.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Calibration:
     def measure(
         cls,
         actual_BHC: FloatArray,
-        mean_BHC: FloatArray,
+        centre: FloatArray,
         count_C: npt.NDArray[np.bool_],
         levels: tuple[float, ...] = QUANTILE_LEVELS,
         *,
@@ -57,26 +58,41 @@ class Calibration:
 
         With n residuals the upper level q takes the ``ceil((n + 1) q)``-th smallest, the lower level mirrored, which is
         what gives the finite-sample guarantee for exchangeable residuals.
+
+        Args:
+            actual_BHC: What came, original units; NaN where missing.
+            centre: Point forecasts [B, H, C], or the quantiles [B, H, Q, C] that a model learned, whose levels are then
+                corrected one by one (Romano, Patterson, Candès, "Conformalized Quantile Regression", 2019).
+            count_C: Which channels count.
+            levels: The Q levels, ascending.
+            until: Item -> time of the last row that the model learned from, in microseconds.
         """
-        residual_BHC = score_space(actual_BHC, count_C) - score_space(mean_BHC, count_C)
-        _, horizon, channels = residual_BHC.shape
+        learned = centre.ndim == 4
+        centre_BHXC = centre if learned else centre[:, :, None, :]
+        residual_BHXC = score_space(actual_BHC, count_C)[:, :, None, :] - score_space(centre_BHXC, count_C)
+        _, horizon, _, channels = residual_BHXC.shape
         residuals = np.zeros((horizon, len(levels), channels), np.float32)
         for h in range(horizon):
             for c in range(channels):
-                known = np.sort(residual_BHC[~np.isnan(residual_BHC[:, h, c]), h, c])
-                residuals[h, :, c] = _conformal_quantiles(known, levels)
+                known = ~np.isnan(residual_BHXC[:, h, 0, c])
+                ordered_BX = np.sort(residual_BHXC[known, h, :, c], axis=0)
+                for q, level in enumerate(levels):
+                    residuals[h, q, c] = _conformal_quantile(ordered_BX[:, q if learned else 0], level)
         return cls(residuals, levels, count_C, len(actual_BHC), until=until or {})
 
-    def quantiles(self, mean_BHC: FloatArray, residuals_BHQC: FloatArray | None = None) -> FloatArray:
-        """Quantiles around B point forecasts: float32 [B, H, Q, C]; H may be shorter than what was measured.
+    def quantiles(self, centre: FloatArray, residuals_BHQC: FloatArray | None = None) -> FloatArray:
+        """Quantiles of B forecasts: float32 [B, H, Q, C], ascending; H may be shorter than what was measured.
 
         Args:
-            mean_BHC: Point forecasts, original units.
+            centre: Point forecasts [B, H, C] or learned quantiles [B, H, Q, C], original units, as in ``measure``.
             residuals_BHQC: Residual quantiles that followed later errors; those of the calibration where None.
         """
         spread = self.residuals_HQC if residuals_BHQC is None else residuals_BHQC
-        bounds = score_space(mean_BHC, self.count_C)[:, :, None, :] + spread[..., : mean_BHC.shape[1], :, :]
+        centre_BHXC = centre if centre.ndim == 4 else centre[:, :, None, :]
+        bounds = score_space(centre_BHXC, self.count_C) + spread[..., : centre.shape[1], :, :]
         result: FloatArray = np.where(self.count_C, np.square(np.maximum(bounds, 0)), bounds)
+        if centre.ndim == 4:
+            result.sort(axis=2)
         return result.astype(np.float32, copy=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,15 +125,12 @@ def score_space(values_XC: FloatArray, count_C: npt.NDArray[np.bool_]) -> FloatA
     return result
 
 
-def _conformal_quantiles(ordered: FloatArray, levels: tuple[float, ...]) -> FloatArray:
+def _conformal_quantile(ordered: FloatArray, level: float) -> float:
+    """The conformal quantile of n residuals in ascending order; the plain median for 0.5, and 0 of none."""
     n = len(ordered)
     if n == 0:
-        return np.zeros(len(levels), np.float32)
-    level = np.array(levels)
-    upper = np.ceil((n + 1) * level) - 1
-    lower = np.floor((n + 1) * level) - 1
-    middle = (n - 1) * 0.5
-    rank = np.where(level > 0.5, upper, np.where(level < 0.5, lower, middle)).clip(0, n - 1)
-    below, above = ordered[np.floor(rank).astype(int)], ordered[np.ceil(rank).astype(int)]
-    result: FloatArray = ((below + above) / 2).astype(np.float32)
-    return result
+        return 0.0
+    if level == 0.5:
+        return float(np.median(ordered))
+    rank = math.ceil((n + 1) * level) if level > 0.5 else math.floor((n + 1) * level)
+    return float(ordered[min(max(rank - 1, 0), n - 1)])

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from presurge.errors import ConfigError
 from presurge.models.decomposition import fold
 from presurge.models.exact import Normalisation, fit_exact, pose
 from presurge.models.folded import FoldedLinear
@@ -91,9 +92,16 @@ class DLinear(Forecaster):
 
         Raises:
             DataError: There is no complete training window.
+            ConfigError: The solver is ``exact`` and there is a weight decay.
             MissingDependencyError: The solver is ``sgd`` and torch is not installed.
         """
         started = time.process_time()
+        if self.settings.solver == "exact" and self.plan.loop.weight_decay:
+            raise ConfigError(
+                "the exact solver knows no weight decay of the two maps apart",
+                where="weight_decay",
+                hint="Use its own penalty of the whole, ridge, or --solver sgd.",
+            )
         self.spec = SeriesSpec.of(panel)
         self.scaler = Scaler.fit(panel.take(train).values, self.settings.scaler, self.settings.transform)
         find = self._solve if self.solver == "exact" else self._learn

@@ -107,12 +107,16 @@ class Forecaster(ABC):
         context: Rows of history that one forecast reads (a fit may lengthen it, for a season longer than the context).
         horizon: Rows that one forecast gives.
         settings: The model's own settings; defaults where None.
-        plan: How to train, for a model that learns by gradient.
+        plan: How to train, for a model that learns by gradient; by its ``training_defaults`` where None.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     settings_class: ClassVar[type[Settings]] = Settings
+    training_defaults: ClassVar[dict[str, Any]] = {}
+    """Settings of the training loop, and ``batch_size``, where the general ones do not suit the model."""
+    provider: ClassVar[str | None] = None
+    """What brought a model that is none of Presurge's own; set when it is registered."""
 
     def __init__(
         self,
@@ -125,7 +129,7 @@ class Forecaster(ABC):
         self.context = context
         self.horizon = horizon
         self.settings = settings if settings is not None else self.settings_class()
-        self.plan = plan if plan is not None else TrainingPlan()
+        self.plan = plan if plan is not None else TrainingPlan.of(self.training_defaults)
         self.spec: SeriesSpec | None = None
         self.calibration: Calibration | None = None
         self.error: dict[str, dict[str, float]] = {}
@@ -224,6 +228,8 @@ class Forecaster(ABC):
             "error": self.error,
             "training": training or {},
         }
+        if self.provider is not None:
+            config["provider"] = self.provider
         if self.calibration is not None:
             config["calibration"] = self.calibration.to_dict()
             arrays = {**arrays, "calibration.residuals": self.calibration.residuals_HQC}

@@ -101,7 +101,7 @@ class Linear(Forecaster):
             default = self._unjudged(scales, calendars[0])
             fits.append(fit_channel(channel, scales, calendars, ridges, default))
             if progress is not None:
-                progress("choose", (c + 1) / len(channels))
+                progress("Choosing by rolling validation", (c + 1) / len(channels))
         self.channels = [fit.model for fit in fits]
         usable = [f for f in range(len(folds)) if all(fit.at_fold[f] is not None for fit in fits)]
         report = self._report(fits, time.process_time() - started)

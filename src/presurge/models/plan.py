@@ -30,6 +30,12 @@ class TrainingPlan:
     resume: bool = False
     loggers: tuple[Any, ...] = ()
 
+    @classmethod
+    def of(cls, defaults: dict[str, Any]) -> "TrainingPlan":
+        """The plan of a model's ``training_defaults``."""
+        loop = {key: value for key, value in defaults.items() if key != "batch_size"}
+        return cls(loop=LoopSettings(**loop), batch_size=defaults.get("batch_size", 128))
+
 
 def require_torch(purpose: str) -> None:
     """Say which extra brings torch, where it is not installed.

@@ -1,45 +1,165 @@
-"""The models by name. A model's module is imported when the model is asked for, so that listing them costs nothing."""
+"""The models by name: Presurge's own, those of other packages, and those that a file of the user registers.
 
+A model's module is imported when the model is asked for, so that listing them costs nothing and needs no torch.
+"""
+
+import sys
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from presurge import store
-from presurge.errors import ConfigError, ModelError
+from presurge.errors import ConfigError, MissingDependencyError, ModelError
 from presurge.models.forecaster import Forecaster
 
-_MODELS: dict[str, str] = {
-    "last-value": "presurge.models.naive:LastValue",
-    "recent-mean": "presurge.models.naive:RecentMean",
-    "drift": "presurge.models.naive:Drift",
-    "seasonal-naive": "presurge.models.naive:SeasonalNaive",
-    "dlinear": "presurge.models.dlinear:DLinear",
-    "linear": "presurge.models.linear:Linear",
-    "auto": "presurge.models.auto:Auto",
+ENTRY_POINTS = "presurge.models"
+"""Group of the entry points under which other packages offer models: the name of the model, and ``module:Class``."""
+
+
+class _Own(NamedTuple):
+    """A model of Presurge itself: where its class is, and its summary, known before that is imported."""
+
+    target: str
+    summary: str
+
+
+_OWN: dict[str, _Own] = {
+    "last-value": _Own("naive:LastValue", "the last observed value goes on"),
+    "recent-mean": _Own("naive:RecentMean", "the mean of the last rows goes on"),
+    "drift": _Own("naive:Drift", "the line through the ends of the context goes on"),
+    "seasonal-naive": _Own("naive:SeasonalNaive", "the last season repeats"),
+    "dlinear": _Own("dlinear:DLinear", "linear maps of season and trend, solved exactly"),
+    "linear": _Own("linear:Linear", "exact linear map on the best scale, with calendar"),
+    "auto": _Own("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
+    "lstm": _Own("networks.recurrent:LSTM", "recurrent network with long short-term memory"),
+    "gru": _Own("networks.recurrent:GRU", "recurrent network with gated units"),
+    "transformer": _Own("networks.transformer:Transformer", "attention between patches of rows"),
+    "mlp": _Own("networks.mlp:MLP", "linear map and small perceptron, for every channel on its own"),
 }
 BASELINES = ("last-value", "recent-mean", "drift", "seasonal-naive")
 """The models that every accuracy table holds beside the others."""
 
+_registered: dict[str, type[Forecaster]] = {}
+F = TypeVar("F", bound=type[Forecaster])
+
+
+def register(kind: F) -> F:
+    """Make a Forecaster class known under its ``name``; works as a decorator. A later class of the same name replaces it.
+
+    Raises:
+        ConfigError: The name is one of Presurge's own.
+    """
+    if kind.name in _OWN:
+        raise ConfigError(
+            f"the name {kind.name!r} belongs to a model of Presurge",
+            where=kind.__qualname__,
+            hint="Choose another.",
+        )
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    kind.provider = kind.provider or (Path(file).name if file else kind.__module__)
+    _registered[kind.name] = kind
+    return kind
+
+
+def load_plugin(path: Path) -> None:
+    """Run a Python file of the user, whose ``register`` calls make its models known.
+
+    Raises:
+        ConfigError: There is no such file, or it fails.
+    """
+    path = Path(path)
+    spec = spec_from_file_location(f"presurge_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(
+            "is no Python file", where=str(path), hint="Name the FILE.py that registers a model."
+        )
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"cannot be imported: {type(error).__name__}: {error}",
+            where=str(path),
+            hint="Run it with python to see more.",
+        ) from error
+
+
+@cache
+def _offered() -> dict[str, EntryPoint]:
+    """Models of other packages by name; one of Presurge's own names is never theirs."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _OWN}
+
 
 def model_names() -> tuple[str, ...]:
-    """Names of all models."""
-    return tuple(_MODELS)
+    """Names of all models: Presurge's own, those of other packages, those registered."""
+    return tuple(dict.fromkeys([*_OWN, *_offered(), *_registered]))
+
+
+def summary(name: str) -> str:
+    """One line that says what a model is, or why it cannot be used; imports none of Presurge's own.
+
+    Raises:
+        ConfigError: There is no model of that name.
+    """
+    if name in _OWN:
+        return _OWN[name].summary
+    try:
+        return model_class(name).summary
+    except ConfigError as error:
+        if name not in _offered():
+            raise
+        return f"unusable: {error.what}"
 
 
 def model_class(name: str) -> type[Forecaster]:
     """The class of a model.
 
     Raises:
-        ConfigError: There is no model of that name.
+        ConfigError: There is no model of that name, or the package that offers it is broken.
+        MissingDependencyError: It needs a package that is not installed.
     """
-    if name not in _MODELS:
+    if name in _OWN:
+        module, attribute = _OWN[name].target.split(":")
+        try:
+            found: type[Forecaster] = getattr(import_module(f"presurge.models.{module}"), attribute)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise MissingDependencyError("torch", purpose=f"the model {name}", extra="train") from error
+        return found
+    if name not in _registered and name in _offered():
+        _registered[name] = _class_of(_offered()[name])
+    if name not in _registered:
         raise ConfigError(
             f"there is no model {name!r}",
             where="--model",
-            hint=f"Choose one of: {', '.join(sorted(_MODELS))}.",
+            hint=f"Choose one of: {', '.join(sorted(model_names()))}. A file of your own: --plugin FILE.py",
         )
-    module, attribute = _MODELS[name].split(":")
-    found: type[Forecaster] = getattr(import_module(module), attribute)
+    return _registered[name]
+
+
+def _class_of(point: EntryPoint) -> type[Forecaster]:
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+    try:
+        found = point.load()
+    except Exception as error:
+        raise ConfigError(
+            f"the model {point.name!r} of the package {package} cannot be imported: {error}",
+            where=point.value,
+            hint="Repair or remove the package.",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Forecaster)) or found.name != point.name:
+        raise ConfigError(
+            f"the package {package} offers as {point.name!r} what is no Forecaster of that name",
+            where=point.value,
+        )
+    found.provider = f"the package {package}"
     return found
 
 
@@ -51,16 +171,36 @@ def load(path: Path) -> tuple[Forecaster, dict[str, Any]]:
     """
     directory = store.find_model(Path(path))
     config, arrays = store.load_model(directory)
+    return from_document(config, arrays, where=str(directory / store.CONFIG_FILE)), config
+
+
+def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -> Forecaster:
+    """Rebuild a model from its configuration and arrays, whatever file they stood in.
+
+    Raises:
+        ModelError: They describe no model, or one that is not known here.
+        MissingDependencyError: The model needs a package that is not installed.
+    """
     name = config.get("model")
-    if name not in _MODELS:
-        raise ModelError(
-            f"is a model of the kind {name!r}, which this installation does not know",
-            where=str(directory / store.CONFIG_FILE),
-            hint=f"Known are: {', '.join(sorted(_MODELS))}. A newer Presurge or another package may bring it.",
-        )
+    if name not in model_names():
+        raise _unknown(config, where)
+    kind = model_class(str(name))
     try:
-        return model_class(name).from_config(config, arrays), config
+        return kind.from_config(config, arrays)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"does not describe a {name} model: {error}", where=str(directory / store.CONFIG_FILE)
-        ) from error
+        raise ModelError(f"does not describe a {name} model: {error}", where=where) from error
+
+
+def _unknown(config: dict[str, Any], where: str) -> ModelError:
+    provider = config.get("provider")
+    if not provider:
+        hint = f"Known are: {', '.join(sorted(model_names()))}. A newer Presurge or another package may bring it."
+    elif str(provider).endswith(".py"):
+        hint = f"It was registered by {provider}: name that file with --plugin."
+    else:
+        hint = f"It came from {provider}: install that first."
+    return ModelError(
+        f"is a model of the kind {config.get('model')!r}, which this installation does not know",
+        where=where,
+        hint=hint,
+    )

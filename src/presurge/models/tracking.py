@@ -44,7 +44,7 @@ class IntervalTracker:
     """Forecasts over a panel with the intervals that each origin could know.
 
     Args:
-        forecaster: A fitted model; its own quantiles are kept, if it learned them.
+        forecaster: A fitted model; quantiles that it learned are calibrated, but follow nothing.
         panel: Exactly the model's channels.
     """
 
@@ -66,8 +66,10 @@ class IntervalTracker:
         mean_BHC, quantiles_BHQC = forecaster.predict(batch)
         calibration = forecaster.calibration
         followed_B = np.zeros(len(origins_B), np.int64)
-        if quantiles_BHQC is not None or calibration is None:
+        if calibration is None:
             return Tracked(mean_BHC, quantiles_BHQC, followed_B)
+        if quantiles_BHQC is not None:
+            return Tracked(mean_BHC, calibration.quantiles(quantiles_BHQC), followed_B)
         first_B = self._first_targets(calibration, origins_B, batch.item_B)
         late = origins_B >= first_B
         if calibration.rate == 0 or not late.any():

@@ -27,12 +27,14 @@ class WindowBatch:
         item_B: Item number of each window.
         origin_B: Time of the last context row, microseconds since the Unix epoch.
         step: Frequency in microseconds.
+        items: Names of the items that ``item_B`` numbers.
     """
 
     context_BLC: FloatArray
     item_B: IntArray
     origin_B: IntArray
     step: int
+    items: tuple[str, ...]
 
 
 def window_origins(panel: Panel, span: Span, *, context: int, horizon: int, stride: int = 1) -> IntArray:
@@ -81,6 +83,7 @@ def batch_of(panel: Panel, origins: IntArray, context: int) -> WindowBatch:
         item_B=item_B,
         origin_B=panel.start[item_B] + (origins - panel.indptr[item_B]) * panel.step,
         step=panel.step,
+        items=panel.items,
     )
 
 

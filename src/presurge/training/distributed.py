@@ -1,8 +1,8 @@
 """Data parallelism under torchrun: one process a device, gradients averaged. Only the first process touches files."""
 
-import contextlib
+import atexit
+import gc
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,19 +32,23 @@ def ranks_from_environment() -> Ranks:
     return Ranks(int(read("RANK", "0")), int(read("WORLD_SIZE", "1")), int(read("LOCAL_RANK", "0")))
 
 
-@contextlib.contextmanager
-def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Join the processes while the body runs; a group that exists already is used as it is."""
+def join(ranks: Ranks, device: torch.device) -> None:
+    """Let this process work with the others from here on.
+
+    They stay together until the process ends: groups that are made one after another can miss each other.
+    """
+    if ranks.world == 1 or dist.is_initialized():
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if ranks.world == 1 or dist.is_initialized():
-        yield
-        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Let go of what still holds the group, then of the group; its threads else outlive it, and the process aborts."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def gathered(value: T, ranks: Ranks) -> list[T]:

@@ -31,17 +31,21 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(*, alone: bool = True) -> Iterator[StopRequest]:
     """While the body runs, the first SIGINT or SIGTERM only asks; the next one acts as it always does.
 
     So no step and no checkpoint is ever cut in the middle, and who is in a hurry presses twice. Outside of the main thread
     Python delivers no signals, and nothing changes.
+
+    Args:
+        alone: No other process works on the same. Where some do, SIGTERM means that one of them failed, and acts at once.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    taken = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
+    before = {number: signal.getsignal(number) for number in taken}
 
     def restore() -> None:
         for number, handler in before.items():

@@ -159,6 +159,8 @@ class MlflowLogger(_Appending):
 
         self._mlflow = mlflow
         if "MLFLOW_TRACKING_URI" not in os.environ:
+            # The small MLflow that the extra brings has no database, and files are only written where that is allowed.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             mlflow.set_tracking_uri((directory / "mlruns").resolve().as_uri())
         mlflow.set_experiment(options.get("project") or "presurge")
         mlflow.start_run(run_name=options.get("run_name"))

@@ -22,7 +22,7 @@ from presurge.training.distributed import (
     added_up,
     from_first,
     gathered,
-    process_group,
+    join,
     ranks_from_environment,
 )
 from presurge.training.interruption import StopRequest, TrainingInterrupted, stop_requests
@@ -130,7 +130,8 @@ def fit(
     device = resolve_device(
         settings.device, allow_fallback=settings.allow_fallback, local_rank=ranks.local_rank
     )
-    with stop_requests() as stop, threads(settings.threads), process_group(ranks, device):
+    join(ranks, device)
+    with stop_requests(alone=ranks.world == 1) as stop, threads(settings.threads):
         torch.manual_seed(settings.seed + ranks.rank)
         run = _Run(task, settings, Learner(task.module, settings, ranks, device), stop)
         if ranks.first:

@@ -1,0 +1,214 @@
+"""What every forecasting network shares: scaling, normalisation of a window, calendar, items, training, prediction.
+
+A model adds a *body*: a module that maps the past of a window, and what is known of its future, to values. Shapes: B
+windows, L context, H horizon, C channels, K inputs known in advance, D = C + K inputs of a row, Q outputs a value (1, or
+quantiles).
+"""
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from presurge.models.calendar import Calendar
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.models.networks.train import NetworkProblem, train_network
+from presurge.models.networks.window import NetworkShape, WindowNetwork, WindowNormalisation
+from presurge.models.plan import LossName
+from presurge.progress import Progress, silent
+from presurge.series.forecast import QUANTILE_LEVELS
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.scalers import Scaler, ScalerName, TransformName
+from presurge.series.spans import Span
+from presurge.series.windows import WindowBatch
+from presurge.store import Arrays
+from presurge.training.devices import threads
+
+WAVES = 3
+"""Harmonics of the day and of the week that a network is told; it bends them itself where it needs sharper ones."""
+AT_ONCE = 1024
+"""Windows of one forward pass."""
+
+
+class NetworkSettings(Settings):
+    """Settings of every network.
+
+    Attributes:
+        loss: What is minimised on the model's scale; ``quantile`` learns every level of the intervals.
+        transform: Applied before scaling; ``auto`` is the square root where every channel counts, else none.
+        scaler: Applied after the transform, fitted on the training rows.
+        normalisation: What is taken off every window and put back on its forecast: nothing, its last value, its mean, or
+            (``revin``) its mean and its standard deviation.
+        affine: Whether ``revin`` learns a gain and a shift for each channel.
+        calendar: Whether the time of day and of the week of every row, past and future, is an input.
+        item_embedding: Learned numbers that tell an item from others, where there are several; 0 tells none.
+        stride: Rows from one training window to the next.
+    """
+
+    loss: LossName = "mse"
+    transform: TransformName | Literal["auto"] = "auto"
+    scaler: ScalerName = "standard"
+    normalisation: WindowNormalisation = "last"
+    affine: bool = False
+    calendar: bool = False
+    item_embedding: int = Field(4, ge=0)
+    stride: int = Field(1, ge=1)
+
+
+class NetworkForecaster(Forecaster):
+    """Base of the networks: a subclass names itself, declares its settings and implements ``body``.
+
+    ``training_defaults`` are the settings of the training loop, and ``batch_size``, that suit the model.
+    """
+
+    settings_class: ClassVar[type[Settings]] = NetworkSettings
+    settings: NetworkSettings
+    scaler: Scaler
+    calendar: Calendar
+    network: WindowNetwork
+
+    @abstractmethod
+    def body(self, shape: NetworkShape) -> nn.Module:
+        """The module in the middle: called with past [B, L, D] and future [B, H, K], it gives B x (H, C, Q) values."""
+
+    def fit(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> FitReport:
+        """Train by gradient; scaler and weights know the training rows only, validation stops and picks the epoch.
+
+        Raises:
+            DataError: There is no complete training window.
+        """
+        started = time.process_time()
+        settings = self.settings
+        self.spec = SeriesSpec.of(panel)
+        self.scaler = Scaler.fit(panel.take(train).values, settings.scaler, self._transform())
+        self.calendar = self._calendar_of(int((train.last - train.first).max()))
+        problem = NetworkProblem(
+            panel=panel,
+            train=train,
+            validation=validation,
+            scaler=self.scaler,
+            context=self.context,
+            horizon=self.horizon,
+            loss=settings.loss,
+            levels=QUANTILE_LEVELS,
+            stride=settings.stride,
+            architecture={"model": self.name, **settings.model_dump(mode="json")},
+            known_RK=self._known(panel.times()) if self.calendar.size else None,
+        )
+        network, outcome, windows = train_network(
+            self._build, problem, self.plan, progress=progress or silent
+        )
+        self.network = network.eval()
+        return FitReport(
+            model=self.name,
+            n_windows=windows,
+            n_parameters=self.n_parameters,
+            cpu_seconds=time.process_time() - started,
+            chosen={"epoch": outcome.best_epoch + 1, "transform": self.scaler.transform},
+            history=tuple(outcome.history),
+        )
+
+    def predict(self, batch: WindowBatch) -> Prediction:
+        """Forecast B windows; a window with a missing value in its context is forecast as NaN."""
+        counts_C = np.array([channel.kind == "count" for channel in self.fitted_spec().channels])
+        shape = (len(batch.origin_B), self.horizon, self._outputs, len(counts_C))
+        scaled_BHQC = np.empty(shape, np.float32)
+        with torch.inference_mode(), threads(1):
+            for begin in range(0, len(scaled_BHQC), AT_ONCE):
+                part = slice(begin, begin + AT_ONCE)
+                scaled_BHQC[part] = self._forward(batch, part)
+        scaled_BHQC[np.isnan(batch.context_BLC).any(axis=(1, 2))] = np.nan
+        floor_C = np.where(counts_C, 0.0, -np.inf)
+        rows_BHQC = np.maximum(self.scaler.unscale(scaled_BHQC), floor_C).astype(np.float32)
+        if self.settings.loss != "quantile":
+            return Prediction(rows_BHQC[:, :, 0])
+        rows_BHQC.sort(axis=2)  # sorted, quantiles never cross
+        return Prediction(rows_BHQC[:, :, QUANTILE_LEVELS.index(0.5)], rows_BHQC)
+
+    def _forward(self, batch: WindowBatch, part: slice) -> FloatArray:
+        """Forecasts of some windows on the model's scale [b, H, Q, C]."""
+        # A value that is not there must not reach the others through a sum: it is 0, and its window is blanked later.
+        context = np.nan_to_num(self.scaler.scale(batch.context_BLC[part])).astype(np.float32)
+        future = np.zeros((len(context), self.horizon, 0), np.float32)
+        if self.calendar.size:
+            row_W = np.arange(1 - self.context, self.horizon + 1) * batch.step
+            known_BWK = self._known(batch.origin_B[part, None] + row_W)
+            context = np.concatenate([context, known_BWK[:, : self.context]], axis=2)
+            future = known_BWK[:, self.context :]
+        place = {name: number for number, name in enumerate(self.fitted_spec().items)}
+        number_of = np.array([place.get(name, -1) for name in batch.items])
+        item_B = torch.from_numpy(number_of[batch.item_B[part]])
+        rows = self.network(torch.from_numpy(context), torch.from_numpy(future), item_B)
+        rows_BHQC: FloatArray = (rows if rows.ndim == 4 else rows[:, :, None]).numpy()
+        return rows_BHQC
+
+    @property
+    def n_parameters(self) -> int:
+        """Learned numbers of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Scaler and calendar, and the weights by their names in the network."""
+        weights = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
+        return {"scaler": self.scaler.to_dict(), "calendar": self.calendar.to_list()}, weights
+
+    def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
+        """The inverse of ``state``.
+
+        Raises:
+            ValueError: The weights are not those of this network.
+        """
+        self.scaler = Scaler.from_dict(state["scaler"])
+        self.calendar = Calendar.from_list(self.fitted_spec().step, state["calendar"])
+        self.network = self._build().eval()
+        try:
+            self.network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
+        except RuntimeError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+    @property
+    def _outputs(self) -> int:
+        return len(QUANTILE_LEVELS) if self.settings.loss == "quantile" else 1
+
+    def _transform(self) -> TransformName:
+        if self.settings.transform != "auto":
+            return self.settings.transform
+        counts = all(channel.kind == "count" for channel in self.fitted_spec().channels)
+        return "sqrt" if counts else "identity"
+
+    def _calendar_of(self, rows: int) -> Calendar:
+        """The slow waves among those that so many rows can teach; none where no calendar is wanted."""
+        step = self.fitted_spec().step
+        every: Sequence[tuple[int, int]] = Calendar.of(step, rows).harmonics if self.settings.calendar else ()
+        return Calendar(step=step, harmonics=tuple(wave for wave in every if wave[1] <= WAVES))
+
+    def _known(self, time_X: np.ndarray[Any, np.dtype[np.int64]]) -> FloatArray:
+        """Calendar terms of rows, float32 [..., K]; a relative clock is taken as if it had begun on the Unix epoch."""
+        terms: FloatArray = self.calendar.terms(time_X.reshape(-1)).astype(np.float32)
+        return terms.reshape(*time_X.shape, self.calendar.size)
+
+    def _build(self) -> WindowNetwork:
+        spec = self.fitted_spec()
+        embedding = self.settings.item_embedding if len(spec.items) > 1 else 0
+        shape = NetworkShape(
+            context=self.context,
+            horizon=self.horizon,
+            channels=len(spec.channels),
+            known=self.calendar.size + embedding,
+            outputs=self._outputs,
+        )
+        return WindowNetwork(
+            self.body(shape),
+            shape,
+            normalisation=self.settings.normalisation,
+            affine=self.settings.affine,
+            items=len(spec.items),
+            embedding=embedding,
+        )

@@ -1,0 +1,76 @@
+"""LSTM and GRU: the state after the last row of the context, mapped to the whole horizon at once.
+
+Shapes: B windows, L context, H horizon, D inputs of a row, K inputs known in advance.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from presurge.models.forecaster import Settings
+from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
+from presurge.models.networks.window import Head, NetworkShape
+
+
+class RecurrentSettings(NetworkSettings):
+    """Settings of LSTM and GRU.
+
+    Attributes:
+        hidden_size: Numbers of the state.
+        num_layers: Layers on top of each other.
+        dropout: Share of the numbers between two layers that is left out in training.
+    """
+
+    hidden_size: int = Field(64, ge=1)
+    num_layers: int = Field(2, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class RecurrentBody(nn.Module):
+    """A recurrent network and a linear head on its last state."""
+
+    def __init__(
+        self, cell: type[nn.LSTM | nn.GRU], settings: RecurrentSettings, shape: NetworkShape
+    ) -> None:
+        super().__init__()
+        layers = settings.num_layers
+        self.cell = cell(
+            shape.inputs,
+            settings.hidden_size,
+            layers,
+            dropout=settings.dropout if layers > 1 else 0.0,
+        )
+        self.head = Head(settings.hidden_size, shape)
+
+    def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
+        """[B, H, values]."""
+        state_LBF, _ = self.cell(past_BLD.transpose(0, 1).contiguous())
+        rows: torch.Tensor = self.head(state_LBF[-1], future_BHK)
+        return rows
+
+
+class LSTM(NetworkForecaster):
+    """Long short-term memory over all channels at once."""
+
+    name: ClassVar[str] = "lstm"
+    summary: ClassVar[str] = "recurrent network with long short-term memory, all channels at once"
+    settings_class: ClassVar[type[Settings]] = RecurrentSettings
+    training_defaults: ClassVar[dict[str, object]] = {"epochs": 30, "patience": 5, "clip_norm": 1.0}
+    settings: RecurrentSettings
+
+    def body(self, shape: NetworkShape) -> nn.Module:
+        """LSTM layers and a head."""
+        return RecurrentBody(nn.LSTM, self.settings, shape)
+
+
+class GRU(LSTM):
+    """Gated recurrent units over all channels at once."""
+
+    name: ClassVar[str] = "gru"
+    summary: ClassVar[str] = "recurrent network with gated units, all channels at once"
+
+    def body(self, shape: NetworkShape) -> nn.Module:
+        """GRU layers and a head."""
+        return RecurrentBody(nn.GRU, self.settings, shape)

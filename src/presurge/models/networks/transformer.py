@@ -1,0 +1,91 @@
+"""A Transformer encoder over the rows of the context, or over patches of them.
+
+Sources: Vaswani et al., "Attention Is All You Need", 2017; for the patches Nie et al., "A Time Series is Worth 64 Words",
+ICLR 2023. Shapes: B windows, L context, H horizon, D inputs of a row, K inputs known in advance, P rows of a patch, N patches.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from presurge.models.forecaster import Settings
+from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
+from presurge.models.networks.window import Head, NetworkShape, patches
+
+
+class TransformerSettings(NetworkSettings):
+    """Settings of the Transformer.
+
+    Attributes:
+        d_model: Numbers of a token.
+        nhead: Heads of attention; they share ``d_model`` evenly.
+        num_layers: Encoder layers.
+        dim_feedforward: Hidden numbers of the feed-forward part of a layer.
+        dropout: Share of the numbers that is left out in training.
+        patch_length: Rows of a token; 0 makes every row a token, which costs much more.
+    """
+
+    d_model: int = Field(64, ge=1)
+    nhead: int = Field(4, ge=1)
+    num_layers: int = Field(2, ge=1)
+    dim_feedforward: int = Field(256, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    patch_length: int = Field(8, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> "TransformerSettings":
+        if self.d_model % self.nhead:
+            raise ValueError(f"d_model {self.d_model} cannot be shared evenly by {self.nhead} heads (nhead)")
+        return self
+
+
+class TransformerBody(nn.Module):
+    """Tokens with learned positions through encoder layers; the head reads their mean and the last of them."""
+
+    def __init__(self, settings: TransformerSettings, shape: NetworkShape) -> None:
+        super().__init__()
+        self.patch = min(max(1, settings.patch_length), shape.context)
+        tokens = -(-shape.context // self.patch)
+        self.embed = nn.Linear(self.patch * shape.inputs, settings.d_model)
+        self.position_NF = nn.Parameter(0.02 * torch.randn(tokens, settings.d_model))
+        layer = nn.TransformerEncoderLayer(
+            settings.d_model,
+            settings.nhead,
+            settings.dim_feedforward,
+            settings.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, settings.num_layers, norm=nn.LayerNorm(settings.d_model), enable_nested_tensor=False
+        )
+        self.head = Head(2 * settings.d_model, shape)
+
+    def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
+        """[B, H, values]."""
+        patch_BNP = patches(past_BLD.transpose(1, 2), self.patch).transpose(1, 2).flatten(2)
+        token_BNF = self.encoder(self.embed(patch_BNP) + self.position_NF)
+        rows: torch.Tensor = self.head(torch.cat([token_BNF.mean(1), token_BNF[:, -1]], 1), future_BHK)
+        return rows
+
+
+class Transformer(NetworkForecaster):
+    """Attention between the rows, or patches of rows, of all channels at once."""
+
+    name: ClassVar[str] = "transformer"
+    summary: ClassVar[str] = "attention between patches of rows, all channels at once"
+    settings_class: ClassVar[type[Settings]] = TransformerSettings
+    training_defaults: ClassVar[dict[str, object]] = {
+        "epochs": 30,
+        "patience": 5,
+        "learning_rate": 5e-4,
+        "clip_norm": 1.0,
+    }
+    settings: TransformerSettings
+
+    def body(self, shape: NetworkShape) -> nn.Module:
+        """Encoder layers and a head."""
+        return TransformerBody(self.settings, shape)

@@ -1,0 +1,165 @@
+"""What stands around the body of every forecasting network: the level of a window, its item, the form of the outputs.
+
+Shapes: B windows, L context, H horizon, C channels, K inputs known in advance (the numbers of the item are among them for
+a body), D = C + K inputs of a row, Q outputs a value (1, or quantiles).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+WindowNormalisation = Literal["none", "last", "mean", "revin"]
+
+_SMALLEST_VARIANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkShape:
+    """What a body is given and what it must give.
+
+    Attributes:
+        context: L.
+        horizon: H.
+        channels: C.
+        known: K.
+        outputs: Q.
+    """
+
+    context: int
+    horizon: int
+    channels: int
+    known: int
+    outputs: int
+
+    @property
+    def inputs(self) -> int:
+        """D, numbers of one row of the past: the channels, then what is known in advance."""
+        return self.channels + self.known
+
+    @property
+    def values(self) -> int:
+        """C x Q, numbers that a body gives for one row of the forecast."""
+        return self.channels * self.outputs
+
+
+class WindowNetwork(nn.Module):
+    """A body between the normalisation of its window and the inverse.
+
+    ``revin`` is the reversible instance normalisation of Kim et al., "Reversible Instance Normalization for Accurate
+    Time-Series Forecasting against Distribution Shift", ICLR 2022.
+
+    Args:
+        body: Called with past [B, L, D] and future [B, H, K]; gives B x (H, C, Q) values in that order, in any shape.
+        shape: What the body was made for.
+        normalisation: What is taken off every window and put back on its forecast.
+        affine: Whether ``revin`` learns a gain and a shift for each channel.
+        items: Items that can be told apart.
+        embedding: Numbers that tell them apart; 0 tells none.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        shape: NetworkShape,
+        *,
+        normalisation: WindowNormalisation,
+        affine: bool,
+        items: int,
+        embedding: int,
+    ) -> None:
+        super().__init__()
+        self.body, self.shape, self.normalisation = body, shape, normalisation
+        learns_scale = affine and normalisation == "revin"
+        self.affine = Affine(shape.channels) if learns_scale else None
+        # Number 0 is the item that was not there in training: it stays at zero.
+        self.item = nn.Embedding(items + 1, embedding, padding_idx=0) if embedding else None
+
+    def forward(
+        self, context_BLD: torch.Tensor, known_BHK: torch.Tensor, item_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Forecast on the model's scale: [B, H, C], or [B, H, Q, C] where there are several outputs.
+
+        Args:
+            context_BLD: Channels, then inputs known in advance (without the item).
+            known_BHK: The latter for the rows of the forecast.
+            item_B: Number of the item in training; -1 for another.
+        """
+        shape = self.shape
+        context_BLC, known_BLK = context_BLD[..., : shape.channels], context_BLD[..., shape.channels :]
+        level_B1C, spread_B1C = self._level(context_BLC)
+        inner_BLC = (context_BLC - level_B1C) / spread_B1C
+        if self.affine is not None:
+            inner_BLC = self.affine(inner_BLC)
+        past, future = [inner_BLC, known_BLK], [known_BHK]
+        if self.item is not None:
+            item_B1E = self.item(item_B + 1)[:, None]
+            past.append(item_B1E.expand(-1, shape.context, -1))
+            future.append(item_B1E.expand(-1, shape.horizon, -1))
+        rows: torch.Tensor = self.body(torch.cat(past, 2), torch.cat(future, 2))
+        rows_BHQC = rows.reshape(-1, shape.horizon, shape.channels, shape.outputs).transpose(2, 3)
+        if self.affine is not None:
+            rows_BHQC = self.affine.inverse(rows_BHQC)
+        rows_BHQC = rows_BHQC * spread_B1C[:, None] + level_B1C[:, None]
+        return rows_BHQC if shape.outputs > 1 else rows_BHQC[:, :, 0]
+
+    def _level(self, context_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Level and spread of every window and channel, [B, 1, C] each."""
+        one = context_BLC.new_ones(1, 1, 1)
+        match self.normalisation:
+            case "last":
+                return context_BLC[:, -1:], one
+            case "mean":
+                return context_BLC.mean(1, keepdim=True), one
+            case "revin":
+                variance_B1C, mean_B1C = torch.var_mean(context_BLC, 1, correction=0, keepdim=True)
+                return mean_B1C, (variance_B1C + _SMALLEST_VARIANCE).sqrt()
+            case _:
+                return torch.zeros_like(one), one
+
+
+class Affine(nn.Module):
+    """A learned gain and shift of each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain_C = nn.Parameter(torch.ones(channels))
+        self.shift_C = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., C]."""
+        return x * self.gain_C + self.shift_C
+
+    def inverse(self, y: torch.Tensor) -> torch.Tensor:
+        """Back again: [..., C]."""
+        return (y - self.shift_C) / self.gain_C
+
+
+class Head(nn.Module):
+    """From the features of a window to its forecast: one linear map, plus one of what is known of every future row.
+
+    Args:
+        features: Numbers that describe a window.
+        shape: What is to be given.
+    """
+
+    def __init__(self, features: int, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.rows = nn.Linear(features, shape.horizon * shape.values)
+        self.known = nn.Linear(shape.known, shape.values, bias=False) if shape.known else None
+
+    def forward(self, feature_BF: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
+        """[B, H, C x Q]."""
+        rows: torch.Tensor = self.rows(feature_BF).reshape(-1, self.shape.horizon, self.shape.values)
+        return rows if self.known is None else rows + self.known(future_BHK)
+
+
+def patches(rows_BXL: torch.Tensor, length: int) -> torch.Tensor:
+    """Rows in patches [B, X, N, P]; copies of the first row fill the first patch up."""
+    windows, series, rows = rows_BXL.shape
+    lead = -rows % length
+    if lead:
+        rows_BXL = torch.cat([rows_BXL[:, :, :1].expand(-1, -1, lead), rows_BXL], 2)
+    return rows_BXL.reshape(windows, series, (rows + lead) // length, length)

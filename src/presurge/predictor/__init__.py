@@ -1,0 +1,30 @@
+"""The published request-predictor interface: data frames in, the next requests out, models of your own beside ours."""
+
+from presurge.predictor.adapter import ForecasterPredictor
+from presurge.predictor.enhanced import EnhancedRequestPredictor, create_enhanced_predictor
+from presurge.predictor.interface import (
+    BasePredictor,
+    ModelConfig,
+    ModelDevice,
+    ModelType,
+    PredictionResult,
+    TrainingResult,
+)
+from presurge.predictor.manager import ModelManager
+from presurge.predictor.registry import ModelRegistry, model_registry, register_model
+
+__all__ = [
+    "BasePredictor",
+    "EnhancedRequestPredictor",
+    "ForecasterPredictor",
+    "ModelConfig",
+    "ModelDevice",
+    "ModelManager",
+    "ModelRegistry",
+    "ModelType",
+    "PredictionResult",
+    "TrainingResult",
+    "create_enhanced_predictor",
+    "model_registry",
+    "register_model",
+]

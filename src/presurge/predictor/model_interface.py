@@ -1,0 +1,25 @@
+"""The interface of models under the module name of the published guide."""
+
+from presurge.predictor.interface import (
+    BasePredictor,
+    ModelConfig,
+    ModelDevice,
+    ModelType,
+    PredictionResult,
+    TrainingResult,
+)
+from presurge.predictor.manager import ModelManager
+from presurge.predictor.registry import ModelRegistry, model_registry, register_model
+
+__all__ = [
+    "BasePredictor",
+    "ModelConfig",
+    "ModelDevice",
+    "ModelManager",
+    "ModelRegistry",
+    "ModelType",
+    "PredictionResult",
+    "TrainingResult",
+    "model_registry",
+    "register_model",
+]

@@ -1,0 +1,313 @@
+"""The networks: their arithmetic against NumPy, what their settings do, what they are told of time and items."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from presurge.jobs.settings import resolve_settings
+from presurge.models import registry
+from presurge.models.forecaster import Forecaster
+from presurge.models.naive import LastValue
+from presurge.models.plan import TrainingPlan
+from presurge.series.forecast import QUANTILE_LEVELS
+from presurge.series.panel import Panel
+from presurge.series.spans import Span
+from presurge.series.windows import batch_of, targets_of, window_origins
+from presurge.training.settings import LoopSettings
+
+torch = pytest.importorskip("torch")
+MakePanel = Callable[..., Panel]
+NETWORKS = pytest.mark.parametrize("name", ["lstm", "gru", "transformer", "mlp"])
+SMALL: dict[str, dict[str, object]] = {
+    "lstm": {"hidden_size": 8},
+    "gru": {"hidden_size": 8},
+    "transformer": {"d_model": 8, "nhead": 2, "num_layers": 1, "dim_feedforward": 16, "dropout": 0},
+    "mlp": {"hidden_size": 8, "dropout": 0},
+}
+
+
+def fitted(
+    name: str,
+    panel: Panel,
+    train: Span | None = None,
+    *,
+    context: int = 12,
+    horizon: int = 3,
+    epochs: int = 1,
+    rate: float = 1e-2,
+    **settings: object,
+) -> Forecaster:
+    kind = registry.model_class(name)
+    model = kind(
+        context=context,
+        horizon=horizon,
+        settings=kind.settings_class.model_validate({**SMALL[name], **settings}),
+        plan=TrainingPlan(loop=LoopSettings(epochs=epochs, learning_rate=rate, device="cpu"), batch_size=32),
+    )
+    model.fit(panel, train or panel.full_span())
+    return model
+
+
+def forecasts(model: Forecaster, panel: Panel, origins: np.ndarray) -> np.ndarray:
+    return model.predict(batch_of(panel, origins, model.context)).mean_BHC
+
+
+def mean_error(model: Forecaster, panel: Panel) -> float:
+    origins = window_origins(panel, panel.full_span(), context=model.context, horizon=model.horizon)
+    actual = targets_of(panel, origins, model.horizon)
+    return float(np.abs(forecasts(model, panel, origins) - actual).mean())
+
+
+@pytest.fixture
+def daily(make_panel: MakePanel) -> Panel:
+    """One item, hourly for ten days: a level of the hour that no row before it tells, and a wave."""
+    rows = np.arange(240)
+    level = np.random.default_rng(1).permutation(24) * 10.0
+    return make_panel(np.stack([level[rows % 24], 50 + 30 * np.sin(2 * np.pi * rows / 8)], 1))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_state(x_LD: np.ndarray, w: dict[str, np.ndarray], layer: int) -> np.ndarray:
+    """All states of one layer, from the equations of Hochreiter and Schmidhuber as torch orders their gates (i, f, g, o)."""
+    h = c = np.zeros(w[f"weight_hh_l{layer}"].shape[1])
+    states = []
+    for x in x_LD:
+        gates = w[f"weight_ih_l{layer}"] @ x + w[f"bias_ih_l{layer}"] + w[f"weight_hh_l{layer}"] @ h
+        i, f, g, o = np.split(gates + w[f"bias_hh_l{layer}"], 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        states.append(h)
+    return np.array(states)
+
+
+def gru_state(x_LD: np.ndarray, w: dict[str, np.ndarray], layer: int) -> np.ndarray:
+    """All states of one layer, from the equations of Cho et al. as torch orders their gates (r, z, n)."""
+    h = np.zeros(w[f"weight_hh_l{layer}"].shape[1])
+    states = []
+    for x in x_LD:
+        r, z, n = np.split(w[f"weight_ih_l{layer}"] @ x + w[f"bias_ih_l{layer}"], 3)
+        r_h, z_h, n_h = np.split(w[f"weight_hh_l{layer}"] @ h + w[f"bias_hh_l{layer}"], 3)
+        z = sigmoid(z + z_h)
+        h = (1 - z) * np.tanh(n + sigmoid(r + r_h) * n_h) + z * h
+        states.append(h)
+    return np.array(states)
+
+
+@pytest.mark.parametrize(("name", "state_of"), [("lstm", lstm_state), ("gru", gru_state)])
+def test_recurrent_forecasts_equal_the_equations(
+    name: str, state_of: Callable[..., np.ndarray], daily: Panel
+) -> None:
+    model = fitted(name, daily, normalisation="revin")
+    origin = 100
+    weights = {key: array.astype(np.float64) for key, array in model.state()[1].items()}
+    cell = {key.removeprefix("body.cell."): array for key, array in weights.items()}
+    values = daily.values.astype(np.float64)
+    scaled_LC = ((values - values.mean(0)) / values.std(0))[origin - 11 : origin + 1]
+    mean_C, spread_C = scaled_LC.mean(0), np.sqrt(scaled_LC.var(0) + 1e-5)
+    states = state_of(state_of((scaled_LC - mean_C) / spread_C, cell, 0), cell, 1)
+    flat = weights["body.head.rows.weight"] @ states[-1] + weights["body.head.rows.bias"]
+    expected_HC = (flat.reshape(3, 2) * spread_C + mean_C) * values.std(0) + values.mean(0)
+    np.testing.assert_allclose(forecasts(model, daily, np.array([origin]))[0], expected_HC, rtol=1e-4)
+
+
+def test_the_perceptron_without_hidden_numbers_is_least_squares(make_panel: MakePanel) -> None:
+    rng = np.random.default_rng(0)
+    values = np.convolve(rng.normal(size=2003), [1, 0.6, 0.3, 0.1], mode="valid").astype(np.float32)
+    panel = make_panel(values)
+    model = fitted(
+        "mlp", panel, context=4, horizon=1, epochs=20, hidden_size=0, loss="mse", normalisation="none"
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(values.astype(np.float64), 5)
+    with_one = np.c_[windows[:, :4], np.ones(len(windows))]
+    solution = np.linalg.lstsq(with_one, windows[:, 4], rcond=None)[0]
+    origins = np.arange(3, len(values) - 1)
+    ours = forecasts(model, panel, origins)[:, 0, 0]
+    np.testing.assert_allclose(ours, with_one @ solution, atol=0.1)
+
+
+@NETWORKS
+def test_it_learns(name: str, make_panel: MakePanel) -> None:
+    rows = np.arange(600)
+    panel = make_panel(50 + 30 * np.sin(2 * np.pi * rows / 16) + np.random.default_rng(0).normal(size=600))
+    model = fitted(name, panel, epochs=8, rate=5e-3)
+    naive = LastValue(context=12, horizon=3)
+    naive.fit(panel, panel.full_span())
+    assert mean_error(model, panel) < 0.3 * mean_error(naive, panel)
+
+
+@NETWORKS
+@pytest.mark.parametrize("normalisation", ["none", "last", "mean", "revin"])
+def test_what_normalisation_takes_off_is_put_back(name: str, normalisation: str, daily: Panel) -> None:
+    """A shift of all rows (and with revin a stretch) moves the forecasts alike; without a normalisation it does not."""
+    model = fitted(name, daily, normalisation=normalisation)
+    origins = np.array([50, 120])
+    before = forecasts(model, daily, origins)
+    shifted = forecasts(model, daily.replace(values=daily.values + 1000), origins)
+    alike = np.allclose(shifted, before + 1000, rtol=1e-3)
+    assert alike == (normalisation != "none")
+    if normalisation == "revin":
+        stretched = forecasts(model, daily.replace(values=3 * daily.values), origins)
+        np.testing.assert_allclose(stretched, 3 * before, rtol=1e-2)
+
+
+@NETWORKS
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "quantile"])
+def test_every_loss_trains_every_network(name: str, loss: str, daily: Panel) -> None:
+    model = fitted(name, daily, loss=loss, affine=True, normalisation="revin")
+    assert np.isfinite(model.forecast(daily).mean).all()
+
+
+@NETWORKS
+def test_quantiles_never_cross_and_cover(name: str, make_panel: MakePanel) -> None:
+    values = np.random.default_rng(0).gamma(2, 10, 1500)
+    panel = make_panel(values, kinds="c")
+    model = fitted(name, panel, context=8, horizon=2, epochs=6, loss="quantile")
+    batch = batch_of(panel, np.arange(7, 1498), 8)
+    mean_BHC, quantiles_BHQC = model.predict(batch)
+    assert quantiles_BHQC is not None
+    assert (np.diff(quantiles_BHQC, axis=2) >= 0).all()
+    assert (quantiles_BHQC >= 0).all()
+    np.testing.assert_array_equal(mean_BHC, quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)])
+    actual = targets_of(panel, np.arange(7, 1498), 2)
+    below = (actual[:, :, None] <= quantiles_BHQC).mean(axis=(0, 1, 3))
+    np.testing.assert_allclose(below, QUANTILE_LEVELS, atol=0.12)
+
+
+@NETWORKS
+def test_only_a_window_with_a_missing_value_is_not_forecast(name: str, daily: Panel) -> None:
+    model = fitted(name, daily)
+    values = daily.values.copy()
+    values[100, 1] = np.nan
+    origins = np.array([99, 100, 105, 111, 112])
+    mean_BHC = forecasts(model, daily.replace(values=values), origins)
+    assert np.isnan(mean_BHC).all(axis=(1, 2)).tolist() == [False, True, True, True, False]
+    np.testing.assert_allclose(mean_BHC[[0, 4]], forecasts(model, daily, origins[[0, 4]]), rtol=1e-5)
+
+
+@NETWORKS
+def test_a_calendar_tells_what_the_context_does_not(name: str, daily: Panel) -> None:
+    brief = {"context": 1, "epochs": 20, "normalisation": "none", "loss": "mse"}
+    hour = daily.select(["c0"]).replace(values=np.roll(daily.values[:, :1], 0))
+    rng = np.random.default_rng(0)
+    hidden = np.where(np.arange(240)[:, None] % 24 < 12, 20.0, 80.0) + rng.normal(0, 20, (240, 1))
+    panel = hour.replace(values=hidden.astype(np.float32))
+    without, told = (fitted(name, panel, **brief, calendar=on) for on in (False, True))  # type: ignore[arg-type]
+    assert mean_error(told, panel) < mean_error(without, panel)
+    assert told.n_parameters > without.n_parameters
+
+
+@NETWORKS
+def test_calendar_terms_are_those_of_the_time_of_each_row(name: str, daily: Panel) -> None:
+    model = fitted(name, daily, calendar=True)
+    a_day_later = replace(daily, start=daily.start + 24 * daily.step)
+    half_a_day_later = replace(daily, start=daily.start + 12 * daily.step)
+    same, day, half = (forecasts(model, p, np.array([60])) for p in (daily, a_day_later, half_a_day_later))
+    np.testing.assert_array_equal(same, day)
+    assert not np.allclose(same, half, rtol=1e-4)
+
+
+@NETWORKS
+def test_items_are_known_by_name(name: str, make_panel: MakePanel) -> None:
+    """Two items whose rows look alike and go on differently: only the item tells."""
+    noise = np.random.default_rng(0).normal(size=(400, 1))
+    values = noise + np.repeat([[10.0], [-10.0]], 200, axis=0) * (np.arange(400)[:, None] % 2)
+    panel = make_panel(values, lengths=(200, 200))
+    options = {"context": 1, "horizon": 1, "epochs": 20, "normalisation": "none", "loss": "mse"}
+    told = fitted(name, panel, **options)  # type: ignore[arg-type]
+    untold = fitted(name, panel, **options, item_embedding=0)  # type: ignore[arg-type]
+    assert told.n_parameters > untold.n_parameters
+    swapped = replace(
+        panel, values=np.concatenate([panel.values[200:], panel.values[:200]]), items=panel.items[::-1]
+    )
+    both = told.forecast(panel).mean
+    np.testing.assert_allclose(told.forecast(swapped).mean[::-1], both, rtol=1e-5)
+    one = panel.take(Span(np.array([0, 200]), np.array([0, 400])))
+    alone = replace(one, values=one.values, items=one.items[1:], indptr=np.array([0, 200]), start=one.start[1:])
+    np.testing.assert_allclose(told.forecast(alone).mean[0], both[1], rtol=1e-5)
+    stranger = told.forecast(replace(alone, items=("new",))).mean
+    assert np.isfinite(stranger).all()
+    assert not np.allclose(stranger[0], both[1], rtol=1e-4)
+
+
+def test_counts_are_learned_on_the_scale_of_their_roots(make_panel: MakePanel) -> None:
+    values = np.random.default_rng(0).poisson(20, (200, 2))
+    for kinds, transform in (("cc", "sqrt"), ("cg", "identity")):
+        model = fitted("mlp", make_panel(values, kinds=kinds))
+        assert model.state()[0]["scaler"]["transform"] == transform
+    model = fitted("mlp", make_panel(values, kinds="cc"), transform="log1p")
+    assert model.state()[0]["scaler"]["transform"] == "log1p"
+
+
+@pytest.mark.parametrize("patch_length", [0, 5, 12, 40])
+def test_the_transformer_honours_its_settings(patch_length: int, daily: Panel) -> None:
+    settings = {"d_model": 6, "nhead": 3, "num_layers": 2, "dim_feedforward": 10, "patch_length": patch_length}
+    model = fitted("transformer", daily, **settings)
+    width = min(max(1, patch_length), 12)
+    tokens = -(-12 // width)
+    embedding = width * 2 * 6 + 6 + tokens * 6
+    attention, feed_forward = 4 * (6 * 6 + 6), 6 * 10 + 10 + 10 * 6 + 6
+    layers = 2 * (attention + feed_forward + 4 * 6) + 2 * 6
+    assert model.n_parameters == embedding + layers + (2 * 6 + 1) * 3 * 2
+
+
+def test_dropout_is_honoured(daily: Panel) -> None:
+    weights = [fitted("transformer", daily, dropout=share).state()[1] for share in (0, 0.5)]
+    assert any(not np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_heads_must_share_evenly() -> None:
+    with pytest.raises(ValidationError, match="nhead"):
+        registry.model_class("transformer").settings_class.model_validate({"d_model": 10, "nhead": 4})
+
+
+def test_training_settings_by_precedence(tmp_path: Path) -> None:
+    defaults = registry.model_class("mlp").training_defaults
+    plain = resolve_settings({"model": "mlp"})
+    assert {key: getattr(plain, key) for key in defaults} == defaults
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"model": "mlp", "epochs": 7, "weight_decay": 0.5}))
+    resolved = resolve_settings({"epochs": 4}, file)
+    assert (resolved.epochs, resolved.weight_decay) == (4, 0.5)
+    assert resolved.schedule == defaults["schedule"]
+    assert resolve_settings({"model": "dlinear"}).epochs == LoopSettings().epochs
+    own = registry.model_class("mlp")(context=4, horizon=1).plan
+    assert (own.loop.epochs, own.batch_size) == (defaults["epochs"], defaults["batch_size"])
+
+
+def test_auto_may_choose_a_network(make_panel: MakePanel) -> None:
+    """A product of two rows, which no linear map can follow."""
+    rng = np.random.default_rng(0)
+    signs = np.sign(rng.normal(size=1200))
+    values = np.where(np.arange(1200) % 3 == 2, np.roll(signs, 1) * np.roll(signs, 2), signs) * 10
+    panel = make_panel(values)
+    auto = registry.model_class("auto")
+    settings = {"challengers": ["gru"], "folds": 1, "epochs": 12, "stride": 1}
+    model = auto(context=5, horizon=1, settings=auto.settings_class.model_validate(settings))
+    assert not model.refits
+    report = model.fit(panel, panel.full_span())
+    assert report.chosen["c0"]["model"] == "gru"
+    assert auto(context=5, horizon=1).refits
+
+
+def test_without_torch_the_models_are_listed_and_the_message_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from presurge.cli import main\n"
+        "assert main(['models']) == 0\n"
+        "sys.exit(main(['train', 'x.csv', '--model', 'gru']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "the model gru needs the package torch" in done.stderr
+    assert "presurge[train]" in done.stderr
+    assert "transformer" in done.stdout
