@@ -270,7 +270,9 @@ def test_main_returns_zero_for_help() -> None:
 
 
 def test_further_channels_of_a_prepared_directory_can_be_forecast(run: Run) -> None:
-    assert run("data", "synthesize", "--rows", "20000", "--days", "2", "--out", "trace.csv", "--quiet")[0] == 0
+    assert (
+        run("data", "synthesize", "--rows", "20000", "--days", "2", "--out", "trace.csv", "--quiet")[0] == 0
+    )
     assert run("prepare", "trace.csv", "--out", "data", "--quiet")[0] == 0
     options = ("--model", "dlinear", "--no-plots", "--quiet")
     code, _, err = run("train", "data", "--value", "requests,in_flight,failures", "--out", "run", *options)
@@ -278,7 +280,11 @@ def test_further_channels_of_a_prepared_directory_can_be_forecast(run: Run) -> N
     for history in ("data", "data/BurstGPT_1_compressed_60s.csv", "trace.csv"):
         code, out, err = run("predict", "run", "--history", history, "--json", "--horizon", "1")
         assert code == 0, err
-        assert [row["channel"] for row in json.loads(out)["forecast"]] == ["requests", "in_flight", "failures"]
+        assert [row["channel"] for row in json.loads(out)["forecast"]] == [
+            "requests",
+            "in_flight",
+            "failures",
+        ]
     code, out, _ = run("evaluate", "run", "--data", "data", "--json")
     assert set(json.loads(out)["metrics"]["dlinear"]) == {"requests", "in_flight", "failures"}
     code, _, err = run("train", "data", "--value", "requests,nothing", "--out", "run", *options)

@@ -63,6 +63,7 @@ def means(model: Forecaster, panel: Panel) -> np.ndarray:
 
 def test_names_and_words(kind: type[Forecaster]) -> None:
     assert registry.model_class(kind.name) is kind
+    assert registry.summary(kind.name) == kind.summary
     assert kind.summary
     assert not kind.summary.endswith(".")
 

@@ -124,15 +124,14 @@ def test_the_perceptron_without_hidden_numbers_is_least_squares(make_panel: Make
     rng = np.random.default_rng(0)
     values = np.convolve(rng.normal(size=2003), [1, 0.6, 0.3, 0.1], mode="valid").astype(np.float32)
     panel = make_panel(values)
-    model = fitted(
-        "mlp", panel, context=4, horizon=1, epochs=20, hidden_size=0, loss="mse", normalisation="none"
-    )
+    linear = {"hidden_size": 0, "loss": "mse", "normalisation": "none"}
+    model = fitted("mlp", panel, context=4, horizon=1, epochs=15, rate=3e-3, **linear)  # type: ignore[arg-type]
     windows = np.lib.stride_tricks.sliding_window_view(values.astype(np.float64), 5)
     with_one = np.c_[windows[:, :4], np.ones(len(windows))]
     solution = np.linalg.lstsq(with_one, windows[:, 4], rcond=None)[0]
     origins = np.arange(3, len(values) - 1)
     ours = forecasts(model, panel, origins)[:, 0, 0]
-    np.testing.assert_allclose(ours, with_one @ solution, atol=0.1)
+    assert np.abs(ours - with_one @ solution).mean() < 0.03 * values.std()
 
 
 @NETWORKS
@@ -164,7 +163,9 @@ def test_what_normalisation_takes_off_is_put_back(name: str, normalisation: str,
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber", "quantile"])
 def test_every_loss_trains_every_network(name: str, loss: str, daily: Panel) -> None:
     model = fitted(name, daily, loss=loss, affine=True, normalisation="revin")
-    assert np.isfinite(model.forecast(daily).mean).all()
+    forecast = model.forecast(daily)
+    assert np.isfinite(forecast.mean).all()
+    assert len(forecast.levels) == forecast.quantiles.shape[2] == (7 if loss == "quantile" else 0)
 
 
 @NETWORKS
@@ -196,11 +197,10 @@ def test_only_a_window_with_a_missing_value_is_not_forecast(name: str, daily: Pa
 
 @NETWORKS
 def test_a_calendar_tells_what_the_context_does_not(name: str, daily: Panel) -> None:
-    brief = {"context": 1, "epochs": 20, "normalisation": "none", "loss": "mse"}
-    hour = daily.select(["c0"]).replace(values=np.roll(daily.values[:, :1], 0))
+    brief = {"context": 1, "epochs": 10, "normalisation": "none", "loss": "mse"}
     rng = np.random.default_rng(0)
     hidden = np.where(np.arange(240)[:, None] % 24 < 12, 20.0, 80.0) + rng.normal(0, 20, (240, 1))
-    panel = hour.replace(values=hidden.astype(np.float32))
+    panel = daily.select(["c0"]).replace(values=hidden.astype(np.float32))
     without, told = (fitted(name, panel, **brief, calendar=on) for on in (False, True))  # type: ignore[arg-type]
     assert mean_error(told, panel) < mean_error(without, panel)
     assert told.n_parameters > without.n_parameters
@@ -222,7 +222,7 @@ def test_items_are_known_by_name(name: str, make_panel: MakePanel) -> None:
     noise = np.random.default_rng(0).normal(size=(400, 1))
     values = noise + np.repeat([[10.0], [-10.0]], 200, axis=0) * (np.arange(400)[:, None] % 2)
     panel = make_panel(values, lengths=(200, 200))
-    options = {"context": 1, "horizon": 1, "epochs": 20, "normalisation": "none", "loss": "mse"}
+    options = {"context": 1, "horizon": 1, "epochs": 10, "normalisation": "none", "loss": "mse"}
     told = fitted(name, panel, **options)  # type: ignore[arg-type]
     untold = fitted(name, panel, **options, item_embedding=0)  # type: ignore[arg-type]
     assert told.n_parameters > untold.n_parameters
@@ -232,7 +232,9 @@ def test_items_are_known_by_name(name: str, make_panel: MakePanel) -> None:
     both = told.forecast(panel).mean
     np.testing.assert_allclose(told.forecast(swapped).mean[::-1], both, rtol=1e-5)
     one = panel.take(Span(np.array([0, 200]), np.array([0, 400])))
-    alone = replace(one, values=one.values, items=one.items[1:], indptr=np.array([0, 200]), start=one.start[1:])
+    alone = replace(
+        one, values=one.values, items=one.items[1:], indptr=np.array([0, 200]), start=one.start[1:]
+    )
     np.testing.assert_allclose(told.forecast(alone).mean[0], both[1], rtol=1e-5)
     stranger = told.forecast(replace(alone, items=("new",))).mean
     assert np.isfinite(stranger).all()
@@ -250,7 +252,13 @@ def test_counts_are_learned_on_the_scale_of_their_roots(make_panel: MakePanel) -
 
 @pytest.mark.parametrize("patch_length", [0, 5, 12, 40])
 def test_the_transformer_honours_its_settings(patch_length: int, daily: Panel) -> None:
-    settings = {"d_model": 6, "nhead": 3, "num_layers": 2, "dim_feedforward": 10, "patch_length": patch_length}
+    settings = {
+        "d_model": 6,
+        "nhead": 3,
+        "num_layers": 2,
+        "dim_feedforward": 10,
+        "patch_length": patch_length,
+    }
     model = fitted("transformer", daily, **settings)
     width = min(max(1, patch_length), 12)
     tokens = -(-12 // width)
@@ -285,13 +293,13 @@ def test_training_settings_by_precedence(tmp_path: Path) -> None:
 
 
 def test_auto_may_choose_a_network(make_panel: MakePanel) -> None:
-    """A product of two rows, which no linear map can follow."""
-    rng = np.random.default_rng(0)
-    signs = np.sign(rng.normal(size=1200))
-    values = np.where(np.arange(1200) % 3 == 2, np.roll(signs, 1) * np.roll(signs, 2), signs) * 10
+    """The logistic map, which no linear map can follow."""
+    values = [0.3]
+    for _ in range(1200):
+        values.append(3.99 * values[-1] * (1 - values[-1]))
     panel = make_panel(values)
     auto = registry.model_class("auto")
-    settings = {"challengers": ["gru"], "folds": 1, "epochs": 12, "stride": 1}
+    settings = {"challengers": ["gru"], "folds": 1, "epochs": 25}
     model = auto(context=5, horizon=1, settings=auto.settings_class.model_validate(settings))
     assert not model.refits
     report = model.fit(panel, panel.full_span())

@@ -32,14 +32,14 @@ readers = pytest.mark.parametrize("read", [as_trace, as_table])
     ("name", "content", "message"),
     [
         ("a.csv", b"", "the file is empty"),
-        ("a.csv.gz", gzip.compress(b""), "the file is empty"),
+        ("a.csv.gz", gzip.compress(b"", mtime=0), "the file is empty"),
         ("a.csv", HEADER.encode(), "holds no rows"),
         ("a.csv", MANY.encode("utf-16"), "UTF-16"),
         ("a.csv", MANY.encode("utf-16-le"), "not UTF-8"),
         ("a.csv", MANY.replace("Request", "Requête").encode("latin-1"), "not UTF-8"),
-        ("a.csv.gz", gzip.compress(MANY.encode())[:100_000], "damaged or was cut off"),
-        ("a.csv.gz", gzip.compress(MANY.encode())[:-8], "damaged or was cut off"),
-        ("a.csv.gz", gzip.compress(MANY.encode())[:20], "damaged or was cut off"),
+        ("a.csv.gz", gzip.compress(MANY.encode(), mtime=0)[:100_000], "damaged or was cut off"),
+        ("a.csv.gz", gzip.compress(MANY.encode(), mtime=0)[:-8], "damaged or was cut off"),
+        ("a.csv.gz", gzip.compress(MANY.encode(), mtime=0)[:20], "damaged or was cut off"),
         ("a.csv.zst", zstandard.compress(MANY.encode())[:50_000], "damaged or was cut off"),
         ("a.parquet", b"PAR1" + bytes(100), "no readable Parquet"),
         ("a.xlsx", b"PK\x03\x04" + bytes(100), "zip archive or an Excel"),
@@ -83,5 +83,9 @@ def test_a_truncated_parquet_file(tmp_path: Path) -> None:
 
 def test_a_gzip_file_of_several_members(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
-    path.write_bytes(gzip.compress(HEADER.encode()) + gzip.compress(b"1,2,3\n") + gzip.compress(b"2,3,4\n"))
+    path.write_bytes(
+        gzip.compress(HEADER.encode(), mtime=0)
+        + gzip.compress(b"1,2,3\n", mtime=0)
+        + gzip.compress(b"2,3,4\n", mtime=0)
+    )
     assert open_trace(path).rows == 2

@@ -13,6 +13,8 @@ from presurge.models.forecaster import Forecaster
 from presurge.training.loggers import JsonLinesLogger, MetricLogger, open_logger
 
 TORCH_FILE = "best_model.pt"
+CURVE_FILE = "logs/metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 @contextmanager
@@ -43,16 +45,12 @@ def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
         handler.close()
 
 
-def open_loggers(settings: TrainSettings, directory: Path, *, resume: bool) -> list[MetricLogger]:
+@contextmanager
+def metric_loggers(settings: TrainSettings, directory: Path) -> Iterator[list[MetricLogger]]:
     """The metric logs of a run: ``logs/metrics.jsonl`` always, the optional ones where wanted.
 
-    A run that is not resumed begins with an empty log and without checkpoints.
+    Where the body fails, the optional ones are closed without final numbers; a resumed run begins new ones there.
     """
-    curve = directory / "logs" / "metrics.jsonl"
-    if not resume:
-        curve.unlink(missing_ok=True)
-        for old in (directory / "checkpoints").glob("*.pt"):
-            old.unlink()
     config = settings.model_dump(mode="json")
     options = {
         "project": settings.wandb_project,
@@ -60,7 +58,19 @@ def open_loggers(settings: TrainSettings, directory: Path, *, resume: bool) -> l
         "run_name": settings.wandb_run_name,
     }
     names = dict.fromkeys([*(["wandb"] if settings.use_wandb else []), *settings.loggers])
-    return [JsonLinesLogger(curve), *(open_logger(name, directory, config, options) for name in names)]
+    foreign = [open_logger(name, directory, config, options) for name in names]
+    try:
+        yield [JsonLinesLogger(directory / CURVE_FILE), *foreign]
+    except BaseException:
+        for one in foreign:
+            one.finish({}, [])
+        raise
+
+
+def forget_training(directory: Path) -> None:
+    """Remove the curve and the checkpoints of an earlier training by gradient: the model here was solved."""
+    for old in (directory / CURVE_FILE, *(directory / CHECKPOINTS).glob("*.pt")):
+        old.unlink(missing_ok=True)
 
 
 def save_run_model(directory: Path, model: Forecaster, training: dict[str, Any]) -> None:

@@ -13,7 +13,13 @@ from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.jobs.backtest import fit_baselines, score_fitted
 from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import Fitted, fit_model
-from presurge.jobs.run_directory import log_file, open_loggers, save_run_model
+from presurge.jobs.run_directory import (
+    CHECKPOINTS,
+    forget_training,
+    log_file,
+    metric_loggers,
+    save_run_model,
+)
 from presurge.jobs.settings import TrainSettings
 from presurge.models.plan import TrainingPlan, require_torch
 from presurge.progress import Progress
@@ -57,21 +63,25 @@ def train(
         TrainingInterrupted: Ctrl-C, after a checkpoint was written.
     """
     _check(dataset, settings)
-    with log_file(directory / "logs" / "training.log", append=resume):
+    with (
+        log_file(directory / "logs" / "training.log", append=resume),
+        metric_loggers(settings, directory) as loggers,
+    ):
         logger.info("Presurge %s, settings %s", __version__, settings.model_dump_json())
         logger.info("Data %s", dataset.source)
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
             store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
-        loggers = open_loggers(settings, directory, resume=resume)
         plan = TrainingPlan(
             loop=settings.loop(),
             batch_size=settings.batch_size,
-            directory=directory / "checkpoints",
+            directory=directory / CHECKPOINTS,
             resume=resume,
             loggers=tuple(loggers),
         )
         fitted = _fit(dataset, settings, plan, progress)
         report = fitted.report
+        if not report.history:
+            forget_training(directory)
         store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
         logger.info("Fitted %s in %.2f CPU-s, chosen %s", settings.model, fitted.cpu_seconds, report.chosen)
         evaluation = _score(fitted, dataset, settings, progress)
@@ -81,7 +91,7 @@ def train(
             directory, dataset, settings, fitted, evaluation, plots=plots, progress=progress
         )
         final = {"parameters": report.n_parameters, **fitted.model.error}
-        for one in loggers:
+        for one in loggers if report.history else loggers[1:]:
             one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
     return TrainResult(directory=directory, fitted=fitted, evaluation=evaluation, report=page)
 

@@ -163,6 +163,7 @@ def tune(
             settings=applied(settings, best.drawn),
             best_config=directory / BEST,
         )
+    store.write_json(directory / BEST, brief(result.settings))  # a killed search may have left an older one
     store.write_json(directory / TABLE, result.to_dict())
     return result
 

@@ -78,6 +78,7 @@ class DLinear(Forecaster):
     name: ClassVar[str] = "dlinear"
     summary: ClassVar[str] = "linear maps of season and trend, solved exactly"
     settings_class: ClassVar[type[Settings]] = DLinearSettings
+    training_defaults: ClassVar[dict[str, Any]] = {"schedule": "one-cycle"}
     settings: DLinearSettings
     scaler: Scaler
     weights: dict[str, FloatArray]

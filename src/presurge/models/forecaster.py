@@ -17,7 +17,7 @@ from presurge.models.calibration import Calibration
 from presurge.models.plan import TrainingPlan
 from presurge.models.tracking import IntervalTracker, in_words
 from presurge.progress import Progress
-from presurge.series.forecast import Forecast
+from presurge.series.forecast import QUANTILE_LEVELS, Forecast
 from presurge.series.frequency import SECOND, format_step
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
@@ -193,12 +193,14 @@ class Forecaster(ABC):
         history = matching_history(panel, spec, self.context)
         rows = check_horizon(self.horizon if horizon is None else horizon, self.horizon)
         mean_BHC, quantiles_BHQC, followed_B = IntervalTracker(self, history).predict_last()
+        levels = QUANTILE_LEVELS if self.calibration is None else self.calibration.levels
         if quantiles_BHQC is None:
+            levels = ()
             quantiles_BHQC = np.zeros((len(mean_BHC), self.horizon, 0, len(spec.channels)), np.float32)
         return Forecast(
             mean=mean_BHC[:, :rows],
             quantiles=quantiles_BHQC[:, :rows],
-            levels=self.calibration.levels if self.calibration is not None else (),
+            levels=levels,
             origin=history.start + (np.diff(history.indptr) - 1) * history.step,
             step=history.step,
             channels=spec.channels,

@@ -34,10 +34,14 @@ _OWN: dict[str, _Own] = {
     "dlinear": _Own("dlinear:DLinear", "linear maps of season and trend, solved exactly"),
     "linear": _Own("linear:Linear", "exact linear map on the best scale, with calendar"),
     "auto": _Own("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
-    "lstm": _Own("networks.recurrent:LSTM", "recurrent network with long short-term memory"),
-    "gru": _Own("networks.recurrent:GRU", "recurrent network with gated units"),
-    "transformer": _Own("networks.transformer:Transformer", "attention between patches of rows"),
-    "mlp": _Own("networks.mlp:MLP", "linear map and small perceptron, for every channel on its own"),
+    "lstm": _Own(
+        "networks.recurrent:LSTM", "recurrent network with long short-term memory, all channels at once"
+    ),
+    "gru": _Own("networks.recurrent:GRU", "recurrent network with gated units, all channels at once"),
+    "transformer": _Own(
+        "networks.transformer:Transformer", "attention between patches of rows, all channels at once"
+    ),
+    "mlp": _Own("networks.mlp:MLP", "linear map and small perceptron, every channel on its own"),
 }
 BASELINES = ("last-value", "recent-mean", "drift", "seasonal-naive")
 """The models that every accuracy table holds beside the others."""

@@ -1,6 +1,5 @@
 """What learns: a module, its optimizer and, under mixed precision, the scaler of its gradients."""
 
-import contextlib
 import copy
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 
 from presurge.training.devices import autocast
-from presurge.training.distributed import Ranks
+from presurge.training.distributed import Ranks, average_gradients, share_weights
 from presurge.training.settings import LoopSettings
 from presurge.training.task import LOSS, Batch, move
 
@@ -25,10 +24,8 @@ class Learner:
 
     def __init__(self, module: nn.Module, settings: LoopSettings, ranks: Ranks, device: torch.device) -> None:
         self.settings, self.ranks, self.device = settings, ranks, device
-        self.module = self._parallel = module.to(device)
-        if ranks.world > 1:
-            devices = [device.index] if device.type == "cuda" else None
-            self._parallel = nn.parallel.DistributedDataParallel(self.module, device_ids=devices)
+        self.module = module.to(device)
+        share_weights(self.module, ranks)
         self._optimizer = build_optimizer(self.module, settings, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
 
@@ -38,19 +35,19 @@ class Learner:
         rate: float = self._optimizer.param_groups[0]["lr"]
         return rate
 
-    def learn(self, batch: Batch, *, group: int, last: bool) -> dict[str, torch.Tensor]:
-        """Add the gradient of a batch, one of ``group`` of the same step; the processes average it at the last of them."""
-        with contextlib.nullcontext() if last or self.ranks.world == 1 else self._parallel.no_sync():  # type: ignore[operator]
-            with autocast(self.settings, self.device):
-                parts: dict[str, torch.Tensor] = self._parallel(move(batch, self.device))
-            loss = parts[LOSS] if group == 1 else parts[LOSS] / group
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    def learn(self, batch: Batch, *, group: int) -> dict[str, torch.Tensor]:
+        """Add the gradient of a batch, one of ``group`` of the same step; the parts of its loss."""
+        with autocast(self.settings, self.device):
+            parts: dict[str, torch.Tensor] = self.module(move(batch, self.device))
+        loss = parts[LOSS] if group == 1 else parts[LOSS] / group
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return parts
 
     def step(self, rate: float) -> None:
-        """Go down the gradient, and forget it."""
+        """Go down the gradient, averaged over all processes, and forget it."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        average_gradients(self.module, self.ranks)
         if self.settings.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
@@ -67,11 +64,11 @@ class Learner:
 
     def train(self) -> None:
         """Let dropout and its like act from here on."""
-        self._parallel.train()
+        self.module.train()
 
     def eval(self) -> None:
         """Let the module be as it is when it is used."""
-        self._parallel.eval()
+        self.module.eval()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """A copy of the weights as they are now."""

@@ -239,7 +239,7 @@ class _Run:
         first = index - index % settings.accumulate
         group = min(settings.accumulate, self.batches - first)
         last = index == first + group - 1
-        self.meter.add(self.learner.learn(batch, group=group, last=last))
+        self.meter.add(self.learner.learn(batch, group=group))
         self.at.batch = index + 1
         if self.device.type == "cpu":  # elsewhere it waits for the log, since fetching waits for the device
             self._fetch()

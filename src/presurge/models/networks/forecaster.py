@@ -53,7 +53,7 @@ class NetworkSettings(Settings):
     loss: LossName = "mse"
     transform: TransformName | Literal["auto"] = "auto"
     scaler: ScalerName = "standard"
-    normalisation: WindowNormalisation = "last"
+    normalisation: WindowNormalisation = "revin"
     affine: bool = False
     calendar: bool = False
     item_embedding: int = Field(4, ge=0)

@@ -13,7 +13,7 @@ from torch import nn
 
 from presurge.models.forecaster import Settings
 from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
-from presurge.models.networks.window import NetworkShape, WindowNormalisation
+from presurge.models.networks.window import NetworkShape
 from presurge.models.plan import LossName
 
 
@@ -26,7 +26,6 @@ class MLPSettings(NetworkSettings):
     """
 
     loss: LossName = "mae"
-    normalisation: WindowNormalisation = "revin"
     hidden_size: int = Field(64, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
 
@@ -66,7 +65,7 @@ class MLP(NetworkForecaster):
     """A linear map and a small perceptron, shared by all channels."""
 
     name: ClassVar[str] = "mlp"
-    summary: ClassVar[str] = "a linear map and a small perceptron, for every channel on its own"
+    summary: ClassVar[str] = "linear map and small perceptron, every channel on its own"
     settings_class: ClassVar[type[Settings]] = MLPSettings
     training_defaults: ClassVar[dict[str, object]] = {
         "epochs": 10,

@@ -57,7 +57,12 @@ class LSTM(NetworkForecaster):
     name: ClassVar[str] = "lstm"
     summary: ClassVar[str] = "recurrent network with long short-term memory, all channels at once"
     settings_class: ClassVar[type[Settings]] = RecurrentSettings
-    training_defaults: ClassVar[dict[str, object]] = {"epochs": 30, "patience": 5, "clip_norm": 1.0}
+    training_defaults: ClassVar[dict[str, object]] = {
+        "epochs": 30,
+        "patience": 5,
+        "batch_size": 32,
+        "clip_norm": 1.0,
+    }
     settings: RecurrentSettings
 
     def body(self, shape: NetworkShape) -> nn.Module:

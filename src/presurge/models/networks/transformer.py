@@ -81,6 +81,7 @@ class Transformer(NetworkForecaster):
     training_defaults: ClassVar[dict[str, object]] = {
         "epochs": 30,
         "patience": 5,
+        "batch_size": 32,
         "learning_rate": 5e-4,
         "clip_norm": 1.0,
     }
