@@ -1,4 +1,4 @@
-# One virtual environment, two installs: `demo` needs the small one (no torch), everything else the full one.
+# One virtual environment, two installs: `demo` needs what runs, everything else what tests it too.
 # pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX, …) choose where wheels come from.
 
 .DEFAULT_GOAL := help
@@ -58,7 +58,7 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(SMALL): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(INSTALL) -e '.[plots]'
+	$(INSTALL) -e '.[plots,train]'
 	@touch $@
 
 # The full install holds the small one, so it stamps both.

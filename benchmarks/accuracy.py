@@ -5,7 +5,7 @@ once on the same rows. ETTh1 follows its own standard protocol. Run with one thr
 
     OMP_NUM_THREADS=1 python benchmarks/accuracy.py [--series NAME] [--deep] [--json]
 
-``--deep`` adds the networks (some ten minutes): every one with its own defaults and the calendar, but the recurrent ones and the
+``--deep`` adds the networks (some fifteen minutes): every one with its own defaults and the calendar, but the recurrent ones and the
 Transformer with at most 3,000 different windows, and with epochs for 24,000 windows in all.
 """
 
@@ -210,7 +210,7 @@ def main() -> int:
     names = [series.name for series in SERIES] + ["etth1"]
     parser = argparse.ArgumentParser(description="Accuracy on real series against fixed references.")
     parser.add_argument("--series", choices=names, action="append", help="only this one; may be repeated")
-    parser.add_argument("--deep", action="store_true", help="also the networks: some ten minutes")
+    parser.add_argument("--deep", action="store_true", help="also the networks: some fifteen minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args()
     wanted = options.series or names

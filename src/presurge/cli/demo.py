@@ -36,12 +36,16 @@ def demo(
             {
                 **result.trained.evaluation.to_dict(),
                 **result.forecast.to_dict(),
+                "comparison": result.comparison.to_dict() if result.comparison is not None else None,
                 "report": str(result.trained.report),
             }
         )
         return
     console.result("\nAccuracy over the test part (synthetic trace)\n")
     print_evaluation(result.trained.evaluation, as_json=False)
+    if result.comparison is not None:
+        console.result("\nThe same windows with networks, briefly trained\n")
+        print_evaluation(result.comparison, as_json=False)
     console.result("\nForecast of the next three minutes\n")
     console.result(forecast_text(result.forecast))
     console.result(f"\nReport: {result.trained.report.resolve()}")

@@ -74,6 +74,7 @@ def backtest(
     Example:  presurge backtest load.csv --time timestamp --value requests --models auto,dlinear
     """
     from presurge.jobs.backtest import backtest as job
+    from presurge.jobs.backtest import with_season
     from presurge.jobs.settings import resolve_settings
 
     settings = resolve_settings({"context": context, "horizon": horizon})
@@ -87,7 +88,7 @@ def backtest(
             context=settings.context,
             horizon=settings.horizon,
             stride=stride,
-            season=season,
+            settings=with_season({}, season, dataset.panel.step),
             progress=progress,
         )
     print_evaluation(evaluation, as_json=json)

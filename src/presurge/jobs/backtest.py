@@ -7,6 +7,7 @@ from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.backtest import evaluate as score
 from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import Fitted, fit_model
+from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
 from presurge.series.frequency import parse_step
@@ -19,8 +20,8 @@ def backtest(
     context: int,
     horizon: int,
     stride: int = 1,
-    season: str | None = None,
     settings: dict[str, dict[str, Any]] | None = None,
+    plans: dict[str, TrainingPlan] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fit each model, calibrate it, and score it by rolling origin over the test rows; baselines are always added.
@@ -31,16 +32,21 @@ def backtest(
         context: Rows of history.
         horizon: Rows of forecast.
         stride: Rows between two scored origins.
-        season: Period of the seasonal baseline, such as ``"1d"``; detected where None.
-        settings: Settings by model name.
+        settings: Settings by model name; ``with_season`` adds a given season.
+        plans: How to train, by model name; what suits the model for the others.
         progress: Told the phase and its share done.
     """
-    settings = with_season(settings or {}, season, dataset.panel.step)
     for name in models:
         model_class(name)  # an unknown one is refused before the others are fitted
     fitted = [
         fit_model(
-            name, dataset, context=context, horizon=horizon, settings=settings.get(name), progress=progress
+            name,
+            dataset,
+            context=context,
+            horizon=horizon,
+            settings=(settings or {}).get(name),
+            plan=(plans or {}).get(name),
+            progress=progress,
         )
         for name in dict.fromkeys([*models, *BASELINES])
     ]
@@ -83,7 +89,7 @@ def fit_baselines(
 def with_season(
     settings: dict[str, dict[str, Any]], season: str | None, step: int
 ) -> dict[str, dict[str, Any]]:
-    """Add a given season to the settings of the seasonal baseline, in rows."""
+    """Add a given season, such as ``"1d"``, to the settings of the seasonal baseline; None lets it be detected."""
     if season is None:
         return settings
     period = max(1, round(parse_step(season) / step))

@@ -1,31 +1,56 @@
 """The main job from end to end on a synthetic trace."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from presurge.jobs.data import load_dataset
+from presurge.evaluation.backtest import Evaluation
+from presurge.jobs.backtest import backtest
+from presurge.jobs.data import Dataset, load_dataset
 from presurge.jobs.predict import predict
 from presurge.jobs.prepare import prepare
-from presurge.jobs.settings import resolve_settings
+from presurge.jobs.settings import DEFAULT_PRESET, PRESETS, resolve_settings
 from presurge.jobs.train import TrainResult, train
+from presurge.models.plan import TrainingPlan
+from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
 from presurge.series.forecast import Forecast
 from presurge.sources.synthetic import SyntheticSpec, synthesize
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "dlinear": {},
+    "mlp": {"stride": 10},
+    "gru": {"stride": 10, "calendar": True},
+}
+"""What is compared where torch is installed, and its settings; every tenth window keeps it within seconds."""
+_EPOCHS = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DemoResult:
-    """What the demonstration gave."""
+    """What the demonstration gave; ``comparison`` is None where torch is not installed."""
 
     trained: TrainResult
+    comparison: Evaluation | None
     forecast: Forecast
 
 
 def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress = silent) -> DemoResult:
-    """Synthesize, prepare, train and measure ``auto``, report, and forecast the next three minutes."""
+    """Synthesize, prepare, train and measure ``auto``, report, compare networks, forecast the next three minutes."""
     trace, data, run = out / "trace.csv", out / "data", out / "run"
-    spec = SyntheticSpec(rows=rows, days=days, seed=seed)
-    synthesize(spec, trace, progress=progress)
+    synthesize(SyntheticSpec(rows=rows, days=days, seed=seed), trace, progress=progress)
     prepare(trace, data, progress=progress)
-    trained = train(load_dataset(data), resolve_settings({"model": "auto"}), run, progress=progress)
-    return DemoResult(trained=trained, forecast=predict(run, data))
+    dataset = load_dataset(data)
+    trained = train(dataset, resolve_settings({"model": "auto"}), run, progress=progress)
+    comparison = _compare(dataset, progress) if find_spec("torch") is not None else None
+    return DemoResult(trained=trained, comparison=comparison, forecast=predict(run, data))
+
+
+def _compare(dataset: Dataset, progress: Progress) -> Evaluation:
+    """The exact linear map, a small perceptron and a recurrent network on the same windows, briefly trained."""
+    plans = {
+        name: TrainingPlan.of({**model_class(name).training_defaults, "epochs": _EPOCHS}) for name in NETWORKS
+    }
+    shape = PRESETS[DEFAULT_PRESET]
+    return backtest(dataset, list(NETWORKS), **shape, settings=NETWORKS, plans=plans, progress=progress)
