@@ -319,3 +319,18 @@ def test_without_torch_the_models_are_listed_and_the_message_says_what_to_instal
     assert "the model gru needs the package torch" in done.stderr
     assert "presurge[train]" in done.stderr
     assert "transformer" in done.stdout
+
+
+def test_gradient_checkpointing_changes_memory_not_weights(load: Panel) -> None:
+    pytest.importorskip("torch")
+    from presurge.models.networks.transformer import Transformer, TransformerSettings
+
+    train, validation = load.full_span().cut(["0.8", "0.2"])
+    arrays = []
+    for recompute in (False, True):
+        settings = TransformerSettings(d_model=8, nhead=2, dropout=0.1, gradient_checkpointing=recompute)
+        model = Transformer(context=16, horizon=2, settings=settings, plan=TrainingPlan.of({"epochs": 1}))
+        model.fit(load, train, validation)
+        arrays.append(model.state()[1])
+    for name, array in arrays[0].items():
+        np.testing.assert_array_equal(array, arrays[1][name])

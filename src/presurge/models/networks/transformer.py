@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from presurge.models.forecaster import Settings
 from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
@@ -25,6 +26,8 @@ class TransformerSettings(NetworkSettings):
         dim_feedforward: Hidden numbers of the feed-forward part of a layer.
         dropout: Share of the numbers that is left out in training.
         patch_length: Rows of a token; 0 makes every row a token, which costs much more.
+        gradient_checkpointing: Compute each layer again on the way back instead of keeping what it gave: less memory,
+            about a third more time, the same weights.
     """
 
     d_model: int = Field(64, ge=1)
@@ -33,6 +36,7 @@ class TransformerSettings(NetworkSettings):
     dim_feedforward: int = Field(256, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     patch_length: int = Field(8, ge=0)
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> "TransformerSettings":
@@ -59,17 +63,26 @@ class TransformerBody(nn.Module):
             batch_first=True,
             norm_first=True,
         )
-        self.encoder = nn.TransformerEncoder(
-            layer, settings.num_layers, norm=nn.LayerNorm(settings.d_model), enable_nested_tensor=False
-        )
+        self.last_norm = nn.LayerNorm(settings.d_model)
+        self.encoder = nn.TransformerEncoder(layer, settings.num_layers, enable_nested_tensor=False)
+        self.recompute = settings.gradient_checkpointing
         self.head = Head(2 * settings.d_model, shape)
 
     def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
         """[B, H, values]."""
         patch_BNP = patches(past_BLD.transpose(1, 2), self.patch).transpose(1, 2).flatten(2)
-        token_BNF = self.encoder(self.embed(patch_BNP) + self.position_NF)
+        token_BNF = self._encode(self.embed(patch_BNP) + self.position_NF)
         rows: torch.Tensor = self.head(torch.cat([token_BNF.mean(1), token_BNF[:, -1]], 1), future_BHK)
         return rows
+
+    def _encode(self, token_BNF: torch.Tensor) -> torch.Tensor:
+        if self.recompute and self.training:
+            for layer in self.encoder.layers:
+                token_BNF = checkpoint(layer, token_BNF, use_reentrant=False)
+        else:
+            token_BNF = self.encoder(token_BNF)
+        normed: torch.Tensor = self.last_norm(token_BNF)
+        return normed
 
 
 class Transformer(NetworkForecaster):
