@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from presurge.errors import DataError, PresurgeError
+from presurge.errors import DataError
 from presurge.evaluation.backtest import evaluate
 from presurge.jobs.data import Dataset
 from presurge.jobs.settings import TrainSettings, validated
@@ -69,6 +69,6 @@ def baseline_errors(dataset: Dataset, settings: TrainSettings) -> dict[str, floa
         plain = TrainSettings(model=name, context=settings.context, horizon=settings.horizon)
         try:
             errors[name] = validation_error(fit_once(dataset, plain), dataset)
-        except PresurgeError:
+        except DataError:  # too few rows for its season, say: the search goes on beside the others
             continue
     return errors
