@@ -103,6 +103,24 @@ def test_backtest_prints_one_object_with_the_baselines(run: Run) -> None:
     assert wape["linear"] < wape["last-value"]
 
 
+def test_backtest_trains_as_it_is_told(run: Run) -> None:
+    table("load.csv", rows=600)
+    shape = ("--models", "linear,gru", "--context", "12", "--seed", "3", "--epochs", "1", "--json")
+    scores = []
+    for more in ((), ("--set", "gru:hidden_size=4"), ("--set", "stride=5")):
+        code, out, _ = run("backtest", "load.csv", *COLUMNS, *shape, *more)
+        assert code == 0
+        metrics = json.loads(out)["metrics"]
+        scores.append((metrics["linear"]["cpu"]["wape"], metrics["gru"]["cpu"]["wape"]))
+    assert scores[1][0] == scores[0][0]
+    assert scores[1][1] != scores[0][1]
+    assert scores[2][0] != scores[0][0]
+    assert scores[2][1] != scores[0][1]
+    code, _, err = run("backtest", "load.csv", *COLUMNS, *shape, "--set", "mlp:stride=5")
+    assert code == 2
+    assert "mlp:stride" in err
+
+
 def test_wape_is_what_its_name_says(run: Run) -> None:
     frame = table("load.csv")
     _, out, _ = run(

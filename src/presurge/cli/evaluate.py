@@ -22,6 +22,7 @@ from presurge.cli.dataset import (
 )
 from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
 from presurge.cli.predict import ModelDirectory
+from presurge.cli.train_options import Device, Epochs, Seed, setting_pairs
 
 if TYPE_CHECKING:
     from presurge.evaluation.backtest import Evaluation
@@ -37,6 +38,14 @@ Horizon = Annotated[
     typer.Option("--horizon", "--prediction-horizon", metavar="H", help="Rows that a forecast gives."),
 ]
 Stride = Annotated[int, typer.Option("--stride", metavar="N", help="Rows between two scored origins.")]
+SetOfModel = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="[MODEL:]KEY=VALUE",
+        help="A setting of one model, or of every compared model that has it; repeatable.",
+    ),
+]
 
 
 def backtest(
@@ -53,6 +62,10 @@ def backtest(
         str | None,
         typer.Option("--season", metavar="1d", help="Period of the seasonal baseline. Default: detected."),
     ] = None,
+    settings: SetOfModel = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    device: Device = None,
     time: Time = None,
     value: Value = None,
     item: Item = None,
@@ -71,24 +84,28 @@ def backtest(
 
     All models are scored on the same windows. The metrics of each channel are averaged over the horizon steps.
 
-    Example:  presurge backtest load.csv --time timestamp --value requests --models auto,dlinear
+    Example:  presurge backtest load.csv --time timestamp --value requests --models auto,gru --set gru:stride=10
     """
     from presurge.jobs.backtest import backtest as job
     from presurge.jobs.backtest import with_season
-    from presurge.jobs.settings import resolve_settings
+    from presurge.jobs.settings import resolve_each, resolve_settings
 
-    settings = resolve_settings({"context": context, "horizon": horizon})
+    shape = resolve_settings({"context": context, "horizon": horizon})
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    training = {"epochs": epochs, "seed": seed, "device": device}
+    each = resolve_each(names, training, setting_pairs(settings) or {})
     dataset = dataset_from(ctx.params)
     say_notes(dataset.notes)
-    names = [name.strip() for name in models.split(",") if name.strip()]
+    own = {name: one.model_settings for name, one in each.items()}
     with console.progress() as progress:
         evaluation = job(
             dataset,
             names,
-            context=settings.context,
-            horizon=settings.horizon,
+            context=shape.context,
+            horizon=shape.horizon,
             stride=stride,
-            settings=with_season({}, season, dataset.panel.step),
+            settings=with_season(own, season, dataset.panel.step),
+            plans={name: one.plan() for name, one in each.items()},
             progress=progress,
         )
     print_evaluation(evaluation, as_json=json)

@@ -53,6 +53,7 @@ from presurge.cli.train_options import (
     WandbProject,
     WandbRunName,
     WeightDecay,
+    setting_pairs,
 )
 
 _GRADIENT_ONLY = (
@@ -185,32 +186,6 @@ def _chosen(chosen: dict[str, Any]) -> str:
 
 def _words(chosen: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
-
-
-def setting_pairs(settings: list[str] | None) -> dict[str, object] | None:
-    """The pairs of ``--set``, their values read as JSON where they are JSON; None where there are none.
-
-    Raises:
-        ConfigError: One is no pair.
-    """
-    import json
-
-    from presurge.errors import ConfigError
-
-    if not settings:
-        return None
-    pairs: dict[str, object] = {}
-    for text in settings:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise ConfigError(
-                f"{text!r} is no setting", where="--set", hint="Write for example: --set ridge=0.01"
-            )
-        try:
-            pairs[key] = json.loads(value)
-        except ValueError:
-            pairs[key] = value
-    return pairs
 
 
 def models(plugin: Plugin = None, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:

@@ -1,5 +1,6 @@
-"""The options of ``presurge train``, as annotated types."""
+"""The options of ``presurge train``, as annotated types, and the pairs of ``--set``."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ _GRADIENT = "Learning by gradient"
 _LOGGERS = "Metric loggers"
 
 Epochs = Annotated[
-    int | None, typer.Option("--epochs", help="Passes at most. 150.", rich_help_panel=_GRADIENT)
+    int | None,
+    typer.Option("--epochs", help="Passes at most. 150, if the model has no own.", rich_help_panel=_GRADIENT),
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Windows of a step. 128.", rich_help_panel=_GRADIENT)
@@ -142,3 +144,27 @@ Loggers = Annotated[
     ),
 ]
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the pictures of the report.")]
+
+
+def setting_pairs(settings: list[str] | None) -> dict[str, object] | None:
+    """The pairs of ``--set``, their values read as JSON where they are JSON; None where there are none.
+
+    Raises:
+        ConfigError: One is no pair.
+    """
+    from presurge.errors import ConfigError
+
+    if not settings:
+        return None
+    pairs: dict[str, object] = {}
+    for text in settings:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(
+                f"{text!r} is no setting", where="--set", hint="Write for example: --set ridge=0.01"
+            )
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs

@@ -22,7 +22,6 @@ from presurge.cli.dataset import (
 )
 from presurge.cli.evaluate import Context, Horizon, say_notes
 from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
-from presurge.cli.train import setting_pairs
 from presurge.cli.train_options import (
     AllowFallback,
     BatchSize,
@@ -35,6 +34,7 @@ from presurge.cli.train_options import (
     Preset,
     Set,
     Threads,
+    setting_pairs,
 )
 
 if TYPE_CHECKING:

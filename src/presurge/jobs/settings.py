@@ -1,12 +1,14 @@
 """What a training run was asked to do: presets, and settings where an unknown key is an error that names it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from presurge.errors import ConfigError
+from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.training.settings import LoopSettings
 
@@ -70,6 +72,10 @@ class TrainSettings(LoopSettings):
         """The settings of the training loop among these."""
         return LoopSettings(**{name: getattr(self, name) for name in LoopSettings.model_fields})
 
+    def plan(self) -> TrainingPlan:
+        """How to train by gradient, without checkpoints or loggers."""
+        return TrainingPlan(loop=self.loop(), batch_size=self.batch_size)
+
 
 def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> TrainSettings:
     """Settings by precedence: flag over file over preset over what suits the model over default.
@@ -97,6 +103,37 @@ def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> 
     values = {key: value for key, value in merged.items() if key not in MODEL_KEYS}
     where = str(config_file) if config_file is not None else None
     return validated(TrainSettings, values, where=where)
+
+
+def resolve_each(
+    models: Sequence[str], training: dict[str, Any], own: dict[str, Any]
+) -> dict[str, TrainSettings]:
+    """Settings of several models by name.
+
+    Args:
+        models: Their names.
+        training: Settings of every training; None means not given.
+        own: Models' own settings. ``"gru:stride"`` is one of ``gru``, and ``"stride"`` one of each that has it.
+
+    Raises:
+        ConfigError: There is no such model, none of them has such a setting, or a value is impossible.
+    """
+    left, resolved = set(own), {}
+    for name in models:
+        known = model_class(name).settings_class.model_fields
+        taken = {key: key for key in own if key in known}
+        taken |= {key: bare for key in own for who, _, bare in [key.partition(":")] if bare and who == name}
+        left -= set(taken)
+        values = {bare: own[key] for key, bare in taken.items()}
+        resolved[name] = resolve_settings({**training, "model": name, "model_settings": values})
+        check_model(resolved[name])
+    if left:
+        raise ConfigError(
+            f"none of {', '.join(models)} has the setting {min(left)!r}",
+            where="--set",
+            hint="Write KEY=VALUE or MODEL:KEY=VALUE, with a model that is compared.",
+        )
+    return resolved
 
 
 def _model_settings(values: dict[str, Any]) -> dict[str, Any]:

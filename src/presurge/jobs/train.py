@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,8 @@ def train(
         logger.info("Data %s", dataset.source)
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
             store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
-        plan = TrainingPlan(
-            loop=settings.loop(),
-            batch_size=settings.batch_size,
-            directory=directory / CHECKPOINTS,
-            resume=resume,
-            loggers=tuple(loggers),
+        plan = replace(
+            settings.plan(), directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers)
         )
         fitted = _fit(dataset, settings, plan, progress)
         report = fitted.report
@@ -103,7 +99,7 @@ def further_process() -> bool:
 
 def help_to_train(dataset: Dataset, settings: TrainSettings) -> None:
     """What a further process does: fit, with its share of every batch, and write nothing."""
-    _fit(dataset, settings, TrainingPlan(loop=settings.loop(), batch_size=settings.batch_size), None)
+    _fit(dataset, settings, settings.plan(), None)
 
 
 def _check(dataset: Dataset, settings: TrainSettings) -> None:

@@ -10,7 +10,6 @@ from presurge.evaluation.backtest import evaluate
 from presurge.jobs.data import Dataset
 from presurge.jobs.settings import TrainSettings, validated
 from presurge.models.forecaster import Forecaster
-from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.spans import Span
 
@@ -51,11 +50,7 @@ def validation_error(model: Forecaster, dataset: Dataset) -> float:
 def fit_once(dataset: Dataset, settings: TrainSettings, watcher: Any = None) -> Forecaster:
     """A model fitted to the training rows; the watcher is a metric logger."""
     kind = model_class(settings.model)
-    plan = TrainingPlan(
-        loop=settings.loop(),
-        batch_size=settings.batch_size,
-        loggers=() if watcher is None else (watcher,),
-    )
+    plan = replace(settings.plan(), loggers=() if watcher is None else (watcher,))
     own = validated(kind.settings_class, settings.model_settings, where=f"settings of {settings.model}")
     model = kind(context=settings.context, horizon=settings.horizon, settings=own, plan=plan)
     model.fit(dataset.panel, dataset.train, dataset.validation)
