@@ -148,7 +148,7 @@ def test_it_learns(name: str, make_panel: MakePanel) -> None:
 @pytest.mark.parametrize("normalisation", ["none", "last", "mean", "revin"])
 def test_what_normalisation_takes_off_is_put_back(name: str, normalisation: str, daily: Panel) -> None:
     """A shift of all rows (and with revin a stretch) moves the forecasts alike; without a normalisation it does not."""
-    model = fitted(name, daily, normalisation=normalisation)
+    model = fitted(name, daily, normalisation=normalisation, level_inputs=False)
     origins = np.array([50, 120])
     before = forecasts(model, daily, origins)
     shifted = forecasts(model, daily.replace(values=daily.values + 1000), origins)
@@ -157,6 +157,30 @@ def test_what_normalisation_takes_off_is_put_back(name: str, normalisation: str,
     if normalisation == "revin":
         stretched = forecasts(model, daily.replace(values=3 * daily.values), origins)
         np.testing.assert_allclose(stretched, 3 * before, rtol=1e-2)
+
+
+@NETWORKS
+def test_a_network_can_be_told_the_level_that_was_taken_off(name: str, make_panel: MakePanel) -> None:
+    """A wave of 40 rows turns at its ends: every rising window of 4 rows looks the same without its level."""
+    rows = np.arange(800)
+    panel = make_panel(np.abs(rows % 40 - 20.0))
+    wide = {} if name == "transformer" else {"hidden_size": 32}
+    told, untold = (
+        fitted(name, panel, context=4, epochs=20, loss="mse", level_inputs=on, **wide)  # type: ignore[arg-type]
+        for on in (True, False)
+    )
+    assert mean_error(told, panel) < 0.6 * mean_error(untold, panel)
+
+
+def test_the_perceptron_can_be_told_the_channel(make_panel: MakePanel) -> None:
+    rng = np.random.default_rng(0)
+    values = np.zeros((800, 2))
+    for row in range(1, 800):
+        values[row] = values[row - 1] * (0.9, -0.9) + rng.normal(size=2)
+    panel = make_panel(values)
+    brief = {"context": 1, "horizon": 1, "epochs": 20, "hidden_size": 16, "normalisation": "none"}
+    told, untold = (fitted("mlp", panel, channel_embedding=n, **brief) for n in (4, 0))  # type: ignore[arg-type]
+    assert mean_error(told, panel) < 0.7 * mean_error(untold, panel)
 
 
 @NETWORKS

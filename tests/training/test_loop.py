@@ -12,7 +12,7 @@ from torch import nn
 from training_cases import RegressionTask, ScriptedTask, settings
 
 from presurge.errors import DataError
-from presurge.training.loop import NonFiniteLossError, fit
+from presurge.training.loop import NonFiniteLossError, OutOfDeviceMemoryError, fit
 from presurge.training.task import LOSS, Epoch
 
 
@@ -185,6 +185,30 @@ def test_a_loss_that_is_no_number_stops_the_run(spoiled: int, kept: bool, tmp_pa
 def test_a_validation_loss_that_is_no_number_stops_the_run() -> None:
     with pytest.raises(NonFiniteLossError, match="validation loss is not a number after epoch 2"):
         fit(ScriptedTask([1.0, float("nan")]), settings())
+
+
+def test_a_device_without_memory_is_said_plainly_and_its_checkpoint_resumes(tmp_path: Any) -> None:
+    task = RegressionTask()
+
+    class Greedy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.calls, self.full = task.module.layer, 0, True
+
+        def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+            self.calls += 1
+            if self.full and self.calls == 5:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return {LOSS: (self.layer(batch[0])[:, 0] - batch[1]).square().mean()}
+
+    greedy = Greedy()
+    task.module = greedy  # type: ignore[assignment]
+    with pytest.raises(OutOfDeviceMemoryError, match="memory of the device cpu") as caught:
+        fit(task, settings(checkpoint_steps=2), directory=tmp_path)
+    assert "--batch-size" in str(caught.value)
+    greedy.full = False
+    outcome = fit(task, settings(checkpoint_steps=2), directory=tmp_path, resume=True)
+    assert len(outcome.history) == 3
 
 
 def test_nothing_to_train_on() -> None:

@@ -222,6 +222,14 @@ def test_without_a_directory_nothing_is_written(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_to_resume_from_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(RegressionTask(), tmp_path, resume=True)
+    assert "There is no checkpoint" in caplog.text
+    caplog.clear()
+    run(RegressionTask(), tmp_path, resume=True)
+    assert "There is no checkpoint" not in caplog.text
+
+
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
     run(RegressionTask(), tmp_path)
     before = (tmp_path / "last.pt").read_bytes()

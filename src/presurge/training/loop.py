@@ -56,6 +56,10 @@ class NonFiniteLossError(PresurgeError):
     """The loss became infinite or not a number."""
 
 
+class OutOfDeviceMemoryError(PresurgeError):
+    """The memory of the device does not hold the network and a batch."""
+
+
 class _StopAsked(Exception):  # noqa: N818 - no error: it leaves the loop where a checkpoint may be written
     """Somebody asked to stop, and the state is one that can be written."""
 
@@ -118,6 +122,7 @@ def fit(
 
     Raises:
         NonFiniteLossError: The loss is not a number; the best checkpoint so far is kept.
+        OutOfDeviceMemoryError: A batch is too large for the device; the checkpoints so far are kept.
         TrainingInterrupted: Ctrl-C, after ``last.pt`` was written.
         ConfigError: The device does not exist, or the checkpoint belongs to another configuration.
         DataError: The task has no batch to train on.
@@ -174,6 +179,10 @@ class _Run:
         """Go on from ``last.pt``, where it is wanted and there is one."""
         state = from_first(self._stored() if wanted else None, self.ranks)
         if state is None:
+            if wanted and self.directory is not None:
+                logger.warning(
+                    "There is no checkpoint in %s to resume from: training begins anew", self.directory
+                )
             return False
         self.at = _Position(**state["at"])
         self.learner.load(state["learner"])
@@ -204,6 +213,12 @@ class _Run:
         except _StopAsked:
             self._write_last()
             raise TrainingInterrupted(self.stop.number) from None
+        except torch.OutOfMemoryError as error:
+            raise OutOfDeviceMemoryError(
+                f"the memory of the device {self.device} does not hold a batch and what is computed from it",
+                hint="Take smaller batches (--batch-size; --accumulate makes up for it), a smaller network, a shorter "
+                "--context, --precision bf16 or --device cpu.",
+            ) from error
         if self.stop:
             raise TrainingInterrupted(self.stop.number)
         if self.best_weights is not None:

@@ -45,6 +45,7 @@ class NetworkSettings(Settings):
         normalisation: What is taken off every window and put back on its forecast: nothing, its last value, its mean, or
             (``revin``) its mean and its standard deviation.
         affine: Whether ``revin`` learns a gain and a shift for each channel.
+        level_inputs: Whether what is taken off a window is an input, so that the forecast can depend on it.
         calendar: Whether the time of day and of the week of every row, past and future, is an input.
         item_embedding: Learned numbers that tell an item from others, where there are several; 0 tells none.
         stride: Rows from one training window to the next.
@@ -55,6 +56,7 @@ class NetworkSettings(Settings):
     scaler: ScalerName = "standard"
     normalisation: WindowNormalisation = "revin"
     affine: bool = False
+    level_inputs: bool = False
     calendar: bool = False
     item_embedding: int = Field(4, ge=0)
     stride: int = Field(1, ge=1)
@@ -197,12 +199,14 @@ class NetworkForecaster(Forecaster):
     def _build(self) -> WindowNetwork:
         spec = self.fitted_spec()
         embedding = self.settings.item_embedding if len(spec.items) > 1 else 0
+        levels = 2 * len(spec.channels) if self.settings.level_inputs else 0
         shape = NetworkShape(
             context=self.context,
             horizon=self.horizon,
             channels=len(spec.channels),
-            known=self.calendar.size + embedding,
+            known=self.calendar.size + embedding + levels,
             outputs=self._outputs,
+            levels=levels,
         )
         return WindowNetwork(
             self.body(shape),

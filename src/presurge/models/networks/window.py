@@ -25,6 +25,8 @@ class NetworkShape:
         channels: C.
         known: K.
         outputs: Q.
+        levels: How many of the K, the last ones, are what was taken off the window: 2 C, the level of every channel and
+            then the logarithm of its spread, the same in every row; or 0.
     """
 
     context: int
@@ -32,6 +34,7 @@ class NetworkShape:
     channels: int
     known: int
     outputs: int
+    levels: int = 0
 
     @property
     def inputs(self) -> int:
@@ -93,16 +96,24 @@ class WindowNetwork(nn.Module):
         if self.affine is not None:
             inner_BLC = self.affine(inner_BLC)
         past, future = [inner_BLC, known_BLK], [known_BHK]
-        if self.item is not None:
-            item_B1E = self.item(item_B + 1)[:, None]
-            past.append(item_B1E.expand(-1, shape.context, -1))
-            future.append(item_B1E.expand(-1, shape.horizon, -1))
+        for told_B1K in self._told(level_B1C, spread_B1C, item_B):
+            past.append(told_B1K.expand(-1, shape.context, -1))
+            future.append(told_B1K.expand(-1, shape.horizon, -1))
         rows: torch.Tensor = self.body(torch.cat(past, 2), torch.cat(future, 2))
         rows_BHQC = rows.reshape(-1, shape.horizon, shape.channels, shape.outputs).transpose(2, 3)
         if self.affine is not None:
             rows_BHQC = self.affine.inverse(rows_BHQC)
         rows_BHQC = rows_BHQC * spread_B1C[:, None] + level_B1C[:, None]
         return rows_BHQC if shape.outputs > 1 else rows_BHQC[:, :, 0]
+
+    def _told(
+        self, level_B1C: torch.Tensor, spread_B1C: torch.Tensor, item_B: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """What a body is told about a whole window: [B, 1, some of K] each."""
+        told = [] if self.item is None else [self.item(item_B + 1)[:, None]]
+        if self.shape.levels:
+            told += [level_B1C, spread_B1C.log().expand_as(level_B1C)]
+        return told
 
     def _level(self, context_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Level and spread of every window and channel, [B, 1, C] each."""
@@ -116,7 +127,7 @@ class WindowNetwork(nn.Module):
                 variance_B1C, mean_B1C = torch.var_mean(context_BLC, 1, correction=0, keepdim=True)
                 return mean_B1C, (variance_B1C + _SMALLEST_VARIANCE).sqrt()
             case _:
-                return torch.zeros_like(one), one
+                return torch.zeros_like(context_BLC[:, :1]), one
 
 
 class Affine(nn.Module):
