@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: It is damaged, of another version, or holds anything else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except Exception as error:  # torch meets a damaged file with almost any kind of error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"is damaged, or holds more than tensors, and was not loaded: {reason}",
-            where=str(path),
-            hint=_HINT,
-        ) from error
+    state = load_safely(path, hint=_HINT)
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise ModelError("is no checkpoint of this version", where=str(path), hint=_HINT)
     return state
+
+
+def load_safely(path: Path, *, hint: str) -> Any:
+    """What ``torch.save`` wrote, if it is nothing but tensors and plain values: anything else could run code.
+
+    Raises:
+        ModelError: The file cannot be read, is damaged, or holds anything else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the form of the pickle: an error tells enough
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (
+        Exception
+    ) as error:  # torch meets a damaged file with almost any kind of error, and advises to trust it
+        what = "is damaged, or holds more than tensors and plain values, and was not loaded"
+        raise ModelError(what, where=str(path), hint=hint) from error
 
 
 def check_identity(stored: dict[str, Any], current: dict[str, Any], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from presurge.errors import ModelError
 from presurge.models.forecaster import Forecaster
 from presurge.store import Arrays, atomic_path
+from presurge.training.checkpoint import load_safely
 
 
 def write_torch_file(path: Path, model: Forecaster, training: dict[str, Any] | None = None) -> None:
@@ -34,24 +34,10 @@ def read_torch_file(path: Path) -> tuple[dict[str, Any], Arrays]:
     Raises:
         ModelError: The file is damaged, or holds anything else.
     """
+    stored = load_safely(path, hint="Give a .pt file that Presurge wrote; anything else could run code.")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        config = json.loads(stored["config"])
+        config = dict(json.loads(stored["config"]))
         arrays = {name: tensor.numpy() for name, tensor in stored["model_state_dict"].items()}
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
-        raise ModelError(
-            f"is no model file of Presurge that can be loaded safely: {str(error).splitlines()[0]}",
-            where=str(path),
-            hint="Only tensors and text are read from a .pt file; anything else could run code.",
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError("holds no model of Presurge", where=str(path)) from error
     return config, arrays
