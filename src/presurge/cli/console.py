@@ -54,7 +54,7 @@ class ProgressBar:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._phase = ""
-        self._began = self._told = time.monotonic()
+        self._began = self._told = self._heard = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -64,8 +64,10 @@ class ProgressBar:
             return
         if phase != self._phase:
             self._finish()
-            self._phase, self._began, self._told = phase, time.monotonic(), time.monotonic()
+            # What came before its first word, such as an import, was for this phase, not for the one before.
+            self._phase, self._began, self._told = phase, self._heard, self._heard
             self._start(phase)
+        self._heard = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=min(share, 1.0), detail=detail)
         elif time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
@@ -99,7 +101,7 @@ class ProgressBar:
             self._bar.stop()
             self._bar = None
         if self._phase:
-            self._console.say(f"{self._phase}: done in {time.monotonic() - self._began:.1f} s")
+            self._console.say(f"{self._phase}: done in {self._heard - self._began:.1f} s")
 
 
 def finite(value: Any) -> Any:
