@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presurge import store
-from presurge.errors import ModelError, StorageError
+from presurge.errors import ConfigError, ModelError, StorageError
 
 CONFIG = {"model": "dlinear", "note": "Überlast ☂", "error": {"requests": {"wape": 0.1 + 0.2}}}
 ARRAYS = {
@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(model: Path, name: str) -> None:
         store.load_model(model)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "something else"}', "{", "\x00"])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "something else"}', "{", "\x00", "[" * 100_000])
 def test_another_json_is_no_model(model: Path, text: str) -> None:
     (model / store.CONFIG_FILE).write_text(text)
     with pytest.raises(ModelError):
@@ -155,13 +155,26 @@ def test_a_model_is_found_in_a_run_directory(tmp_path: Path) -> None:
 
 
 def test_a_model_is_replaced_as_a_whole(model: Path) -> None:
-    (model / "stale.txt").write_text("from before")
     store.save_model(model, {"model": "other"}, {"weight": np.ones(2, np.float32)})
     config, arrays = store.load_model(model)
     assert config["model"] == "other"
     assert list(arrays) == ["weight"]
-    assert not (model / "stale.txt").exists()
     assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "config.json", "model.safetensors"])
+def test_a_directory_that_holds_something_else_is_not_replaced(tmp_path: Path, foreign: str) -> None:
+    """Another program's config.json does not make it a model, and a model does not make what is beside it one."""
+    place = tmp_path / "model"
+    place.mkdir()
+    store.save_model(place, CONFIG, ARRAYS)
+    if foreign == "model.safetensors":
+        (place / "config.json").unlink()
+    (place / foreign).write_text("{}")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    with pytest.raises(ConfigError, match=r"something else than a model \((notes|config|model)\."):
+        store.save_model(place, CONFIG, ARRAYS)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
 def test_an_error_while_writing_leaves_what_was_there(model: Path) -> None:

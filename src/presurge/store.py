@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from presurge.errors import ModelError, StorageError
+from presurge.errors import ConfigError, ModelError, StorageError
 
 FORMAT = "presurge-model"
 FORMAT_VERSION = 1
@@ -87,22 +87,54 @@ def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
         directory: Where; an existing model directory is replaced.
         config: What the model is, JSON values only; format, version and checksums are added.
         arrays: The weights by name.
+
+    Raises:
+        ConfigError: The directory holds something else.
+        StorageError: The file system refused; what was there before is untouched.
     """
     from safetensors.numpy import save
 
+    check_place(directory)
     weights = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
-    document = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        **config,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-    }
-    document["config_sha256"] = _digest(document)
+    document = sealed(config, hashlib.sha256(weights).hexdigest())
     with atomic_path(directory) as temporary:
         temporary.mkdir()
         _write_synced(temporary / WEIGHTS_FILE, weights)
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         _write_synced(temporary / CONFIG_FILE, text.encode())
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a directory that a model would replace and that holds anything but a model.
+
+    Raises:
+        ConfigError: It does; the message names a file that would be lost.
+        StorageError: It cannot be looked into.
+    """
+    try:
+        names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    except OSError as error:
+        raise storage_error(error, directory) from error
+    others = names - {CONFIG_FILE, WEIGHTS_FILE}
+    if not names or (not others and _is_model(directory / CONFIG_FILE)):
+        return
+    raise ConfigError(
+        f"is a directory that holds something else than a model ({min(others or names)}), which would be lost",
+        where=str(directory),
+        hint="Name a new directory, or move away what is in this one.",
+    )
+
+
+def sealed(config: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
+    """The configuration of a model with format, version and checksums, as ``unsealed`` verifies it."""
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **config,
+        "weights_sha256": weights_sha256,
+    }
+    document["config_sha256"] = _digest(document)
+    return document
 
 
 def find_model(path: Path) -> Path:
@@ -159,33 +191,54 @@ def load_model(directory: Path) -> tuple[dict[str, Any], Arrays]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except ValueError as error:
-        raise ModelError(
-            f"is no valid JSON: {error}",
-            where=str(path),
-            hint="The file is damaged: copy or train the model again.",
-        ) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(error, str(path)) from error
+    return unsealed(text, where=str(path))
+
+
+def unsealed(text: str, *, where: str) -> dict[str, Any]:
+    """Read what ``sealed`` made from its JSON text, and verify format, version and the checksum of the text.
+
+    Raises:
+        ModelError: It is damaged, of a newer format version, or something else.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(error, where) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ModelError(
-            f'is not the configuration of a Presurge model: no "format": "{FORMAT}" in it', where=str(path)
-        )
+        raise ModelError(f'holds no model of Presurge: there is no "format": "{FORMAT}"', where=where)
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModelError(
             f"has format version {version}, and this Presurge reads up to {FORMAT_VERSION}",
-            where=str(path),
+            where=where,
             hint="Upgrade: pip install --upgrade presurge",
         )
     if config.pop("config_sha256", None) != _digest(config):
         raise ModelError(
             "does not match its own checksum: it is damaged or was edited by hand",
-            where=str(path),
-            hint="Copy the model directory again, or train it again.",
+            where=where,
+            hint="Copy the model again, or train it again.",
         )
     return config
+
+
+def _damaged(error: Exception, where: str) -> ModelError:
+    hint = "The file is damaged: copy or train the model again."
+    return ModelError(f"is no valid JSON: {error}", where=where, hint=hint)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a file is, at least, meant as the configuration of a model."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("format") == FORMAT
 
 
 def _digest(document: dict[str, Any]) -> str:

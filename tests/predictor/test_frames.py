@@ -1,12 +1,14 @@
 """Data frames at the door."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 
 from presurge.errors import DataError, HistoryError
-from presurge.predictor.frames import last_row, read_history
+from presurge.predictor.frames import last_row, latest, read_history
 
 REQUESTS = {
     "Timestamp": [5.0, 7.5, 7.5, 20.0],
@@ -37,10 +39,24 @@ def test_dates_come_out_as_dates(zone: str | None, as_text: bool) -> None:
     utc = stamps if zone is None else stamps.tz_convert("UTC")
     column = stamps.map(lambda stamp: stamp.isoformat()) if as_text else stamps
     history = read_history(pd.DataFrame({**REQUESTS, "Timestamp": column}))
-    assert history.clock == "utc"
     assert history.panel.values[:, 0].tolist() == [90, 90, 90]
     expected = (utc[-1] + pd.Timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert history.stamps(np.ones((1, 3), np.float32)) == [expected]
+
+
+@pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
+def test_numbers_since_1970_come_out_as_numbers(unit: int) -> None:
+    stamps = [(1_700_000_000 + second) * unit for second in (0, 2, 3)]
+    frame = pl.DataFrame({**REQUESTS, "Timestamp": [stamps[0], *stamps]})
+    history = read_history(frame)
+    assert history.panel.values[:, 0].tolist() == [0, 2, 1]
+    assert history.stamps(np.ones((2, 3), np.float32)) == [stamps[-1] + unit, stamps[-1] + 2 * unit]
+    assert last_row(frame)["timestamp"] == stamps[-1]
+
+
+def test_seconds_that_look_like_dates_are_seconds() -> None:
+    history = read_history(pl.DataFrame({**REQUESTS, "Timestamp": [20240128, 20240129, 20240130, 20240131]}))
+    assert history.panel.values[:, 0].tolist() == [1, 1, 1]
 
 
 def test_whole_numbers_of_pandas_may_be_nullable() -> None:
@@ -56,6 +72,34 @@ def test_rows_out_of_order_are_put_in_order() -> None:
     shuffled = pl.DataFrame(REQUESTS)[[3, 0, 1, 2]]
     expected = read_history(pl.DataFrame(REQUESTS)).panel.values
     np.testing.assert_array_equal(read_history(shuffled).panel.values, expected)
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+def test_the_last_row_is_the_latest_and_plain(make: type) -> None:
+    unsorted = make({**REQUESTS, "Timestamp": [5.0, 20.0, 7.5, 7.5]})
+    assert last_row(unsorted) == {"timestamp": 20, "request_tokens": 20, "response_tokens": 0}
+    assert len(latest(unsorted, 2)) == 4
+    assert len(latest(make(REQUESTS), 2)) == 2
+    dates = pd.to_datetime(pd.Series(REQUESTS["Timestamp"]), unit="s").to_numpy()
+    odd = make(
+        {
+            "Timestamp": dates,
+            "Request tokens": [1.0, 2.0, 3.0, np.nan],
+            "Response tokens": [1.0, 2.0, 3.0, np.inf],
+        }
+    )
+    assert json.loads(json.dumps(last_row(odd), allow_nan=False)) == {
+        "timestamp": "1970-01-01T00:00:20Z",
+        "request_tokens": None,
+        "response_tokens": None,
+    }
+    untimed = make({**REQUESTS, "Timestamp": ["soon", "later", "then", "now"]})
+    assert last_row(untimed) == {"timestamp": None, "request_tokens": 40, "response_tokens": 4}
+
+
+def test_a_minute_that_is_there_twice_is_refused(minutes: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="count twice: 24"):
+        read_history(pl.concat([minutes, minutes[-24:]]))
 
 
 def test_minutes_are_a_series_of_counts(minutes: pl.DataFrame) -> None:
@@ -96,5 +140,11 @@ def test_what_is_no_frame_of_ours_is_refused() -> None:
     with pytest.raises(DataError, match="neither requests nor minutes: Timestamp, tokens") as caught:
         read_history(pl.DataFrame({"Timestamp": [1], "tokens": [2]}))
     assert "Request tokens" in str(caught.value)
+    for no_frame in (pl.LazyFrame(REQUESTS), pd.DataFrame, pd.DataFrame(REQUESTS)["Timestamp"]):
+        with pytest.raises(DataError, match="is no data frame"):
+            read_history(no_frame)
+    twice = pd.concat([pd.DataFrame(REQUESTS), pd.DataFrame(REQUESTS)[["Request tokens"]]], axis=1)
+    with pytest.raises(DataError, match="two columns have the name 'Request tokens'"):
+        read_history(twice)
     with pytest.raises(HistoryError, match="1 rows, and 2 are needed"):
         read_history(pl.DataFrame(REQUESTS).head(1))

@@ -26,7 +26,7 @@ from presurge.predictor import (
     model_registry,
     register_model,
 )
-from presurge.predictor.interface import usable_device
+from presurge.predictor.config import usable_device
 from presurge.predictor.params import plan_of, sorted_params
 
 

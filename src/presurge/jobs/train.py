@@ -62,7 +62,7 @@ def train(
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
         TrainingInterrupted: Ctrl-C, after a checkpoint was written.
     """
-    _check(dataset, settings)
+    _check(dataset, settings, directory)
     with (
         log_file(directory / "logs" / "training.log", append=resume),
         metric_loggers(settings, directory) as loggers,
@@ -102,8 +102,9 @@ def help_to_train(dataset: Dataset, settings: TrainSettings) -> None:
     _fit(dataset, settings, settings.plan(), None)
 
 
-def _check(dataset: Dataset, settings: TrainSettings) -> None:
+def _check(dataset: Dataset, settings: TrainSettings, directory: Path) -> None:
     """Refuse what cannot work before anything is written."""
+    store.check_place(directory / "models")
     found = len(dataset.panel.channels)
     if settings.channels is not None and settings.channels != found:
         raise ConfigError(

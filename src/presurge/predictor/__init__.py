@@ -1,15 +1,9 @@
 """The published request-predictor interface: data frames in, the next requests out, models of your own beside ours."""
 
 from presurge.predictor.adapter import ForecasterPredictor
+from presurge.predictor.config import ModelConfig, ModelDevice, ModelType
 from presurge.predictor.enhanced import EnhancedRequestPredictor, create_enhanced_predictor
-from presurge.predictor.interface import (
-    BasePredictor,
-    ModelConfig,
-    ModelDevice,
-    ModelType,
-    PredictionResult,
-    TrainingResult,
-)
+from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
 from presurge.predictor.manager import ModelManager
 from presurge.predictor.registry import ModelRegistry, model_registry, register_model
 

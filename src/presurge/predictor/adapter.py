@@ -3,35 +3,30 @@
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from presurge import store
 from presurge.errors import ConfigError, ModelError
 from presurge.evaluation.backtest import Evaluation, evaluate
 from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import Fitted, fit_model
-from presurge.jobs.settings import validated
 from presurge.jobs.train import measured_error
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
-from presurge.models.plan import require_torch
-from presurge.predictor.frames import Frame, History, read_history
-from presurge.predictor.interface import (
-    BasePredictor,
-    ModelConfig,
-    PredictionResult,
-    TrainingResult,
-    logger,
-)
-from presurge.predictor.params import plan_of, sorted_params
+from presurge.predictor.config import ModelConfig, logger, share
+from presurge.predictor.frames import Frame, History, check_rows, latest, level_of, read_history
+from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
+from presurge.predictor.measuring import fingerprint, step_errors
+from presurge.predictor.params import plan_of, settings_of, sorted_params
+from presurge.predictor.stored import read_model, write_model
+from presurge.predictor.words import own_words
 from presurge.series.forecast import Forecast
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import Panel
 from presurge.series.spans import Span
 
 _TOKENS = ("input_tokens", "output_tokens")
-_TORCH_SUFFIXES = (".pt", ".pth")
+_STEP_ROWS = 100
+"""Minutes that are read at least, so that their step can be told also where some are missing."""
 
 
 class ForecasterPredictor(BasePredictor):
@@ -51,6 +46,7 @@ class ForecasterPredictor(BasePredictor):
         """Read a frame."""
         return read_history(data)
 
+    @own_words()
     def build_model(self) -> Forecaster:
         """Make the untrained Forecaster.
 
@@ -70,11 +66,10 @@ class ForecasterPredictor(BasePredictor):
                 where=where,
                 hint="Leave gradient_checkpointing out; a smaller batch_size takes less memory.",
             )
-        settings = validated(kind.settings_class, own, where=where)
         model = kind(
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
-            settings=settings,
+            settings=settings_of(self.config, kind),
             plan=plan_of(self.config, kind),
         )
         if loop and model.refits:
@@ -85,21 +80,23 @@ class ForecasterPredictor(BasePredictor):
             )
         return model
 
+    @own_words()
     def train(self, data: Frame, validation_split: float = 0.2) -> TrainingResult:
         """Fit, calibrate and measure.
 
         Raises:
+            ConfigError: ``validation_split`` is not between 0 and 1.
             DataError: The frame cannot be used or holds too few rows.
         """
-        began = time.perf_counter()
+        began, part = time.perf_counter(), share(validation_split, "validation_split")
         panel = self.prepare_data(data).panel
-        train, validation = panel.full_span().cut_tail(validation_split)
+        train, validation = panel.full_span().cut_tail(part)
         fitted = fit_model(
-            str(self.model_type),
+            self.model.name,
             _dataset(panel, train, validation),
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
-            settings=sorted_params(self.config.custom_params)[0],
+            settings=self.model.settings.model_dump(exclude_unset=True),
             plan=self.model.plan,
         )
         model = fitted.model
@@ -107,7 +104,9 @@ class ForecasterPredictor(BasePredictor):
         model.error = measured_error(evaluation, model.name)
         places = [panel.channel_names.index(name) for name in _TOKENS]
         self.model = model
-        self.rolling_errors = _finite(evaluation.scores[model.name]["wape"][:, places].mean(axis=1))
+        self.rolling_errors = step_errors(evaluation.scores[model.name]["wape"][:, places])
+        self.measured_on = fingerprint(data, part)
+        self.baseline_errors = {}
         result = _result(fitted, evaluation, panel, train, time.perf_counter() - began)
         self.training_history = {
             "final_loss": result.final_loss,
@@ -120,21 +119,25 @@ class ForecasterPredictor(BasePredictor):
         return result
 
     def predict(self, data: Frame, steps: int | None = None) -> PredictionResult:
-        """Forecast what follows the last row.
+        """Forecast what follows the last row; earlier rows than the model needs are not looked at.
 
         Raises:
-            DataError: The frame cannot be used.
-            HistoryError: It has too few rows (at the request level one more than ``sequence_length``, since the first
-                request has no inter-arrival time), is of the other level, or ``steps`` is beyond the horizon.
+            DataError: The rows that are needed cannot be used.
+            HistoryError: There are too few, see ``validate_input_data``, they are of the other level, or ``steps`` is
+                beyond the horizon.
             ModelError: The model is not trained.
         """
         began = time.perf_counter()
         self.model.fitted_spec()
-        history = self.prepare_data(data)
-        panel = history.panel
-        first = max(0, len(panel) - self.model.context)
-        recent = panel.take(Span(np.array([first]), np.array([len(panel)])))
-        forecast = self.model.forecast(recent, steps)
+        context = self.model.context
+        rows = latest(data, max(context + 1, _STEP_ROWS))
+        with own_words(
+            "data frame" if len(rows) == len(data) else f"last {len(rows)} rows of the data frame"
+        ):
+            history = self.prepare_data(rows)
+            panel = history.panel
+            recent = panel.take(Span(np.array([max(0, len(panel) - context)]), np.array([len(panel)])))
+            forecast = self.model.forecast(recent, steps)
         mean_HC = forecast.mean[0]
         columns = {channel.name: mean_HC[:, c].tolist() for c, channel in enumerate(forecast.channels)}
         return PredictionResult(
@@ -146,6 +149,18 @@ class ForecasterPredictor(BasePredictor):
             prediction_time=time.perf_counter() - began,
             metadata={"level": history.level, **columns, "quantiles": _quantiles(forecast)},
         )
+
+    def validate_input_data(self, data: Frame) -> bool:
+        """Return True for a frame with the columns and the rows that one forecast reads.
+
+        They are ``sequence_length``, and at the request level one more: the first request has no inter-arrival time.
+
+        Raises:
+            DataError: A column is missing.
+            HistoryError: There are too few rows.
+        """
+        check_rows(data, self.model.context + (level_of(data) == "request"))
+        return True
 
     def to_device(self, device: str) -> None:
         """Choose where the model trains from now on; a trained one forecasts on the processor."""
@@ -162,51 +177,30 @@ class ForecasterPredictor(BasePredictor):
             StorageError: The file system refused.
             ConfigError: There is a directory of that name that holds something else.
         """
-        place = Path(path)
-        record = {
-            "predictor": {**self.config.to_dict(), "custom_params": dict(self.config.custom_params)},
-            "training_history": self.training_history,
-            "rolling_errors": list(self.rolling_errors),
-        }
-        if place.suffix in _TORCH_SUFFIXES:
-            require_torch(f"a {place.suffix} file")
-            from presurge.models.networks.torch_file import write_torch_file
-
-            write_torch_file(place, self.model, record)
-            return True
-        if place.is_dir() and any(place.iterdir()) and not (place / store.CONFIG_FILE).is_file():
-            raise ConfigError(
-                "is a directory that holds something else",
-                where=path,
-                hint="Name a new directory, or a .pt file.",
-            )
-        self.model.save(place, training=record)
+        write_model(Path(path), self)
         return True
 
+    @own_words()
     def load_model(self, path: str) -> bool:
         """Read a model file or directory; its configuration replaces this one, except for name and device.
 
         Raises:
             ModelError: It is damaged, holds anything but tensors and text, or is a model of another type.
         """
-        model, config = _load(Path(path))
+        model, config, record = read_model(Path(path), name=self.model_name, device=self.config.device)
         if model.name != self.model_type:
             raise ModelError(
                 f"is a model of the type {model.name!r}, not {str(self.model_type)!r}",
-                where=path,
+                where=str(path),
                 hint=f"Give ModelConfig(model_type={model.name!r}).",
             )
         if missing := set(_TOKENS) - {channel.name for channel in model.fitted_spec().channels}:
-            raise ModelError(f"does not forecast {' and '.join(sorted(missing))}", where=path)
-        record: dict[str, Any] = config["training"]
-        self.model = model
-        stored = record.get("predictor", {"custom_params": config["settings"]})
-        shape = {"sequence_length": model.context, "prediction_horizon": model.horizon}
-        mine = {"model_type": model.name, "model_name": self.model_name, "device": self.config.device}
-        self.config = ModelConfig(**{**stored, **shape, **mine})
-        self.model.plan = plan_of(self.config, type(model))
-        self.training_history = record.get("training_history", {})
-        self.rolling_errors = tuple(record.get("rolling_errors", ())) or _stored_error(model)
+            raise ModelError(f"does not forecast {' and '.join(sorted(missing))}", where=str(path))
+        self.model, self.config = model, config
+        self.training_history = record.training_history
+        self.rolling_errors = record.rolling_errors
+        self.measured_on = record.measured_on
+        self.baseline_errors = record.baseline_errors
         self.is_trained = True
         return True
 
@@ -226,7 +220,7 @@ def _result(
     if not losses:
         spread_C = np.nanvar(panel.take(train).values, axis=0)
         squared_HC = evaluation.scores[fitted.model.name]["mse"]
-        losses = [float(np.nanmean(squared_HC[:, spread_C > 0] / spread_C[spread_C > 0]))]
+        losses = [float(np.nanmean(squared_HC / np.where(spread_C > 0, spread_C, 1)))]
     epochs = len(report.history)
     if 0 < epochs < plan.loop.epochs:
         logger.info("%s stopped early, after %d epochs", fitted.model.name, epochs)
@@ -255,23 +249,3 @@ def _quantiles(forecast: Forecast) -> dict[str, dict[str, list[float]]]:
         }
         for c, channel in enumerate(forecast.channels)
     }
-
-
-def _load(path: Path) -> tuple[Forecaster, dict[str, Any]]:
-    if path.suffix not in _TORCH_SUFFIXES:
-        return registry.load(path)
-    require_torch(f"a {path.suffix} file")
-    from presurge.models.networks.torch_file import read_torch_file
-
-    config, arrays = read_torch_file(path)
-    return registry.from_document(config, arrays, where=str(path)), config
-
-
-def _stored_error(model: Forecaster) -> tuple[float, ...]:
-    """The error that a model directory of ``presurge train`` carries, the same for each step."""
-    known = [model.error[name]["wape"] for name in _TOKENS if "wape" in model.error.get(name, {})]
-    return (sum(known) / len(known),) * model.horizon if known else ()
-
-
-def _finite(error_H: FloatArray | np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, ...]:
-    return tuple(map(float, error_H)) if np.isfinite(error_H).all() else ()

@@ -3,6 +3,8 @@
 Shapes: H rows of a forecast, C channels.
 """
 
+import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,15 +15,15 @@ from presurge.errors import DataError, HistoryError
 from presurge.jobs.guide_files import COUNT_COLUMNS, TRAINING
 from presurge.jobs.prepared_files import CHANNELS
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Clock, FloatArray, Panel
-from presurge.series.timestamps import format_stamp
-from presurge.sources.columns import read_numbers, read_stamps, without_blank
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
+from presurge.sources.columns import Rows, read_numbers, read_stamps, without_blank
 from presurge.sources.files import RowFrame
 from presurge.sources.requests import REQUEST_CHANNELS
 from presurge.sources.table import read_frame
 
 Frame = Any
-"""A ``pandas.DataFrame`` or a ``polars.DataFrame``, rows in the order of time."""
+"""A ``pandas.DataFrame`` or a ``polars.DataFrame``; rows that are not in the order of time are put in order."""
 Level = Literal["request", "minute"]
 
 TIME = "Timestamp"
@@ -33,6 +35,7 @@ _NEEDED: dict[Level, tuple[str, ...]] = {
     "request": (TIME, *TOKENS["request"]),
     "minute": (TIME, *(COUNT_COLUMNS[name] for name in TRAINING)),
 }
+_UNITS: dict[TimeUnit, int] = {"s": SECOND, "ms": SECOND // 1000, "us": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,13 +46,13 @@ class History:
         panel: At the request level one row a request but the first: time since the request before, request and response
             tokens, with a nominal step of one second. At the minute level requests and tokens of each step.
         level: Which of the two.
-        clock: Of the stamps of the frame.
+        form: How the stamps of the frame are written.
         last_us: Time of the last row.
     """
 
     panel: Panel
     level: Level
-    clock: Clock
+    form: TimeForm
     last_us: int
 
     def stamps(self, mean_HC: FloatArray) -> list[str | int | float]:
@@ -58,7 +61,7 @@ class History:
             ahead = np.maximum(mean_HC[:, 0].astype(np.float64), 0).cumsum() * SECOND
         else:
             ahead = np.arange(1.0, len(mean_HC) + 1) * self.panel.step
-        return [format_stamp(self.last_us + round(us), self.clock) for us in ahead.tolist()]
+        return [_written(self.last_us + round(us), self.form) for us in ahead.tolist()]
 
 
 def level_of(data: Frame) -> Level:
@@ -67,19 +70,22 @@ def level_of(data: Frame) -> Level:
     Raises:
         DataError: It is no data frame, or the columns fit neither.
     """
-    if not (hasattr(data, "columns") and hasattr(data, "head")):
+    if not _is_frame(data):
         raise DataError(
             f"{type(data).__name__} is no data frame",
-            hint="Give a pandas or Polars DataFrame, one row a request.",
+            hint="Give a pandas or Polars DataFrame, one row a request; collect() a LazyFrame first.",
         )
-    for level, needed in _NEEDED.items():
-        if set(needed) <= set(data.columns):
-            return level
-    raise DataError(
-        f"the columns fit neither requests nor minutes: {', '.join(map(str, data.columns))}",
-        where="data frame",
-        hint=f"Requests need {', '.join(_NEEDED['request'])}; minutes need {', '.join(_NEEDED['minute'])}.",
-    )
+    columns = list(data.columns)
+    level = next((level for level, needed in _NEEDED.items() if set(needed) <= set(columns)), None)
+    if level is None:
+        raise DataError(
+            f"the columns fit neither requests nor minutes: {', '.join(map(str, columns))}",
+            where="data frame",
+            hint=f"Requests need {', '.join(_NEEDED['request'])}; minutes need {', '.join(_NEEDED['minute'])}.",
+        )
+    if twice := [name for name in _NEEDED[level] if columns.count(name) > 1]:
+        raise DataError(f"two columns have the name {twice[0]!r}", where="data frame", hint="Drop one.")
+    return level
 
 
 def check_rows(data: Frame, least: int) -> Level:
@@ -108,16 +114,56 @@ def read_history(data: Frame) -> History:
     return _requests(frame) if level == "request" else _minutes(frame)
 
 
+def latest(data: Frame, rows: int) -> Frame:
+    """The last rows; all of them where their stamps are not in order, so that what reads them can put them in order.
+
+    Raises:
+        DataError: A column is missing.
+    """
+    level_of(data)
+    stamps = data[TIME]
+    ordered = stamps.is_sorted() if isinstance(data, pl.DataFrame) else stamps.is_monotonic_increasing
+    return data.tail(rows) if ordered else data
+
+
 def tokens_of(data: Frame) -> FloatArray:
-    """Request and response tokens of every row, float32 [rows, 2]."""
-    return _to_polars(data, TOKENS[level_of(data)]).to_numpy().astype(np.float32)
+    """Request and response tokens of every row, float32 [rows, 2]; NaN for what is no number."""
+    frame = _to_polars(data, TOKENS[level_of(data)])
+    return frame.select(pl.all().cast(pl.Float32, strict=False)).to_numpy()
 
 
 def last_row(data: Frame) -> dict[str, Any]:
-    """The last row as a prediction names it: ``timestamp``, ``request_tokens``, ``response_tokens``."""
-    names = (TIME, *TOKENS[level_of(data)])
-    row = _to_polars(data.tail(1), names).row(0)
-    return dict(zip(("timestamp", "request_tokens", "response_tokens"), row, strict=True))
+    """The last row as a prediction names it: ``timestamp``, ``request_tokens``, ``response_tokens``.
+
+    What is no time or no number is None there.
+    """
+    names = TOKENS[level_of(data)]
+    frame = _to_polars(latest(data, 1), (TIME, *names))
+    place, stamp = len(frame) - 1, None
+    try:
+        stamp_N, form = read_stamps(Rows(RowFrame.of(frame), frame, np.arange(len(frame))), TIME, None)
+    except DataError:
+        pass
+    else:
+        place -= int(stamp_N[::-1].argmax())
+        stamp = _written(int(stamp_N[place]), form)
+    numbers = frame.select(pl.col(names).cast(pl.Float64, strict=False)).row(place)
+    return {
+        "timestamp": stamp,
+        "request_tokens": _number(numbers[0]),
+        "response_tokens": _number(numbers[1]),
+    }
+
+
+def _number(value: float | None) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() else value
+
+
+def _is_frame(data: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return isinstance(data, pl.DataFrame) or (pandas is not None and isinstance(data, pandas.DataFrame))
 
 
 def _to_polars(data: Frame, names: tuple[str, ...]) -> pl.DataFrame:
@@ -137,11 +183,16 @@ def _column(name: str, column: Any) -> pl.Series:
 
 
 def _requests(frame: pl.DataFrame) -> History:
+    if frame[
+        TIME
+    ].dtype.is_integer():  # seconds, though those of a few rows may look like dates such as 20240131
+        frame = frame.with_columns(pl.col(TIME).cast(pl.Float64))
     rows = without_blank(RowFrame.of(frame), frame)
     stamp_N, form = read_stamps(rows, TIME, None)
     order = np.argsort(stamp_N, kind="stable")
+    ordered = stamp_N[order]
     values = np.empty((len(order), 3), np.float32)
-    values[1:, 0] = np.diff(stamp_N[order]) / SECOND
+    values[1:, 0] = np.diff(ordered) / SECOND
     for place, column in enumerate(TOKENS["request"], start=1):
         numbers = read_numbers(rows, column)
         wrong = numbers.is_null() | (numbers < 0)
@@ -155,12 +206,28 @@ def _requests(frame: pl.DataFrame) -> History:
         start=np.zeros(1, np.int64),
         clock="relative",
     )
-    ordered = stamp_N[order]
-    return History(panel=panel, level="request", clock=form.clock(int(ordered[0])), last_us=int(ordered[-1]))
+    return History(panel=panel, level="request", form=form, last_us=int(ordered[-1]))
 
 
 def _minutes(frame: pl.DataFrame) -> History:
     columns = _NEEDED["minute"][1:]
     table = read_frame(frame, time=TIME, values=columns, kinds=dict.fromkeys(columns, "count"))
+    if table.counts.duplicates:
+        raise DataError(
+            f"rows with the {TIME} of another row, whose load would count twice: {table.counts.duplicates}",
+            where="data frame",
+            hint="Drop them, or sum them up, first.",
+        )
+    _, form = read_stamps(without_blank(RowFrame.of(frame), frame), TIME, None)
     panel = table.panel.replace(values=table.panel.values, channels=CHANNELS)
-    return History(panel=panel, level="minute", clock=panel.clock, last_us=int(panel.times()[-1]))
+    return History(panel=panel, level="minute", form=form, last_us=int(panel.times()[-1]))
+
+
+def _written(stamp: int, form: TimeForm) -> str | int | float:
+    """Write a time (microseconds) as the frame writes its own: a number in the same unit, or ISO-8601 in UTC."""
+    if form.kind != "number":
+        return format_stamp(stamp, "relative" if form.kind == "duration" else "utc")
+    if form.unit == "ns":
+        return stamp * 1000
+    whole, rest = divmod(stamp, _UNITS[form.unit])
+    return stamp / _UNITS[form.unit] if rest else whole

@@ -1,99 +1,12 @@
-"""The published types: devices, model types, configuration, results, and the base class of every predictor."""
+"""The published results, and the base class of every predictor."""
 
-import logging
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from importlib.util import find_spec
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from presurge.errors import ConfigError
-from presurge.models.plan import require_torch
+from presurge.predictor.config import ModelConfig, ModelDevice, ModelType, config_of, usable_device
 from presurge.predictor.frames import Frame, check_rows
-
-logger = logging.getLogger("presurge.predictor")
-
-ALLOW_FALLBACK = "PRESURGE_ALLOW_FALLBACK"
-"""Environment variable: 1 takes the cpu wherever a device is asked for that this machine does not have."""
-
-
-class ModelDevice(StrEnum):
-    """Where a model trains; ``auto`` takes cuda, then mps, then cpu."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-
-class ModelType(StrEnum):
-    """The published types. Every other model of Presurge, and every registered one, is named by its text."""
-
-    LSTM = "lstm"
-    DLINEAR = "dlinear"
-    TRANSFORMER = "transformer"
-    GRU = "gru"
-    CNN = "cnn"
-    PROPHET = "prophet"
-    CUSTOM = "custom"
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """What to train and how; checked when it is made.
-
-    Attributes:
-        model_type: A ``ModelType`` or the name of a model; told by the name it is added under where None.
-        model_name: Key of the model in ``ModelManager.active_models``; the name it is added under where None.
-        device: A ``ModelDevice`` or its text.
-        sequence_length: Rows of history (requests, or minutes) that one forecast reads.
-        prediction_horizon: Rows that one forecast gives.
-        batch_size: Windows of a training step.
-        learning_rate: Peak learning rate.
-        epochs: Passes over the training windows at most.
-        early_stopping: Stop after ``patience`` epochs without a lower validation loss.
-        patience: Those epochs.
-        custom_params: Settings of the model (``d_model``, ``hidden_size`` ...) and of the training loop
-            (``weight_decay``, ``clip_norm`` ...); ``mixed_precision`` and ``amp`` mean ``precision="bf16"``. A model
-            refuses what it does not know.
-    """
-
-    model_type: ModelType | str | None = None
-    model_name: str | None = None
-    device: ModelDevice | str = ModelDevice.CPU
-    sequence_length: int = 50
-    prediction_horizon: int = 10
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    epochs: int = 100
-    early_stopping: bool = True
-    patience: int = 10
-    custom_params: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "device", _device(self.device))
-        if self.model_type is not None:
-            object.__setattr__(self, "model_type", model_type_of(self.model_type))
-        for name in ("sequence_length", "prediction_horizon", "batch_size", "epochs", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"must be a whole number from 1, not {value!r}", where=f"ModelConfig.{name}"
-                )
-        if not self.learning_rate > 0:
-            raise ConfigError(
-                f"must be above 0, not {self.learning_rate!r}", where="ModelConfig.learning_rate"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 @dataclass(slots=True)
@@ -125,7 +38,7 @@ class TrainingResult:
     Attributes:
         training_time: Seconds.
         final_loss: Validation loss of the last epoch, on the model's scale. A model that is solved in closed form has
-            one: its squared validation error, in units of the variance of the training rows.
+            one: its squared validation error, in units of the variance of the training rows (of 1 for a constant column).
         best_loss: Validation loss of the epoch that was kept.
         epochs_trained: 0 for a model that is solved in closed form.
         early_stopped: It ended before the epochs asked for.
@@ -147,22 +60,29 @@ class BasePredictor(ABC):
     """Base of every predictor; a model of your own derives from it and is registered with ``register_model``.
 
     Attributes:
+        config: The configuration, completed by name and device.
+        model_name: The name in it.
         device: The device that was resolved, as text that torch takes.
         is_trained: Set by ``train`` and ``load_model``; the manager sets it after a training that succeeded.
         training_history: ``final_loss``, ``best_loss``, ``epochs_trained``, ``early_stopped`` after a training.
         rolling_errors: Measured on the validation rows, for each step ahead: the mean of the WAPE of request and response
-            tokens. The manager measures it for a predictor that does not.
+            tokens, of one of them where the other is zero throughout. The manager measures it for a predictor that does not.
+        measured_on: Fingerprint of those rows, see ``presurge.predictor.measuring.fingerprint``; empty where not known.
+        baseline_errors: Rolling errors of the naive models on those rows; none where they were not measured.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        self.config = replace(config, device=usable_device(config.device))
-        self.model_name = config.model_name or type(self).__name__
-        self.model_type = config.model_type or ModelType.CUSTOM
+        config = config_of(config)
+        self.model_name = config.model_name or str(config.model_type or type(self).__name__)
+        self.config = replace(config, model_name=self.model_name, device=usable_device(config.device))
+        self.model_type = self.config.model_type or ModelType.CUSTOM
         self.device = str(self.config.device)
         self.is_trained = False
         self.model: Any = None
         self.training_history: dict[str, Any] = {}
         self.rolling_errors: tuple[float, ...] = ()
+        self.measured_on = ""
+        self.baseline_errors: dict[str, tuple[float, ...]] = {}
 
     @abstractmethod
     def prepare_data(self, data: Frame) -> Any:
@@ -214,10 +134,10 @@ class BasePredictor(ABC):
         Raises:
             ConfigError: The device does not exist here.
         """
-        self.config = replace(self.config, device=usable_device(device))
-        self.device = str(self.config.device)
+        config = replace(self.config, device=usable_device(device))
         if hasattr(self.model, "to"):
-            self.model = self.model.to(self.device)
+            self.model = self.model.to(str(config.device))
+        self.config, self.device = config, str(config.device)
 
     def validate_input_data(self, data: Frame) -> bool:
         """Return True for a frame with the columns and at least ``sequence_length`` rows.
@@ -228,47 +148,3 @@ class BasePredictor(ABC):
         """
         check_rows(data, self.config.sequence_length)
         return True
-
-
-def model_type_of(value: ModelType | str) -> ModelType | str:
-    """The published type of that name, or the name itself."""
-    name = str(value).lower()
-    return ModelType(name) if name in set(ModelType) else name
-
-
-def usable_device(device: ModelDevice | str | None, *, allow_fallback: bool = False) -> ModelDevice:
-    """The device to use for the one asked for (None means ``auto``).
-
-    Args:
-        device: What was asked for.
-        allow_fallback: Take the cpu where it does not exist; so does ``PRESURGE_ALLOW_FALLBACK=1``.
-
-    Raises:
-        ConfigError: There is no such device here.
-        MissingDependencyError: It needs torch, which is not installed.
-    """
-    wanted = ModelDevice.AUTO if device is None else _device(device)
-    if wanted is ModelDevice.CPU or (wanted is ModelDevice.AUTO and find_spec("torch") is None):
-        return ModelDevice.CPU
-    require_torch(f"the device {wanted}")
-    from presurge.training.devices import available_devices
-
-    kinds = available_devices()
-    if wanted is ModelDevice.AUTO or wanted in kinds:
-        return ModelDevice(kinds[0]) if wanted is ModelDevice.AUTO else wanted
-    if not (allow_fallback or os.environ.get(ALLOW_FALLBACK) == "1"):
-        raise ConfigError(
-            f"this machine has no {wanted} device",
-            where="device",
-            hint=f"Take 'auto' or 'cpu', or let it fall back: allow_fallback=True, or {ALLOW_FALLBACK}=1.",
-        )
-    logger.warning("This machine has no %s device; the cpu is taken instead", wanted)
-    return ModelDevice.CPU
-
-
-def _device(value: ModelDevice | str) -> ModelDevice:
-    if value not in set(ModelDevice):
-        raise ConfigError(
-            f"{value!r} is no device", where="device", hint=f"Choose one of: {', '.join(ModelDevice)}."
-        )
-    return ModelDevice(value)

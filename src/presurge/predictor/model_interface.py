@@ -1,13 +1,7 @@
 """The interface of models under the module name of the published guide."""
 
-from presurge.predictor.interface import (
-    BasePredictor,
-    ModelConfig,
-    ModelDevice,
-    ModelType,
-    PredictionResult,
-    TrainingResult,
-)
+from presurge.predictor.config import ModelConfig, ModelDevice, ModelType
+from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
 from presurge.predictor.manager import ModelManager
 from presurge.predictor.registry import ModelRegistry, model_registry, register_model
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from presurge.errors import ConfigError
 from presurge.jobs.settings import validated
-from presurge.models.forecaster import Forecaster
+from presurge.models.forecaster import Forecaster, Settings
 from presurge.models.plan import TrainingPlan
-from presurge.predictor.interface import ModelConfig, logger
+from presurge.predictor.config import ModelConfig, logger
 from presurge.training.settings import LoopSettings
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -32,18 +32,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAX_EPOCHS = "PRESURGE_MAX_EPOCHS"
 """Environment variable: no training by gradient makes more epochs, for smoke runs; each cut is logged as a warning."""
 
-_FIELDS_OF_CONFIG = {"epochs", "learning_rate", "patience", "device"}
+FIELDS_OF_CONFIG = {"epochs", "learning_rate", "patience", "device"}
+"""Settings of the training loop that are fields of ``ModelConfig``."""
 _MIXED = ("mixed_precision", "amp")
 
 
 def sorted_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """``custom_params`` in two: settings of the model, and of the training loop."""
-    names = set(LoopSettings.model_fields) - _FIELDS_OF_CONFIG
+    names = set(LoopSettings.model_fields) - FIELDS_OF_CONFIG
     own = {key: value for key, value in params.items() if key not in names and key not in _MIXED}
     loop = {key: value for key, value in params.items() if key in names}
     if any(params.get(key) for key in _MIXED):
         loop.setdefault("precision", "bf16")
     return own, loop
+
+
+def settings_of(config: ModelConfig, kind: type[Forecaster]) -> Settings:
+    """The settings of the model itself.
+
+    Raises:
+        ConfigError: It does not know one of them, or a value is impossible.
+    """
+    own, _ = sorted_params(config.custom_params)
+    return validated(kind.settings_class, own, where=f"custom_params of {config.model_name}")
 
 
 def plan_of(config: ModelConfig, kind: type[Forecaster]) -> TrainingPlan:

@@ -1,14 +1,12 @@
 """Predictor classes by model type, and predictors by name."""
 
-import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from presurge.errors import ConfigError
+from presurge.errors import ConfigError, PresurgeError
 from presurge.models.registry import model_names
-from presurge.predictor.interface import BasePredictor, ModelConfig, ModelType, model_type_of
-
-logger = logging.getLogger("presurge.predictor")
+from presurge.predictor.config import ModelConfig, ModelType, config_of, logger, model_type_of
+from presurge.predictor.interface import BasePredictor
 
 P = TypeVar("P", bound=type[BasePredictor])
 
@@ -37,7 +35,7 @@ class ModelRegistry:
         self._classes[key] = model_class
 
     def class_of(self, model_type: ModelType | str) -> type[BasePredictor]:
-        """The class of a type.
+        """The class of a type, whatever the case of its letters.
 
         Raises:
             ConfigError: There is no model of that type; the message names those that exist.
@@ -45,8 +43,9 @@ class ModelRegistry:
         from presurge.predictor.adapter import ForecasterPredictor
 
         key = model_type_of(model_type)
-        if key in self._classes:
-            return self._classes[key]
+        alike = {own.lower(): own for own in self._classes}
+        if own := key if key in self._classes else alike.get(key.lower()):
+            return self._classes[own]
         if key in model_names():
             return ForecasterPredictor
         raise ConfigError(
@@ -56,15 +55,37 @@ class ModelRegistry:
             "A class of your own becomes one with @register_model(type).",
         )
 
+    def make(self, config: ModelConfig) -> BasePredictor:
+        """Make an untrained predictor; its name is that of the configuration, whatever the class says.
+
+        Raises:
+            ConfigError: There is no such model, it refuses the configuration, or its class cannot be made into one.
+        """
+        kind = self.class_of(config_of(config).model_type or ModelType.CUSTOM)
+        try:
+            model = kind(config)
+            model.model_name = str(model.config.model_name)
+            if not hasattr(model, "rolling_errors"):
+                raise TypeError("its __init__ does not call super().__init__(config)")
+        except PresurgeError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{kind.__name__} cannot be made: {type(error).__name__}: {error}",
+                where=f"model type {str(config.model_type)!r}",
+                hint="A predictor of your own takes a ModelConfig and has every method of BasePredictor.",
+            ) from error
+        return model
+
     def create_model(self, config: ModelConfig) -> BasePredictor:
         """Make an untrained predictor and keep it under its name.
 
         Raises:
             ConfigError: There is no such model, or it refuses the configuration.
         """
-        if config.model_type is None:
+        if config_of(config).model_type is None:
             raise ConfigError("is not given", where="ModelConfig.model_type", hint="Say which model to make.")
-        model = self.class_of(config.model_type)(config)
+        model = self.make(config)
         self._models[model.model_name] = model
         return model
 

@@ -1,5 +1,6 @@
-"""Models as ``.pt`` files: tensors and one JSON text, readable with weights only."""
+"""Models as ``.pt`` files: tensors and one JSON text, readable with weights only, verified by checksums."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 
 from presurge.errors import ModelError
 from presurge.models.forecaster import Forecaster
-from presurge.store import Arrays, atomic_path
+from presurge.store import Arrays, atomic_path, sealed, unsealed
 from presurge.training.checkpoint import load_safely
 
 
 def write_torch_file(path: Path, model: Forecaster, training: dict[str, Any] | None = None) -> None:
     """Write ``{"model_state_dict": tensors, "config": JSON text}``.
+
+    The text is that of a model directory: with format, version and checksums of itself and of the tensors.
 
     Raises:
         StorageError: The file system refused; what stood at ``path`` is untouched.
@@ -23,7 +26,8 @@ def write_torch_file(path: Path, model: Forecaster, training: dict[str, Any] | N
     config, arrays = model.document(training)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     buffer = io.BytesIO()
-    torch.save({"model_state_dict": tensors, "config": json.dumps(config)}, buffer)
+    document = sealed(config, _digest(arrays))
+    torch.save({"model_state_dict": tensors, "config": json.dumps(document)}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -32,12 +36,30 @@ def read_torch_file(path: Path) -> tuple[dict[str, Any], Arrays]:
     """Read what ``write_torch_file`` wrote: (configuration, arrays). Nothing but tensors and text is accepted.
 
     Raises:
-        ModelError: The file is damaged, or holds anything else.
+        ModelError: The file is damaged, of a newer format version, or holds anything else.
     """
     stored = load_safely(path, hint="Give a .pt file that Presurge wrote; anything else could run code.")
+    if not (isinstance(stored, dict) and isinstance(stored.get("config"), str)):
+        raise ModelError("holds no model of Presurge", where=str(path))
+    config = unsealed(stored["config"], where=str(path))
     try:
-        config = dict(json.loads(stored["config"]))
         arrays = {name: tensor.numpy() for name, tensor in stored["model_state_dict"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError("holds no model of Presurge", where=str(path)) from error
+        intact = config["weights_sha256"] == _digest(arrays)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError("holds something else than the tensors of a model", where=str(path)) from error
+    if not intact:
+        raise ModelError(
+            "holds tensors that do not match their checksum: it is damaged or was changed",
+            where=str(path),
+            hint="Copy the file again, or train the model again.",
+        )
     return config, arrays
+
+
+def _digest(arrays: Arrays) -> str:
+    """Checksum of names, types, shapes and values; of no library's way to write them, so that it outlives versions."""
+    whole = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        whole.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,168 @@
+"""What a configuration takes, what it refuses, and that it is a copy."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from presurge.errors import ConfigError
+from presurge.models import registry
+from presurge.models.naive import RecentMean
+from presurge.predictor import (
+    BasePredictor,
+    EnhancedRequestPredictor,
+    ForecasterPredictor,
+    ModelConfig,
+    ModelDevice,
+    ModelManager,
+    ModelRegistry,
+    create_enhanced_predictor,
+    register_model,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sequence_length": True}, "sequence_length: must be a whole number from 1, not True"),
+        ({"batch_size": "32"}, "batch_size: must be a whole number from 1, not '32'"),
+        ({"learning_rate": "0.1"}, "learning_rate: must be a number above 0, not '0.1'"),
+        ({"learning_rate": float("inf")}, "learning_rate: must be a number above 0, not inf"),
+        ({"learning_rate": None}, "learning_rate: must be a number above 0, not None"),
+        ({"early_stopping": "no"}, "early_stopping: must be True or False, not 'no'"),
+        ({"model_name": ""}, "model_name: must be a name, not ''"),
+        ({"model_name": 5}, "model_name: must be a name, not 5"),
+        ({"model_type": 3}, "model_type: must be a name, not 3"),
+        ({"device": ["cpu"]}, "device: ['cpu'] is no device"),
+        ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES=1"),
+        ({"custom_params": None}, "custom_params: must be a dictionary with names as keys, not None"),
+        ({"custom_params": [1]}, "custom_params: must be a dictionary with names as keys, not [1]"),
+        ({"custom_params": {1: 2}}, "custom_params: must be a dictionary with names as keys"),
+    ],
+)
+def test_a_wrong_value_is_named(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig(**values)
+    assert words in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = ModelConfig(
+        sequence_length=np.int64(50),
+        learning_rate=np.float32(0.5),
+        early_stopping=np.bool_(False),
+        custom_params={"hidden_size": np.int64(8), "sizes": [np.int64(1)], "more": {"rate": np.float64(0.1)}},
+    )
+    assert json.loads(json.dumps(config.to_dict()))["custom_params"] == {
+        "hidden_size": 8,
+        "sizes": [1],
+        "more": {"rate": 0.1},
+    }
+    assert (config.sequence_length, config.learning_rate, config.early_stopping) == (50, 0.5, False)
+
+
+@pytest.mark.parametrize(("text", "device"), [("CUDA", "cuda"), ("cuda:0", "cuda"), ("Cpu", "cpu")])
+def test_devices_ignore_case_and_the_number_of_the_first(text: str, device: str) -> None:
+    assert ModelConfig(device=text).device is ModelDevice(device)
+
+
+def test_what_a_configuration_was_made_of_may_change_later() -> None:
+    params = {"kernel_size": 5}
+    predictor = EnhancedRequestPredictor()
+    predictor.add_model("a", ModelConfig("dlinear", "k5", custom_params=params))
+    params["kernel_size"] = 4
+    predictor.add_model("b", ModelConfig("dlinear", "k7", custom_params={"kernel_size": 7}))
+    kept = [predictor.get_model_info(name)["config"]["custom_params"] for name in ("k5", "k7")]
+    assert kept == [{"kernel_size": 5}, {"kernel_size": 7}]
+
+
+def test_a_model_without_a_name_has_that_of_its_type() -> None:
+    manager, own = ModelManager(), ModelRegistry()
+    for kind in ("dlinear", "linear"):
+        manager.add_model(ModelConfig(kind))
+        own.create_model(ModelConfig(kind))
+    assert list(manager.active_models) == own.list_models() == ["dlinear", "linear"]
+    assert manager.active_models["linear"].config.model_name == "linear"
+
+
+def test_a_name_means_one_model() -> None:
+    predictor = EnhancedRequestPredictor()
+    predictor.add_model("dlinear", ModelConfig(model_name="linear"))
+    for name, model_name in (("linear", "other"), ("linear", "linear"), ("drift", "dlinear")):
+        with pytest.raises(ConfigError, match="belongs to another model"):
+            predictor.add_model(name, ModelConfig("linear", model_name))
+    assert predictor.get_active_models() == ["linear"]
+    predictor.add_model("dlinear", ModelConfig(model_name="linear", sequence_length=7))
+    assert predictor.get_model_info("dlinear")["config"]["sequence_length"] == 7
+    predictor.add_model("dlinear", ModelConfig(model_name="second"))
+    assert predictor.get_active_models() == ["linear", "second"]
+    assert predictor.get_model_info("dlinear")["model_name"] == "second"
+    assert predictor.add_models(["drift", "dlinear"]) == {"drift": True, "dlinear": True}
+
+
+def test_the_name_of_a_model_is_that_of_its_configuration() -> None:
+    class Renamed(ForecasterPredictor):
+        def __init__(self, config: ModelConfig) -> None:
+            super().__init__(ModelConfig("drift", config.model_name))
+            self.model_name = "renamed"
+
+    register_model("renaming")(Renamed)
+    predictor = create_enhanced_predictor("renaming")
+    assert predictor.get_active_models() == ["renaming_default"]
+    assert predictor.get_model_info("renaming")["model_name"] == "renaming_default"
+
+
+def test_capitals_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MeanOfTwo(RecentMean):
+        name = "MeanOfTwo"
+
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register(MeanOfTwo)
+    register_model("Mine")(ForecasterPredictor)
+    predictor = create_enhanced_predictor(["MeanOfTwo", "Linear"])
+    predictor.add_model("mean", ModelConfig("meanoftwo"))
+    assert predictor.get_model_info("mean")["model_type"] == "MeanOfTwo"
+    assert {"MeanOfTwo", "Mine"} <= set(predictor.get_available_models())
+    assert ModelRegistry().class_of("SEASONAL-NAIVE") is ForecasterPredictor
+    assert predictor.model_manager.registry.class_of("mine") is ForecasterPredictor
+
+
+def test_a_preset_is_found_in_capitals() -> None:
+    pytest.importorskip("torch")
+    predictor = create_enhanced_predictor(["LSTM"])
+    assert predictor.get_model_info("LSTM")["config"]["epochs"] == 30
+
+
+def test_names_may_be_one() -> None:
+    assert create_enhanced_predictor(models="dlinear").get_active_models() == ["dlinear_default"]
+    predictor = EnhancedRequestPredictor()
+    assert predictor.add_models("linear") == {"linear": True}
+    assert predictor.add_models(["drift", 3]) == {"drift": True, 3: False}
+    assert "must be a name, not 3" in str(predictor.last_error)
+    with pytest.raises(ConfigError, match="must be a list of names, not None"):
+        create_enhanced_predictor(models=None)
+
+
+@pytest.mark.parametrize("add", [EnhancedRequestPredictor().add_model, None])
+def test_a_dictionary_is_no_configuration(add: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a ModelConfig, not dict"):
+        add("dlinear", {"epochs": 3}) if add else ModelManager().add_model({"epochs": 3})
+
+
+def test_a_class_that_cannot_be_made_is_named() -> None:
+    class Abstract(BasePredictor):
+        pass
+
+    class WithoutConfig(ForecasterPredictor):
+        def __init__(self) -> None:
+            pass
+
+    class WithoutBase(ForecasterPredictor):
+        def __init__(self, config: ModelConfig) -> None:
+            self.config = config
+
+    for kind, words in ((Abstract, "abstract"), (WithoutConfig, "positional"), (WithoutBase, "super")):
+        register_model("broken")(kind)
+        with pytest.raises(ConfigError, match=f"{kind.__name__} cannot be made: TypeError: .*{words}"):
+            EnhancedRequestPredictor().add_model("broken")

@@ -1,0 +1,133 @@
+"""Models of the user that fail in every way: each has its reason, and the others go on."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from presurge.predictor import (
+    BasePredictor,
+    EnhancedRequestPredictor,
+    ModelConfig,
+    PredictionResult,
+    TrainingResult,
+    create_enhanced_predictor,
+    register_model,
+)
+
+Answer = Callable[[int], Any]
+
+
+class Constant(BasePredictor):
+    """Gives what ``answer`` says, of as many rows as are asked for."""
+
+    answer: Answer = staticmethod(lambda n: PredictionResult([0.0] * n, [1.0] * n, [1.0] * n, 0.5, "?", 0.0))
+
+    def prepare_data(self, data: Any) -> Any:
+        return data
+
+    def build_model(self) -> Any:
+        return None
+
+    def train(self, data: Any, validation_split: float = 0.2) -> TrainingResult:
+        return TrainingResult(True, 0.0, 0.0, 0.0, 0, False)
+
+    def predict(self, data: Any, steps: int | None = None) -> PredictionResult:
+        result = self.answer(steps or self.config.prediction_horizon)
+        assert isinstance(result, PredictionResult)
+        return result
+
+    def save_model(self, path: str) -> bool:
+        return False
+
+    def load_model(self, path: str) -> bool:
+        return False
+
+
+def answering(answer: Answer) -> EnhancedRequestPredictor:
+    """A model that answers so, beside one of ours."""
+    register_model("own")(type("Own", (Constant,), {"answer": staticmethod(answer)}))
+    return create_enhanced_predictor(["own", "last-value"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda n: PredictionResult([], [], [], 0.5, "", 0.0), "gave 0 timestamps where 1 were asked"),
+        (lambda n: PredictionResult([0.0], [1.0, 2.0], [1.0], 0.5, "", 0.0), "2 request_tokens where 1 were"),
+        (lambda n: PredictionResult([0.0] * 10, [1.0] * 10, [1.0] * 10, 0.5, "", 0.0), "10 timestamps where"),
+        (
+            lambda n: PredictionResult([0.0], [math.nan], [1.0], 0.5, "", 0.0),
+            "gave nan as a number of tokens",
+        ),
+        (lambda n: PredictionResult([0.0], [1.0], [None], 0.5, "", 0.0), "gave None as a number of tokens"),
+        (lambda n: PredictionResult([0.0], [1.0], [1.0], None, "", 0.0), "gave None as confidence"),
+        (lambda n: PredictionResult([0.0], [1.0], [1.0], 9.9, "", 0.0), "gave 9.9 as confidence"),
+        (lambda n: PredictionResult([0.0], [1.0], [1.0], 0.5, "", 0.0, None), "gave None as metadata"),
+        (lambda n: PredictionResult([], [], [], 0.5, "", 0.0, {"error": ""}), "gave no reason"),
+    ],
+)
+def test_what_is_no_forecast_is_told_and_stops_no_other(
+    answer: Answer, words: str, requests: pl.DataFrame
+) -> None:
+    predictor = answering(answer)
+    assert all(result.success for result in predictor.train_models(requests).values())
+    found = predictor.predict_next_request(requests)
+    assert words in found["predictions"]["own_default"]["error"]
+    assert found["summary"]["models_used"] == ["last-value_default"]
+    assert len(predictor.predict_multiple_requests(requests, 2)["predictions"]["last-value_default"]) == 2
+    assert predictor.compare_models(requests)["performance_summary"]["best_model"] == "last-value_default"
+
+
+def test_arrays_are_answers_and_become_plain(requests: pl.DataFrame) -> None:
+    predictor = answering(
+        lambda n: PredictionResult(np.arange(n), np.ones(n, np.float32), np.ones(n), math.nan, "", 0.0)
+    )
+    predictor.train_models(requests)
+    found = predictor.predict_next_request(requests)
+    row = json.loads(json.dumps(found, allow_nan=False))["predictions"]["own_default"]
+    assert row["confidence"] is None
+    assert (row["timestamp"], row["request_tokens"]) == (0, 1.0)
+
+
+def test_every_failure_has_a_reason(requests: pl.DataFrame) -> None:
+    class Silent(Constant):
+        def train(self, data: Any, validation_split: float = 0.2) -> TrainingResult:
+            raise RuntimeError
+
+    class Refusing(Constant):
+        def train(self, data: Any, validation_split: float = 0.2) -> TrainingResult:
+            return TrainingResult(False, 0.0, 0.0, 0.0, 0, False)
+
+    register_model("silent")(Silent)
+    register_model("refusing")(Refusing)
+    predictor = create_enhanced_predictor(["silent", "refusing"])
+    predictor.train_models(requests)
+    assert predictor.predict_next_request(requests)["predictions"] == {
+        "silent_default": {"error": "RuntimeError"},
+        "refusing_default": {"error": "train failed and gave no reason"},
+    }
+    assert not predictor.save_model("silent", "x")
+    assert "save_model of the model 'silent' returned False" in str(predictor.last_error)
+    assert not predictor.load_model("silent", "x")
+    assert "load_model of the model 'silent' returned False" in str(predictor.last_error)
+
+
+def test_a_switch_of_devices_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed(Constant):
+        def to_device(self, device: str) -> None:
+            raise RuntimeError("it does not move")
+
+    devices = pytest.importorskip("presurge.training.devices")
+    monkeypatch.setattr(devices, "available_devices", lambda: ("cuda", "cpu"))
+    register_model("fixed")(Fixed)
+    predictor = create_enhanced_predictor(["dlinear"], device="cpu")
+    predictor.add_model("fixed", ModelConfig())
+    assert not predictor.switch_device("cuda")
+    model = predictor.model_manager.active_models["dlinear_default"]
+    assert (predictor.device, model.device, model.model.plan.loop.device) == ("cpu", "cpu", "cpu")
+    assert str(predictor.last_error) == "it does not move"
