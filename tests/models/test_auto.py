@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from presurge.errors import ConfigError
 from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import fit_model
 from presurge.models import registry
@@ -131,9 +132,13 @@ def test_any_model_may_challenge(make_panel: MakePanel) -> None:
     )
     report = model.fit(panel, panel.full_span())
     assert {row["model"] for row in report.candidates} == {"linear", "dlinear", "recent-mean"}
-    for name in ("auto", "linear", "prophet"):
+    for name in ("auto", "linear"):
         with pytest.raises(ValidationError):
             AutoSettings(challengers=(name,))
+    with pytest.raises(ConfigError, match="prophet"):
+        Auto(context=10, horizon=2, settings=AutoSettings(challengers=("prophet",))).fit(
+            panel, panel.full_span()
+        )
     alone = Auto(context=10, horizon=2, settings=AutoSettings(challengers=()))
     assert {row["model"] for row in alone.fit(panel, panel.full_span()).candidates} == {"linear"}
 

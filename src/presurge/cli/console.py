@@ -119,6 +119,8 @@ def number(value: float | None) -> str:
     """Four digits that count, with separators of thousands, never in powers of ten; a dash for None."""
     if value is None:
         return "-"
+    if not math.isfinite(value):
+        return str(value)
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     return f"{value:,.{max(0, 4 - whole)}f}"
 

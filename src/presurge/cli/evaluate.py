@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from presurge.cli.dataset import (
 )
 from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
 from presurge.cli.predict import ModelDirectory
-from presurge.cli.train_options import Device, Epochs, Seed, setting_pairs
+from presurge.cli.train_options import AllowFallback, Device, Epochs, Seed, setting_pairs
 
 if TYPE_CHECKING:
     from presurge.evaluation.backtest import Evaluation
@@ -66,6 +66,7 @@ def backtest(
     epochs: Epochs = None,
     seed: Seed = None,
     device: Device = None,
+    allow_fallback: AllowFallback = None,
     time: Time = None,
     value: Value = None,
     item: Item = None,
@@ -86,15 +87,20 @@ def backtest(
 
     Example:  presurge backtest load.csv --time timestamp --value requests --models auto,gru --set gru:stride=10
     """
+    _backtest(ctx.params)
+
+
+def _backtest(given: dict[str, Any]) -> None:
+    """Act on the parameters of ``backtest``, by their names."""
     from presurge.jobs.backtest import backtest as job
     from presurge.jobs.backtest import with_season
     from presurge.jobs.settings import resolve_each, resolve_settings
 
-    shape = resolve_settings({"context": context, "horizon": horizon})
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    training = {"epochs": epochs, "seed": seed, "device": device}
-    each = resolve_each(names, training, setting_pairs(settings) or {})
-    dataset = dataset_from(ctx.params)
+    shape = resolve_settings({name: given[name] for name in ("context", "horizon")})
+    names = [name.strip() for name in given["models"].split(",") if name.strip()]
+    training = {name: given[name] for name in ("epochs", "seed", "device", "allow_fallback")}
+    each = resolve_each(names, training, setting_pairs(given["settings"]) or {})
+    dataset = dataset_from(given)
     say_notes(dataset.notes)
     own = {name: one.model_settings for name, one in each.items()}
     with console.progress() as progress:
@@ -103,12 +109,12 @@ def backtest(
             names,
             context=shape.context,
             horizon=shape.horizon,
-            stride=stride,
-            settings=with_season(own, season, dataset.panel.step),
+            stride=given["stride"],
+            settings=with_season(own, given["season"], dataset.panel.step),
             plans={name: one.plan() for name, one in each.items()},
             progress=progress,
         )
-    print_evaluation(evaluation, as_json=json)
+    print_evaluation(evaluation, as_json=given["json"])
 
 
 def evaluate(

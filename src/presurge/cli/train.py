@@ -130,6 +130,7 @@ def train(
 
 def _train(given: dict[str, Any]) -> None:
     """Act on the parameters of ``train``, by their names."""
+    from presurge.jobs.run_directory import CHECKPOINTS, resumable
     from presurge.jobs.settings import MODEL_KEYS, TrainSettings, check_model, resolve_settings
     from presurge.jobs.train import further_process, help_to_train
     from presurge.jobs.train import train as job
@@ -157,12 +158,13 @@ def _train(given: dict[str, Any]) -> None:
                 plots=given["plots"],
             )
     except TrainingInterrupted:
-        console.warn(
-            f"Interrupted; the last checkpoint is in {out / 'checkpoints'}. To go on:\n  {_resume_command()}"
-        )
+        if resumable(out):
+            console.warn(
+                f"Interrupted; the last checkpoint is in {out / CHECKPOINTS}. To go on:\n  {_resume_command()}"
+            )
         raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
-    if not result.fitted.report.history:
+    if not result.fitted.report.history and result.fitted.model.refits:
         idle = [f"--{name.replace('_', '-')}" for name in _GRADIENT_ONLY if given.get(name) is not None]
         if idle:
             console.warn(

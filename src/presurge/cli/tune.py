@@ -147,10 +147,9 @@ def _tune(given: dict[str, Any]) -> None:
         console.result_json(result.to_dict())
         return
     _print(result)
-    console.say(
-        f"Best settings: {result.best_config}\n"
-        f"Train with them: {shlex.join(['presurge', 'train', str(given['data']), '--config', str(result.best_config)])}"
-    )
+    plugins = [word for file in given["plugin"] or () for word in ("--plugin", str(file))]
+    command = ["presurge", "train", str(given["data"]), "--config", str(result.best_config), *plugins]
+    console.say(f"Best settings: {result.best_config}\nTrain with them: {shlex.join(command)}")
 
 
 def _seconds(timeout: str | None) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from presurge.errors import PresurgeError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.backtest import evaluate as score
 from presurge.jobs.data import Dataset
@@ -38,18 +39,22 @@ def backtest(
     """
     for name in models:
         model_class(name)  # an unknown one is refused before the others are fitted
-    fitted = [
-        fit_model(
-            name,
-            dataset,
-            context=context,
-            horizon=horizon,
-            settings=(settings or {}).get(name),
-            plan=(plans or {}).get(name),
-            progress=progress,
-        )
-        for name in dict.fromkeys([*models, *BASELINES])
-    ]
+    fitted = []
+    for name in dict.fromkeys([*models, *BASELINES]):
+        try:
+            one = fit_model(
+                name,
+                dataset,
+                context=context,
+                horizon=horizon,
+                settings=(settings or {}).get(name),
+                plan=(plans or {}).get(name),
+                progress=progress,
+            )
+        except PresurgeError as error:
+            error.where = f"{name}, {error.where}" if error.where else name  # one of several: say which
+            raise
+        fitted.append(one)
     return score_fitted(fitted, dataset, stride=stride, progress=progress)
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from presurge import store
-from presurge.jobs.settings import TrainSettings
+from presurge.errors import ConfigError
+from presurge.jobs.settings import TrainSettings, resolve_settings
 from presurge.models.forecaster import Forecaster
 from presurge.training.loggers import JsonLinesLogger, MetricLogger, open_logger
 
 TORCH_FILE = "best_model.pt"
 CURVE_FILE = "logs/metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+SETTINGS_FILE = "training_config.json"
 
 
 @contextmanager
@@ -65,6 +67,31 @@ def metric_loggers(settings: TrainSettings, directory: Path) -> Iterator[list[Me
         for one in foreign:
             one.finish({}, [])
         raise
+
+
+def resumable(directory: Path) -> bool:
+    """Whether a training by gradient can go on in a run directory."""
+    return (directory / CHECKPOINTS / "last.pt").is_file()
+
+
+def check_same_model(directory: Path, settings: TrainSettings) -> None:
+    """Refuse to resume a run as another model, which would replace it.
+
+    Raises:
+        ConfigError: The run is one of another model or of other settings of the model.
+    """
+    path = directory / SETTINGS_FILE
+    if not resumable(directory) or not path.is_file():
+        return
+    stored = resolve_settings({}, path)
+    for key in ("model", "model_settings"):
+        before, now = getattr(stored, key), getattr(settings, key)
+        if before != now:
+            raise ConfigError(
+                f"the run to resume has {key} {before!r}, and {now!r} was asked for",
+                where=str(path),
+                hint=f"Go on with --config {path} --resume, or begin anew without --resume.",
+            )
 
 
 def forget_training(directory: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from presurge.errors import ConfigError
-from presurge.models.plan import TrainingPlan
-from presurge.models.registry import model_class
+from presurge.models.plan import TrainingPlan, require_torch
+from presurge.models.registry import BASELINES, model_class
 from presurge.training.settings import LoopSettings
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -98,7 +98,10 @@ def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> 
         )
     own = _model_settings(from_file) | _model_settings(given)
     model = given.get("model") or from_file.get("model") or DEFAULT_MODEL
-    suited = model_class(str(model)).training_defaults
+    kind = model_class(str(model))
+    both = LoopSettings.model_fields.keys() & kind.settings_class.model_fields.keys() & given.keys()
+    own = {key: given[key] for key in both} | own  # the epochs of what auto tries, say
+    suited = kind.training_defaults
     merged = {**suited, **PRESETS[preset], "preset": preset, **from_file, **given, "model_settings": own}
     values = {key: value for key, value in merged.items() if key not in MODEL_KEYS}
     where = str(config_file) if config_file is not None else None
@@ -111,7 +114,7 @@ def resolve_each(
     """Settings of several models by name.
 
     Args:
-        models: Their names.
+        models: Their names. The baselines, which are always compared, have settings too, but only by their names.
         training: Settings of every training; None means not given.
         own: Models' own settings. ``"gru:stride"`` is one of ``gru``, and ``"stride"`` one of each that has it.
 
@@ -119,8 +122,8 @@ def resolve_each(
         ConfigError: There is no such model, none of them has such a setting, or a value is impossible.
     """
     left, resolved = set(own), {}
-    for name in models:
-        known = model_class(name).settings_class.model_fields
+    for name in dict.fromkeys([*models, *BASELINES]):
+        known = model_class(name).settings_class.model_fields if name in models else ()
         taken = {key: key for key in own if key in known}
         taken |= {key: bare for key in own for who, _, bare in [key.partition(":")] if bare and who == name}
         left -= set(taken)
@@ -177,10 +180,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def check_model(settings: TrainSettings) -> None:
-    """Refuse an unknown model or a wrong setting of it before any data are read.
+    """Refuse an unknown model, a wrong setting of it or a device that is not there before any data are read.
 
     Raises:
-        ConfigError: There is no such model, or it has no such setting.
+        ConfigError: There is no such model, it has no such setting, or this machine has no such device.
+        MissingDependencyError: A device other than the cpu was asked for, and torch is not installed.
     """
     kind = model_class(settings.model)
     validated(kind.settings_class, settings.model_settings, where=f"settings of {settings.model}")
+    if settings.device not in ("auto", "cpu"):
+        require_torch(f"the device {settings.device}")
+        from presurge.training.devices import resolve_device
+
+        resolve_device(settings.device, allow_fallback=settings.allow_fallback)

@@ -15,13 +15,15 @@ from presurge.jobs.data import Dataset
 from presurge.jobs.fitting import Fitted, fit_model
 from presurge.jobs.run_directory import (
     CHECKPOINTS,
+    SETTINGS_FILE,
+    check_same_model,
     forget_training,
     log_file,
     metric_loggers,
     save_run_model,
 )
 from presurge.jobs.settings import TrainSettings
-from presurge.models.plan import TrainingPlan, require_torch
+from presurge.models.plan import TrainingPlan
 from presurge.progress import Progress
 
 logger = logging.getLogger("presurge.train")
@@ -62,7 +64,7 @@ def train(
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
         TrainingInterrupted: Ctrl-C, after a checkpoint was written.
     """
-    _check(dataset, settings, directory)
+    _check(dataset, settings, directory, resume=resume)
     with (
         log_file(directory / "logs" / "training.log", append=resume),
         metric_loggers(settings, directory) as loggers,
@@ -70,7 +72,7 @@ def train(
         logger.info("Presurge %s, settings %s", __version__, settings.model_dump_json())
         logger.info("Data %s", dataset.source)
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
-            store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
+            store.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
         plan = replace(
             settings.plan(), directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers)
         )
@@ -78,7 +80,7 @@ def train(
         report = fitted.report
         if not report.history:
             forget_training(directory)
-        store.write_json(directory / "training_config.json", settings.model_dump(mode="json"))
+        store.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
         logger.info("Fitted %s in %.2f CPU-s, chosen %s", settings.model, fitted.cpu_seconds, report.chosen)
         evaluation = _score(fitted, dataset, settings, progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)
@@ -102,7 +104,7 @@ def help_to_train(dataset: Dataset, settings: TrainSettings) -> None:
     _fit(dataset, settings, settings.plan(), None)
 
 
-def _check(dataset: Dataset, settings: TrainSettings, directory: Path) -> None:
+def _check(dataset: Dataset, settings: TrainSettings, directory: Path, *, resume: bool) -> None:
     """Refuse what cannot work before anything is written."""
     store.check_place(directory / "models")
     found = len(dataset.panel.channels)
@@ -112,11 +114,8 @@ def _check(dataset: Dataset, settings: TrainSettings, directory: Path) -> None:
             where="channels",
             hint=f"The channels are: {', '.join(dataset.panel.channel_names)}.",
         )
-    if settings.device not in ("auto", "cpu"):
-        require_torch(f"the device {settings.device}")
-        from presurge.training.devices import resolve_device
-
-        resolve_device(settings.device, allow_fallback=settings.allow_fallback)
+    if resume:
+        check_same_model(directory, settings)
 
 
 def _fit(dataset: Dataset, settings: TrainSettings, plan: TrainingPlan, progress: Progress | None) -> Fitted:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from presurge import store
-from presurge.errors import ConfigError, MissingDependencyError, ModelError
+from presurge.errors import ConfigError, MissingDependencyError, ModelError, PresurgeError
 from presurge.models.forecaster import Forecaster
+from presurge.models.foreign import adopt
 
 ENTRY_POINTS = "presurge.models"
 """Group of the entry points under which other packages offer models: the name of the model, and ``module:Class``."""
@@ -54,25 +55,26 @@ def register(kind: F) -> F:
     """Make a Forecaster class known under its ``name``; works as a decorator. A later class of the same name replaces it.
 
     Raises:
-        ConfigError: The name is one of Presurge's own.
+        ConfigError: The name is one of Presurge's own, or the class lacks something.
     """
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    adopt(kind, Path(file).name if file else kind.__module__)
     if kind.name in _OWN:
         raise ConfigError(
             f"the name {kind.name!r} belongs to a model of Presurge",
             where=kind.__qualname__,
             hint="Choose another.",
         )
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    kind.provider = kind.provider or (Path(file).name if file else kind.__module__)
     _registered[kind.name] = kind
     return kind
 
 
 def load_plugin(path: Path) -> None:
-    """Run a Python file of the user, whose ``register`` calls make its models known.
+    """Run a Python file of the user, whose ``register`` calls make its models known; it may import files beside it.
 
     Raises:
         ConfigError: There is no such file, or it fails.
+        MissingDependencyError: It needs torch, which is not installed.
     """
     path = Path(path)
     spec = spec_from_file_location(f"presurge_plugin_{path.stem}", path)
@@ -82,11 +84,17 @@ def load_plugin(path: Path) -> None:
         )
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
-    except ConfigError:
+    except PresurgeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise MissingDependencyError(
+                "torch", purpose=f"the model file {path.name}", extra="train"
+            ) from error
         raise ConfigError(
             f"cannot be imported: {type(error).__name__}: {error}",
             where=str(path),
@@ -152,18 +160,23 @@ def _class_of(point: EntryPoint) -> type[Forecaster]:
     package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
     try:
         found = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"the model {point.name!r} of the package {package} cannot be imported: {error}",
             where=point.value,
             hint="Repair or remove the package.",
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Forecaster)) or found.name != point.name:
+    if (
+        not (isinstance(found, type) and issubclass(found, Forecaster))
+        or getattr(found, "name", None) != point.name
+    ):
         raise ConfigError(
             f"the package {package} offers as {point.name!r} what is no Forecaster of that name",
             where=point.value,
         )
-    found.provider = f"the package {package}"
+    beside = [kind for kind in _registered.values() if kind.__module__ == found.__module__]
+    for kind in {found, *beside}:  # what its module registers by itself comes from the package as well
+        adopt(kind, f"the package {package}")
     return found
 
 
@@ -191,7 +204,7 @@ def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -
     kind = model_class(str(name))
     try:
         return kind.from_config(config, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(f"does not describe a {name} model: {error}", where=where) from error
 
 

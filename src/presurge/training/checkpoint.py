@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def load_safely(path: Path, *, hint: str) -> Any:
     ) as error:  # torch meets a damaged file with almost any kind of error, and advises to trust it
         what = "is damaged, or holds more than tensors and plain values, and was not loaded"
         raise ModelError(what, where=str(path), hint=hint) from error
+
+
+def check_whole(state: dict[str, Any], keys: Sequence[str], path: Path) -> None:
+    """Refuse a checkpoint that is not of the kind that has these keys.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    missing = [key for key in keys if key not in state]
+    if missing:
+        raise ModelError(
+            f"holds nothing to resume from: {', '.join(missing)} is missing", where=str(path), hint=_HINT
+        )
 
 
 def check_identity(stored: dict[str, Any], current: dict[str, Any], path: Path) -> None:

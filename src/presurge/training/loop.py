@@ -200,6 +200,7 @@ class _Run:
             return None
         path = self.directory / files.LAST
         state = files.read_checkpoint(path)
+        files.check_whole(state, ("identity", "at", "learner", "ranks", "marks"), path)
         files.check_identity(state["identity"], self.identity, path)
         has_best = state["at"]["best_epoch"] >= 0
         best = files.read_checkpoint(self.directory / files.BEST)["module"] if has_best else None

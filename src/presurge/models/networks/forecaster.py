@@ -31,8 +31,10 @@ from presurge.training.devices import threads
 
 WAVES = 3
 """Harmonics of the day and of the week that a network is told; it bends them itself where it needs sharper ones."""
-AT_ONCE = 1024
-"""Windows of one forward pass."""
+LARGEST = 1e18
+"""On the scale of a network nothing is larger: its square would be no float32."""
+ROWS_AT_ONCE = 1 << 16
+"""Rows of all windows of one forward pass: what a network computes of them has to fit into memory."""
 
 
 class NetworkSettings(Settings):
@@ -52,7 +54,7 @@ class NetworkSettings(Settings):
     """
 
     loss: LossName = "mse"
-    transform: TransformName | Literal["auto"] = "auto"
+    transform: Literal["auto", "identity", "sqrt", "log1p"] = "auto"
     scaler: ScalerName = "standard"
     normalisation: WindowNormalisation = "revin"
     affine: bool = False
@@ -123,8 +125,9 @@ class NetworkForecaster(Forecaster):
         shape = (len(batch.origin_B), self.horizon, self._outputs, len(counts_C))
         scaled_BHQC = np.empty(shape, np.float32)
         with torch.inference_mode(), threads(1):
-            for begin in range(0, len(scaled_BHQC), AT_ONCE):
-                part = slice(begin, begin + AT_ONCE)
+            at_once = max(1, ROWS_AT_ONCE // (self.context + self.horizon))
+            for begin in range(0, len(scaled_BHQC), at_once):
+                part = slice(begin, begin + at_once)
                 scaled_BHQC[part] = self._forward(batch, part)
         scaled_BHQC[np.isnan(batch.context_BLC).any(axis=(1, 2))] = np.nan
         floor_C = np.where(counts_C, 0.0, -np.inf)
@@ -137,7 +140,8 @@ class NetworkForecaster(Forecaster):
     def _forward(self, batch: WindowBatch, part: slice) -> FloatArray:
         """Forecasts of some windows on the model's scale [b, H, Q, C]."""
         # A value that is not there must not reach the others through a sum: it is 0, and its window is blanked later.
-        context = np.nan_to_num(self.scaler.scale(batch.context_BLC[part])).astype(np.float32)
+        scaled = np.nan_to_num(self.scaler.scale(batch.context_BLC[part]))
+        context = scaled.clip(-LARGEST, LARGEST).astype(np.float32)
         future = np.zeros((len(context), self.horizon, 0), np.float32)
         if self.calendar.size:
             row_W = np.arange(1 - self.context, self.horizon + 1) * batch.step

@@ -20,7 +20,8 @@ from presurge.series.timestamps import format_stamp
 from presurge.series.windows import IntArray, gather
 from presurge.training.task import LOSS, Epoch
 
-VALIDATION_BATCH = 4096
+VALIDATION_BATCHES = 4
+"""Training batches in one of validation, which keeps nothing for a gradient: about as much memory."""
 
 
 class ForecastLoss(nn.Module):
@@ -127,10 +128,15 @@ class WindowTask:
             "context": self.context,
             "horizon": self.horizon,
             "batch_size": self.batch_size,
+            "fingerprint of the layers": self._layers(),
             "fingerprint of the data": fingerprint(self.array_RD),
             "fingerprint of the training windows": fingerprint(self.train),
             "fingerprint of the validation windows": fingerprint(self.validation),
         }
+
+    def _layers(self) -> str:
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
 
     def train_batches(self, epoch: Epoch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Shuffled batches; of every batch this process takes its share."""
@@ -142,8 +148,9 @@ class WindowTask:
     ) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], int]]:
         """Batches in order; their weight is the number of targets that are known."""
         own = self.validation[rank::world]
-        for begin in range(0, len(own), VALIDATION_BATCH):
-            batch = self._gather(own[begin : begin + VALIDATION_BATCH])
+        size = VALIDATION_BATCHES * self.batch_size
+        for begin in range(0, len(own), size):
+            batch = self._gather(own[begin : begin + size])
             target_BHC = batch[0][:, self.context :, : self.module.channels]
             yield batch, target_BHC.numel() - int(target_BHC.isnan().sum())
 

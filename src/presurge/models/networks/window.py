@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from presurge.errors import ModelError
+
 WindowNormalisation = Literal["none", "last", "mean", "revin"]
 
 _SMALLEST_VARIANCE = 1e-5
@@ -99,12 +101,26 @@ class WindowNetwork(nn.Module):
         for told_B1K in self._told(level_B1C, spread_B1C, item_B):
             past.append(told_B1K.expand(-1, shape.context, -1))
             future.append(told_B1K.expand(-1, shape.horizon, -1))
-        rows: torch.Tensor = self.body(torch.cat(past, 2), torch.cat(future, 2))
+        rows = self._in_shape(self.body(torch.cat(past, 2), torch.cat(future, 2)), len(context_BLD))
         rows_BHQC = rows.reshape(-1, shape.horizon, shape.channels, shape.outputs).transpose(2, 3)
         if self.affine is not None:
             rows_BHQC = self.affine.inverse(rows_BHQC)
         rows_BHQC = rows_BHQC * spread_B1C[:, None] + level_B1C[:, None]
         return rows_BHQC if shape.outputs > 1 else rows_BHQC[:, :, 0]
+
+    def _in_shape(self, rows: torch.Tensor, windows: int) -> torch.Tensor:
+        """What the body gave, if it can be read in the order (B, H, C, Q)."""
+        shape = self.shape
+        given, values = tuple(rows.shape), shape.horizon * shape.values
+        in_order = len(given) < 3 or given[1] == shape.horizon
+        if given[:1] != (windows,) or rows.numel() != windows * values or not in_order:
+            raise ModelError(
+                f"the body gave values of the shape {given} for {windows} windows",
+                where=type(self.body).__name__,
+                hint=f"It must give [B, H, C, Q] = [{windows}, {shape.horizon}, {shape.channels}, {shape.outputs}], or "
+                "the same values in that order with fewer dimensions.",
+            )
+        return rows
 
     def _told(
         self, level_B1C: torch.Tensor, spread_B1C: torch.Tensor, item_B: torch.Tensor
