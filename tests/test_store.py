@@ -154,6 +154,15 @@ def test_a_model_is_found_in_a_run_directory(tmp_path: Path) -> None:
         store.find_model(tmp_path)
 
 
+def test_a_single_number_stays_one(tmp_path: Path) -> None:
+    store.save_model(
+        tmp_path / "model", {}, {"n": np.float32(3)[...], "view": np.arange(6.0).reshape(2, 3).T}
+    )
+    arrays = store.load_model(tmp_path / "model")[1]
+    assert arrays["n"].shape == ()
+    np.testing.assert_array_equal(arrays["view"], [[0, 3], [1, 4], [2, 5]])
+
+
 def test_a_model_is_replaced_as_a_whole(model: Path) -> None:
     store.save_model(model, {"model": "other"}, {"weight": np.ones(2, np.float32)})
     config, arrays = store.load_model(model)

@@ -95,7 +95,7 @@ def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
     from safetensors.numpy import save
 
     check_place(directory)
-    weights = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    weights = save({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
     document = sealed(config, hashlib.sha256(weights).hexdigest())
     with atomic_path(directory) as temporary:
         temporary.mkdir()

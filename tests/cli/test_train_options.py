@@ -154,3 +154,28 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(table: Path, tmp_path:
     )  # fmt: skip
     assert resumed.returncode == 2, "another patience is another configuration"
     assert "patience" in resumed.stderr
+
+
+def test_a_run_is_not_resumed_as_another_model(run: Run, table: Path) -> None:
+    brief = ("--epochs", "1", "--no-plots", "--quiet", "--out", "run")
+    assert run("train", table, *COLUMNS, *brief, "--model", "mlp", "--set", "stride=20")[0] == 0
+    before = Path("run/models/config.json").read_bytes()
+    code, _, err = run("train", table, *COLUMNS, *brief, "--resume")
+    assert code == 2
+    assert "has model 'mlp', and 'dlinear' was asked for" in err
+    assert Path("run/checkpoints/last.pt").exists()
+    assert Path("run/models/config.json").read_bytes() == before
+    code, _, err = run("train", table, *COLUMNS, *brief, "--config", "run/training_config.json", "--resume")
+    assert code == 0, err
+    Path("run/training_config.json").write_text("{")
+    code, _, err = run("train", table, *COLUMNS, *brief, "--model", "mlp", "--resume")
+    assert code == 2
+    assert "no valid JSON" in err
+
+
+def test_a_network_larger_than_the_memory_is_a_plain_error(run: Run, table: Path) -> None:
+    code, _, err = run(
+        "train", table, *COLUMNS, "--model", "mlp", "--set", "hidden_size=100000000000", "--no-plots"
+    )
+    assert code == 2
+    assert "memory" in err

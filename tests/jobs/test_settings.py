@@ -12,7 +12,7 @@ def test_a_setting_goes_to_every_model_that_has_it_and_a_named_one_to_its_model_
     assert each["linear"].model_settings == {"stride": 3, "ridge": 0.5}
     assert each["gru"].model_settings == {"stride": 7, "hidden_size": 16}
     assert each["mlp"].model_settings == {"stride": 3, "hidden_size": 16}
-    assert {one.epochs for one in each.values()} == {4}
+    assert {each[name].epochs for name in ("linear", "gru", "mlp")} == {4}
     assert (each["gru"].batch_size, each["mlp"].weight_decay) == (32, 0.3)  # what suits the model stays
     assert each["gru"].plan().loop.epochs == 4
     assert each["gru"].plan().batch_size == 32
@@ -35,3 +35,23 @@ def test_a_setting_that_nobody_has_is_refused(own: dict[str, object], says: str)
 def test_an_impossible_training_is_refused() -> None:
     with pytest.raises(ConfigError, match="epochs"):
         resolve_each(["gru"], {"epochs": 0}, {})
+
+
+def test_baselines_are_compared_too_and_set_by_name() -> None:
+    each = resolve_each(["dlinear"], {}, {"recent-mean:window": 5})
+    assert each["recent-mean"].model_settings == {"window": 5}
+
+
+def test_a_setting_of_training_that_a_model_has_itself_goes_to_it() -> None:
+    own = {"challengers": ["gru"]}
+    assert resolve_each(["auto"], {"epochs": 2}, own)["auto"].model_settings == {**own, "epochs": 2}
+    assert resolve_each(["auto"], {"epochs": 2}, {"epochs": 3})["auto"].model_settings["epochs"] == 3
+
+
+def test_a_device_that_is_not_there_is_refused_at_once() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="no cuda device"):
+        resolve_each(["dlinear"], {"device": "cuda"}, {})
+    assert resolve_each(["dlinear"], {"device": "cuda", "allow_fallback": True}, {})

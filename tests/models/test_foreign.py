@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from presurge.cli import main
-from presurge.errors import ConfigError, MissingDependencyError, ModelError
+from presurge.errors import ConfigError, ModelError
 from presurge.models import registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.series.panel import Panel
@@ -261,4 +261,3 @@ def test_without_torch_a_network_file_names_the_extra(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "presurge[train]" in done.stdout, done.stderr
-    assert issubclass(MissingDependencyError, Exception)

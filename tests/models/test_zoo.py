@@ -220,6 +220,14 @@ def test_only_a_window_with_a_missing_value_is_not_forecast(name: str, daily: Pa
 
 
 @NETWORKS
+def test_an_absurd_history_gets_a_finite_forecast(name: str, daily: Panel) -> None:
+    model = fitted(name, daily)
+    values = daily.values.copy()
+    values[100] = 1e25
+    assert np.isfinite(forecasts(model, daily.replace(values=values), np.array([100, 105]))).all()
+
+
+@NETWORKS
 def test_a_calendar_tells_what_the_context_does_not(name: str, daily: Panel) -> None:
     brief = {"context": 1, "epochs": 10, "normalisation": "none", "loss": "mse"}
     rng = np.random.default_rng(0)

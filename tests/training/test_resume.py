@@ -14,7 +14,7 @@ import pytest
 import torch
 from training_cases import RegressionTask, settings
 
-from presurge.errors import ConfigError, StorageError
+from presurge.errors import ConfigError, ModelError, StorageError
 from presurge.training.interruption import TrainingInterrupted
 from presurge.training.loggers import JsonLinesLogger
 from presurge.training.loop import TrainingOutcome, fit
@@ -228,6 +228,13 @@ def test_nothing_to_resume_from_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     caplog.clear()
     run(RegressionTask(), tmp_path, resume=True)
     assert "There is no checkpoint" not in caplog.text
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    run(RegressionTask(), tmp_path)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
+    with pytest.raises(ModelError, match="nothing to resume from: identity, at, learner"):
+        run(RegressionTask(), tmp_path, resume=True)
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(error, "exit_code") and hasattr(error, "show"):
             error.show()
             return int(error.exit_code)
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
+            hint = "Take a smaller model, a shorter --context or fewer rows."
+            return _report(f"Error: the memory of this machine does not suffice.\n  {hint}", USER_ERROR)
         message = f"Error in Presurge itself: {type(error).__name__}: {error}\n  Run again with --debug and report it."
         return _report(message, INTERNAL_ERROR)
     return code if isinstance(code, int) else 0
