@@ -183,9 +183,7 @@ def _column(name: str, column: Any) -> pl.Series:
 
 
 def _requests(frame: pl.DataFrame) -> History:
-    if frame[
-        TIME
-    ].dtype.is_integer():  # seconds, though those of a few rows may look like dates such as 20240131
+    if frame[TIME].dtype.is_integer():  # numbers, though a few of them may look like dates such as 20240131
         frame = frame.with_columns(pl.col(TIME).cast(pl.Float64))
     rows = without_blank(RowFrame.of(frame), frame)
     stamp_N, form = read_stamps(rows, TIME, None)
