@@ -3,7 +3,7 @@
 The choice is that of ``auto``: the least absolute error over three expanding folds, of which the last is the standard
 validation part. What the standard protocol asks is then measured: trained on the training rows, the epoch taken by the
 validation rows, scored on all 2,785 test windows and 7 channels in standardised values, networks with three seeds. Run with
-one thread (some twenty minutes):
+one thread (some half an hour):
 
     OMP_NUM_THREADS=1 python benchmarks/etth1.py [--json]
 """
