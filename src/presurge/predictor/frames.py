@@ -139,20 +139,26 @@ def last_row(data: Frame) -> dict[str, Any]:
     """
     names = TOKENS[level_of(data)]
     frame = _to_polars(latest(data, 1), (TIME, *names))
-    place, stamp = len(frame) - 1, None
-    try:
-        stamp_N, form = read_stamps(Rows(RowFrame.of(frame), frame, np.arange(len(frame))), TIME, None)
-    except DataError:
-        pass
-    else:
-        place -= int(stamp_N[::-1].argmax())
-        stamp = _written(int(stamp_N[place]), form)
+    place, stamp = _last_stamp(frame)
     numbers = frame.select(pl.col(names).cast(pl.Float64, strict=False)).row(place)
     return {
         "timestamp": stamp,
         "request_tokens": _number(numbers[0]),
         "response_tokens": _number(numbers[1]),
     }
+
+
+def _last_stamp(frame: pl.DataFrame) -> tuple[int, str | int | float | None]:
+    """The row of the latest stamp and that stamp as the frame writes it; the last row and None where one is no time.
+
+    An answer echoes the row even then: why nothing can be forecast from it is said by the models.
+    """
+    try:
+        stamp_N, form = read_stamps(Rows(RowFrame.of(frame), frame, np.arange(len(frame))), TIME, None)
+    except DataError:
+        return len(frame) - 1, None
+    place = len(frame) - 1 - int(stamp_N[::-1].argmax())
+    return place, _written(int(stamp_N[place]), form)
 
 
 def _number(value: float | None) -> float | None:
