@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -218,8 +217,12 @@ class EnhancedRequestPredictor:
                     model.to_device(found)
             except Exception:
                 for model, old in before:
-                    with suppress(Exception):  # the one that failed may fail again
+                    try:
                         model.to_device(old)
+                    except (
+                        Exception
+                    ) as error:  # the one that failed may fail again, and the others still go back
+                        logger.warning("%s could not go back to %s: %s", model.model_name, old, error)
                 raise
             self.device = found
             return True
