@@ -23,11 +23,11 @@ from typing import Any
 import polars as pl
 from exact import etth1_standard_protocol
 
-from presurge.jobs.backtest import score_fitted
-from presurge.jobs.data import Dataset, TableOptions, load_dataset
-from presurge.jobs.fitting import Fitted, fit_model
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
+from presurge.workflows.backtest import score_fitted
+from presurge.workflows.data import Dataset, TableOptions, load_dataset
+from presurge.workflows.fitting import Fitted, fit_model
 
 DATA = Path(os.environ.get("PRESURGE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 MODELS = ("auto", "linear", "dlinear", *BASELINES)

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from exact import SHARED, etth1
 
-from presurge.models.dlinear import DLinear, DLinearSettings
+from presurge.models.dlinear import DLinear, DLinearConfig
 from presurge.models.exact import Normalisation
 from presurge.models.forecaster import Forecaster
-from presurge.models.networks.mlp import MLP, MLPSettings
+from presurge.models.networks.mlp import MLP, MLPConfig
 from presurge.models.plan import TrainingPlan
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
@@ -75,18 +75,18 @@ def earlier_parts(train: Span) -> list[Part]:
 
 def exact(level: Normalisation, *, individual: bool) -> dict[str, Any]:
     """The exact DLinear, which knows no seed."""
-    settings = DLinearSettings(individual=individual, normalisation=level, scaler="none")
+    settings = DLinearConfig(individual=individual, normalisation=level, scaler="none")
     name = f"dlinear, exact, {'individual' if individual else 'shared'}, {level}"
-    return row(name, lambda _: DLinear(context=CONTEXT, horizon=HORIZON, settings=settings), seeds=(0,))
+    return row(name, lambda _: DLinear(context=CONTEXT, horizon=HORIZON, config=settings), seeds=(0,))
 
 
 def learned(window: str, layer: tuple[int, float], decay: float) -> dict[str, Any]:
     """A network with each of the seeds."""
-    settings = MLPSettings(hidden_size=layer[0], dropout=layer[1], scaler="none", **WINDOWS[window])
+    settings = MLPConfig(hidden_size=layer[0], dropout=layer[1], scaler="none", **WINDOWS[window])
 
     def new(seed: int) -> MLP:
         plan = TrainingPlan.of({**MLP.training_defaults, "weight_decay": decay, "seed": seed})
-        return MLP(context=CONTEXT, horizon=HORIZON, settings=settings, plan=plan)
+        return MLP(context=CONTEXT, horizon=HORIZON, config=settings, plan=plan)
 
     return row(f"mlp, {layer[0]} hidden, dropout {layer[1]}, {window}, decay {decay:g}", new, seeds=SEEDS)
 

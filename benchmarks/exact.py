@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.dlinear import DLinear, DLinearSettings
+from presurge.models.dlinear import DLinear, DLinearConfig
 from presurge.series.frequency import HOUR, SECOND
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
@@ -67,7 +67,7 @@ def etth1_standard_protocol(file: Path) -> list[ETTScore]:
 def _score(panel: Panel, train: Span, validation: Span, test: Span, shared: bool, level: str) -> ETTScore:
     started = time.process_time()
     settings = {"individual": not shared, "normalisation": level, "scaler": "none"}
-    model = DLinear(context=336, horizon=96, settings=DLinearSettings.model_validate(settings))
+    model = DLinear(context=336, horizon=96, config=DLinearConfig.model_validate(settings))
     report = model.fit(panel, train, validation)
     origins = window_origins(panel, test, context=336, horizon=96)
     squares, sizes = 0.0, 0.0
@@ -137,7 +137,7 @@ def bench_windows() -> None:
     panel = synthetic()
     bounds = np.array([[0], [len(panel) - JUDGED], [len(panel)]])
     train, validation = Span(bounds[0], bounds[1]), Span(bounds[1], bounds[2])
-    given = DLinear(context=CONTEXT, horizon=HORIZON, settings=DLinearSettings(ridge=0.0))
+    given = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearConfig(ridge=0.0))
     chosen = DLinear(context=CONTEXT, horizon=HORIZON)
     fits = [measured(lambda: given.fit(panel, train)) for _ in range(3)]
     choices = [measured(lambda: chosen.fit(panel, train, validation)) for _ in range(3)]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from presurge.models.calibration import Calibration
-from presurge.models.dlinear import DLinear, DLinearSettings
+from presurge.models.dlinear import DLinear, DLinearConfig
 from presurge.series.frequency import MINUTE
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
@@ -26,8 +26,8 @@ def fitted(transform: str) -> tuple[DLinear, Panel]:
         step=MINUTE,
         start=np.zeros(1, np.int64),
     )
-    settings = DLinearSettings.model_validate({"transform": transform})
-    model = DLinear(context=CONTEXT, horizon=HORIZON, settings=settings)
+    settings = DLinearConfig.model_validate({"transform": transform})
+    model = DLinear(context=CONTEXT, horizon=HORIZON, config=settings)
     model.fit(panel, panel.full_span())
     actual = panel.values[: 900 * HORIZON].reshape(900, HORIZON, CHANNELS)
     model.calibration = Calibration.measure(actual, actual[::-1].copy(), panel.count_mask)

@@ -84,13 +84,13 @@ def guide_split(folder: Path) -> None:
 
 
 def presurge_minutes(folder: Path) -> None:
-    from presurge.jobs.prepare import prepare
+    from presurge.workflows.prepare import prepare
 
     prepare(folder / "BurstGPT_1.csv", folder / "minutes")
 
 
 def presurge_dense(folder: Path) -> None:
-    from presurge.jobs.prepare import PrepareOptions, prepare
+    from presurge.workflows.prepare import PrepareOptions, prepare
 
     prepare(folder / "BurstGPT_1.csv", folder / "dense", PrepareOptions(dense=True))
 

@@ -111,7 +111,7 @@ def measure_windows() -> list[Row]:
     bare = min(cpu_seconds(lambda: bare_epoch(task_of(panel, train))) for _ in range(2))
     loop = min(cpu_seconds(lambda: fit(task_of(panel, train), chosen)) for _ in range(2))
 
-    exact = DLinear(context=CONTEXT, horizon=HORIZON, settings=DLinearSettings(solver="exact"))
+    exact = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="exact"))
     exact.fit(panel, train, validation)
     error, _ = scaled_errors(exact, panel, validation)
     rows = [
@@ -123,7 +123,7 @@ def measure_windows() -> list[Row]:
         plan = TrainingPlan(
             loop=LoopSettings(epochs=3, schedule=schedule, learning_rate=rate, device="cpu"), batch_size=BATCH
         )
-        learned = DLinear(context=CONTEXT, horizon=HORIZON, settings=DLinearSettings(solver="sgd"), plan=plan)
+        learned = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), plan=plan)
         learned.fit(panel, train, validation)
         reached, _ = scaled_errors(learned, panel, validation)
         rows.append(row(f"validation MSE after 3 epochs, {schedule}", reached, "", error, "exact solver"))
@@ -140,7 +140,7 @@ def train_once() -> None:
     panel = synthetic()
     train, validation = halves(panel)
     plan = TrainingPlan(loop=LoopSettings(epochs=1, device="cpu"), batch_size=BATCH)
-    model = DLinear(context=CONTEXT, horizon=HORIZON, settings=DLinearSettings(solver="sgd"), plan=plan)
+    model = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), plan=plan)
     model.fit(panel, train, validation)
 
 
@@ -202,7 +202,7 @@ def measure_etth1() -> list[Row]:
         )
         settings = DLinearSettings(solver="sgd", individual=False, scaler="none")
         plan = TrainingPlan(loop=recipe, batch_size=32)
-        model = DLinear(context=336, horizon=96, settings=settings, plan=plan)
+        model = DLinear(context=336, horizon=96, config=settings, plan=plan)
         report = model.fit(panel, train, validation)
         mse, mae = scaled_errors(model, panel, test)
         scores.append((mse, mae, report.cpu_seconds))

@@ -10,9 +10,9 @@ import math
 import sys
 from pathlib import Path
 
-from presurge.jobs.data import load_dataset
 from presurge.models import registry
 from presurge.series.panel import Panel
+from presurge.workflows.data import load_dataset
 
 REQUESTS_A_REPLICA = 30.0
 ROWS_TO_FOLLOW = 1000

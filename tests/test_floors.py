@@ -13,25 +13,23 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 # Bottom to top. A room may import the rooms of lower floors.
 FLOORS = (
     {"errors", "progress"},
+    {"files", "config"},
     {"series"},
-    {"sources", "store", "training"},
+    {"store"},
+    {"sources", "training"},
     {"models"},
     {"evaluation"},
-    {"jobs", "predictor", "serving", "planning", "explain", "export", "kapacity", "kronos", "power"},
+    {"workflows"},
+    {"predictor", "serving", "planning", "explain", "export", "kapacity", "kronos", "power"},
     {"cli"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
-# Rooms of one floor that may use each other, with the reason.
-NEIGHBOURS = {
-    ("sources", "store"): "files are written to a temporary name and renamed",
-    ("training", "store"): "checkpoints are model directories",
-    ("predictor", "jobs"): "a predictor is fitted, calibrated and measured as a command does it",
-}
+NEIGHBOURS: dict[tuple[str, str], str] = {}
 
 # The ground floors work in an environment without these; only `training`, `models/networks` and the floors above may
 # need torch.
-GROUND = {"errors", "progress", "series", "sources", "store", "models", "evaluation"}
+GROUND = {"errors", "progress", "files", "config", "series", "sources", "store", "models", "evaluation"}
 HEAVY = {"torch", "pandas", "matplotlib"}
 DRAWS = "presurge.evaluation.plots"
 LEARNS = "presurge.models.networks"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presurge import store
+from presurge import files, store
 from presurge.errors import ConfigError, ModelError, StorageError
 
 CONFIG = {"model": "dlinear", "note": "Überlast ☂", "error": {"requests": {"wape": 0.1 + 0.2}}}
@@ -191,7 +191,7 @@ def test_an_error_while_writing_leaves_what_was_there(model: Path) -> None:
         pass
 
     def interrupted() -> None:
-        with store.atomic_path(model) as temporary:
+        with files.atomic_path(model) as temporary:
             temporary.mkdir()
             (temporary / "half").write_text("written")
             raise StopError

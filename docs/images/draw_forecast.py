@@ -9,8 +9,8 @@ from PIL import Image
 from presurge.evaluation.plots_forecast import burst_figure
 from presurge.evaluation.plots_style import MUTED, WIDE, styled
 from presurge.evaluation.rolling import rolling_forecast
-from presurge.jobs.data import load_dataset
 from presurge.models import registry
+from presurge.workflows.data import load_dataset
 
 CHANNELS = ("requests", "output_tokens")
 LABEL = "synthetic trace of `presurge demo`; every minute was forecast one to three minutes before"

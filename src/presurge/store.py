@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from presurge.errors import ConfigError, ModelError, StorageError
+from presurge.errors import ConfigError, ModelError
+from presurge.files import atomic_path, storage_error, write_synced
 
 FORMAT = "presurge-model"
 FORMAT_VERSION = 1
@@ -21,63 +17,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 Arrays = dict[str, npt.NDArray[Any]]
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; rename it to ``path`` at the end, or delete it after an error.
-
-    Works for a file and for a directory that the body creates. An existing file or directory is replaced.
-
-    Raises:
-        StorageError: The file system refused; nothing was left behind and what stood at ``path`` is untouched.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise storage_error(error, path) from error
-    try:
-        yield temporary / path.name
-        _put_in_place(temporary / path.name, path, aside=temporary / "replaced")
-    except OSError as error:
-        raise storage_error(error, path) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(new: Path, path: Path, *, aside: Path) -> None:
-    """Rename ``new`` to ``path``; a directory that stands there is moved aside first, and back if that fails."""
-    if not (new.is_dir() and path.is_dir()):
-        new.replace(path)
-        return
-    path.rename(aside)
-    try:
-        new.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """Say what the file system refused and where."""
-    return StorageError(
-        f"cannot be written: {error.strerror or error}",
-        where=str(path),
-        hint="Free some space or choose another place; what was there before is untouched.",
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file as a whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
@@ -99,9 +38,9 @@ def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
     document = sealed(config, hashlib.sha256(weights).hexdigest())
     with atomic_path(directory) as temporary:
         temporary.mkdir()
-        _write_synced(temporary / WEIGHTS_FILE, weights)
+        write_synced(temporary / WEIGHTS_FILE, weights)
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        _write_synced(temporary / CONFIG_FILE, text.encode())
+        write_synced(temporary / CONFIG_FILE, text.encode())
 
 
 def check_place(directory: Path) -> None:
@@ -149,7 +88,7 @@ def find_model(path: Path) -> Path:
     raise ModelError(
         f"holds no model: there is no {CONFIG_FILE} in it",
         where=str(path),
-        hint="Give the directory that `presurge train --out` wrote, or its models folder.",
+        hint="Give the run directory that `presurge train` wrote, or its models folder.",
     )
 
 
@@ -243,10 +182,3 @@ def _is_model(path: Path) -> bool:
 
 def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -170,7 +170,7 @@ def test_a_run_is_not_resumed_as_another_model(run: Run, table: Path) -> None:
     Path("run/training_config.json").write_text("{")
     code, _, err = run("train", table, *COLUMNS, *brief, "--model", "mlp", "--resume")
     assert code == 2
-    assert "no valid JSON" in err
+    assert "not valid JSON" in err
 
 
 def test_a_network_larger_than_the_memory_is_a_plain_error(run: Run, table: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from presurge.jobs.settings import check_model, resolve_settings
+from presurge.workflows.settings import check_model, resolve_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, GUIDES = ROOT / "examples", ROOT / "docs" / "guides"

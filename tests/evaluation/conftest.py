@@ -9,10 +9,10 @@ import pytest
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.report import write_report
 from presurge.evaluation.summary import RunSummary
-from presurge.jobs.data import Dataset
-from presurge.jobs.fitting import fit_model
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
+from presurge.workflows.data import Dataset
+from presurge.workflows.fitting import fit_model
 
 MakePanel = Callable[..., Panel]
 

@@ -12,7 +12,7 @@ from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.intervals import calibrate
 from presurge.evaluation.tables import text_table
 from presurge.models.linear import Linear
-from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveSettings
+from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
@@ -29,7 +29,7 @@ def series(holes: tuple[int, ...] = ()) -> np.ndarray:
 
 
 def models(panel: Panel, *, horizon: int = 3, period: int = 24) -> list[LastValue | SeasonalNaive]:
-    season = SeasonalNaive(context=2, horizon=horizon, settings=SeasonalNaiveSettings(period=period))
+    season = SeasonalNaive(context=2, horizon=horizon, config=SeasonalNaiveConfig(period=period))
     found = [LastValue(context=5, horizon=horizon), season]
     for model in found:
         model.fit(panel, TRAIN)

@@ -7,12 +7,12 @@ import pytest
 
 from presurge.errors import DataError
 from presurge.evaluation.intervals import MAX_WINDOWS, calibrate, chunk_size
-from presurge.jobs.data import Dataset
-from presurge.jobs.fitting import fit_model
 from presurge.models.naive import LastValue
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
+from presurge.workflows.data import Dataset
+from presurge.workflows.fitting import fit_model
 
 MakePanel = Callable[..., Panel]
 

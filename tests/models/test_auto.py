@@ -9,10 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from presurge.errors import ConfigError
-from presurge.jobs.data import Dataset
-from presurge.jobs.fitting import fit_model
 from presurge.models import registry
-from presurge.models.auto import Auto, AutoSettings
+from presurge.models.auto import Auto, AutoConfig
 from presurge.models.linear import Linear
 from presurge.models.naive import RecentMean
 from presurge.models.rolling_choice import Comparison, rolling_folds, thinned
@@ -20,6 +18,8 @@ from presurge.series.frequency import MINUTE
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, window_origins
+from presurge.workflows.data import Dataset
+from presurge.workflows.fitting import fit_model
 
 MakePanel = Callable[..., Panel]
 
@@ -121,25 +121,21 @@ def test_a_baseline_takes_the_channel_that_it_forecasts_clearly_better(
 
 def test_a_margin_that_no_baseline_can_reach_leaves_the_linear_model(make_panel: MakePanel) -> None:
     panel = make_panel(seasonal_beyond_the_context(1500), step=MINUTE)
-    model = Auto(context=8, horizon=4, settings=AutoSettings(margin=0.9999))
+    model = Auto(context=8, horizon=4, config=AutoConfig(margin=0.9999))
     assert model.fit(panel, panel.full_span()).chosen["c0"]["model"] == "linear"
 
 
 def test_any_model_may_challenge(make_panel: MakePanel) -> None:
     panel = make_panel(regimes(900, 4), kinds="g")
-    model = Auto(
-        context=10, horizon=2, settings=AutoSettings(challengers=("dlinear", "recent-mean"), margin=0)
-    )
+    model = Auto(context=10, horizon=2, config=AutoConfig(challengers=("dlinear", "recent-mean"), margin=0))
     report = model.fit(panel, panel.full_span())
     assert {row["model"] for row in report.candidates} == {"linear", "dlinear", "recent-mean"}
     for name in ("auto", "linear"):
         with pytest.raises(ValidationError):
-            AutoSettings(challengers=(name,))
+            AutoConfig(challengers=(name,))
     with pytest.raises(ConfigError, match="prophet"):
-        Auto(context=10, horizon=2, settings=AutoSettings(challengers=("prophet",))).fit(
-            panel, panel.full_span()
-        )
-    alone = Auto(context=10, horizon=2, settings=AutoSettings(challengers=()))
+        Auto(context=10, horizon=2, config=AutoConfig(challengers=("prophet",))).fit(panel, panel.full_span())
+    alone = Auto(context=10, horizon=2, config=AutoConfig(challengers=()))
     assert {row["model"] for row in alone.fit(panel, panel.full_span()).candidates} == {"linear"}
 
 

@@ -45,8 +45,8 @@ def parts(panel: Panel) -> tuple[Span, Span, Span]:
 
 
 def new(kind: type[Forecaster]) -> Forecaster:
-    settings = kind.settings_class.model_validate(SMALL.get(kind.name, {}))
-    return kind(context=CONTEXT, horizon=HORIZON, settings=settings, plan=BRIEF)
+    settings = kind.config_class.model_validate(SMALL.get(kind.name, {}))
+    return kind(context=CONTEXT, horizon=HORIZON, config=settings, plan=BRIEF)
 
 
 def fit(kind: type[Forecaster], panel: Panel) -> tuple[Forecaster, FitReport]:
@@ -118,7 +118,7 @@ def test_saved_and_loaded_bit_by_bit(kind: type[Forecaster], load: Panel, tmp_pa
     np.testing.assert_array_equal(before.quantiles, after.quantiles)
     np.testing.assert_array_equal(means(model, load), means(again, load))
     assert (after.levels, after.error, after.model) == (before.levels, model.error, kind.name)
-    assert (again.context, again.horizon, again.settings) == (model.context, HORIZON, model.settings)
+    assert (again.context, again.horizon, again.config) == (model.context, HORIZON, model.config)
     assert again.spec == model.spec
     assert again.n_parameters == model.n_parameters
     assert config["training"] == {"seed": 1}
@@ -207,4 +207,4 @@ def test_histories_that_do_not_fit(kind: type[Forecaster], load: Panel, make_pan
 
 def test_unknown_settings_are_refused(kind: type[Forecaster]) -> None:
     with pytest.raises(ValidationError):
-        kind.settings_class.model_validate({"no_such_setting": 1})
+        kind.config_class.model_validate({"no_such_setting": 1})

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from presurge.errors import DataError
-from presurge.models.dlinear import DLinear, DLinearSettings
+from presurge.models.dlinear import DLinear, DLinearConfig
 from presurge.models.exact import DEFAULT_RIDGE
 from presurge.series.panel import Panel
 from presurge.series.scalers import Scaler
@@ -23,7 +23,7 @@ NORMALISATIONS = pytest.mark.parametrize("normalisation", ["none", "last", "mean
 def fitted(
     panel: Panel, train: Span | None = None, *, context: int = 12, horizon: int = 3, **settings: object
 ) -> DLinear:
-    model = DLinear(context=context, horizon=horizon, settings=DLinearSettings.model_validate(settings))
+    model = DLinear(context=context, horizon=horizon, config=DLinearConfig.model_validate(settings))
     model.fit(panel, train or panel.full_span())
     return model
 
@@ -213,7 +213,7 @@ def test_validation_errors_are_measured_on_the_forecasts(
         "transform": transform,
         "scaler": "none",
     }
-    model = DLinear(context=12, horizon=3, settings=DLinearSettings.model_validate(settings))
+    model = DLinear(context=12, horizon=3, config=DLinearConfig.model_validate(settings))
     report = model.fit(panel, train, validation)
     origins = np.arange(349, 497)
     actual = np.stack([panel.values[o + 1 : o + 4] for o in origins])
@@ -278,12 +278,12 @@ def test_a_missing_value_makes_its_channel_unknown(load: Panel) -> None:
 )
 def test_impossible_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        DLinearSettings.model_validate(wrong)
+        DLinearConfig.model_validate(wrong)
 
 
 def test_settings_stay_as_they_are() -> None:
     with pytest.raises(ValidationError):
-        DLinearSettings().stride = 2
+        DLinearConfig().stride = 2
 
 
 def test_the_standard_benchmark(shared: Path, make_panel: MakePanel) -> None:

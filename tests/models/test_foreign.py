@@ -127,7 +127,7 @@ def test_faults_of_saving(state: Any, make_panel: MakePanel, tmp_path: Path) -> 
         ({"name": "a,b"}, "no usable name"),
         ({"name": ""}, "no usable name"),
         ({"summary": None}, "no summary"),
-        ({"settings_class": dict}, "settings_class"),
+        ({"config_class": dict}, "config_class"),
         ({"training_defaults": {"lr": 1}}, "lr"),
         ({"training_defaults": {"epochs": 0}}, "epochs"),
         ({"__abstractmethods__": frozenset({"body"})}, "does not define body"),
@@ -246,7 +246,7 @@ def test_auto_with_a_model_of_ones_own_says_what_it_needs(run: Run) -> None:
     code, _, err = run("predict", "won", "--history", "load.csv")
     assert code == 2
     assert "the choice for n: is a model of the kind 'own'" in err
-    assert "own.py: name that file with --plugin" in err
+    assert "own.py: name that file in --plugin" in err
 
 
 def test_without_torch_a_network_file_names_the_extra(tmp_path: Path) -> None:

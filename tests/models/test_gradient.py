@@ -9,7 +9,7 @@ import pytest
 
 from presurge.errors import DataError
 from presurge.models import registry
-from presurge.models.dlinear import DLinear, DLinearSettings
+from presurge.models.dlinear import DLinear, DLinearConfig
 from presurge.models.plan import TrainingPlan
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import Panel
@@ -33,8 +33,8 @@ def plan(**changes: Any) -> TrainingPlan:
 
 
 def model(plan: TrainingPlan, *, context: int = 12, horizon: int = 3, **settings: object) -> DLinear:
-    chosen = DLinearSettings.model_validate({"solver": "sgd", "kernel_size": 5, **settings})
-    return DLinear(context=context, horizon=horizon, settings=chosen, plan=plan)
+    chosen = DLinearConfig.model_validate({"solver": "sgd", "kernel_size": 5, **settings})
+    return DLinear(context=context, horizon=horizon, config=chosen, plan=plan)
 
 
 def textbook(x_BLC: np.ndarray, network: DLinearNetwork, kernel: int, level: str) -> np.ndarray:
@@ -115,7 +115,7 @@ def test_what_is_saved_forecasts_as_the_network_did(
 @pytest.mark.parametrize("individual", [True, False])
 def test_it_comes_close_to_the_exact_solver(gauges: Panel, individual: bool) -> None:
     span = gauges.full_span()
-    exact = DLinear(context=12, horizon=3, settings=DLinearSettings(individual=individual, ridge=0.0))
+    exact = DLinear(context=12, horizon=3, config=DLinearConfig(individual=individual, ridge=0.0))
     exact.fit(gauges, span)
     learned = model(plan(learning_rate=0.005), individual=individual)
     learned.fit(gauges, span)

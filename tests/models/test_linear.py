@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 
 from presurge.errors import DataError
 from presurge.models import registry
-from presurge.models.linear import Linear, LinearSettings
+from presurge.models.linear import Linear, LinearConfig
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
@@ -46,8 +46,8 @@ def arma(rows: int, seed: int) -> np.ndarray:
     return x
 
 
-def fixed(transform: str = "identity", calendar: str = "off", ridge: float | None = 0.0) -> LinearSettings:
-    return LinearSettings.model_validate({"transform": transform, "calendar": calendar, "ridge": ridge})
+def fixed(transform: str = "identity", calendar: str = "off", ridge: float | None = 0.0) -> LinearConfig:
+    return LinearConfig.model_validate({"transform": transform, "calendar": calendar, "ridge": ridge})
 
 
 @pytest.mark.parametrize("transform", ["identity", "sqrt", "log1p"])
@@ -55,7 +55,7 @@ def fixed(transform: str = "identity", calendar: str = "off", ridge: float | Non
 def test_least_squares_of_windows_written_out(make_panel: MakePanel, transform: str, calendar: str) -> None:
     y = np.random.default_rng(1).gamma(4, 10, 1500).astype(np.float32)
     panel = make_panel(y)
-    model = Linear(context=9, horizon=2, settings=fixed(transform, calendar))
+    model = Linear(context=9, horizon=2, config=fixed(transform, calendar))
     model.fit(panel, panel.full_span())
     unit = 0.1 * y.astype(np.float64).mean()
     forward = {"identity": lambda v: v, "sqrt": np.sqrt, "log1p": np.log1p}[transform]
@@ -76,7 +76,7 @@ def test_least_squares_of_windows_written_out(make_panel: MakePanel, transform: 
 def test_a_ridge_counts_in_rows_and_shrinks_towards_the_last_value(make_panel: MakePanel) -> None:
     y = arma(800, 2).astype(np.float32)
     panel = make_panel(y)
-    model = Linear(context=6, horizon=2, settings=fixed(ridge=50.0))
+    model = Linear(context=6, horizon=2, config=fixed(ridge=50.0))
     model.fit(panel, panel.full_span())
     windows = sliding_window_view(y.astype(np.float64), 8)
     change = windows - windows[:, 5:6]
@@ -87,7 +87,7 @@ def test_a_ridge_counts_in_rows_and_shrinks_towards_the_last_value(make_panel: M
     mean, _ = forecasts(model, panel, panel.full_span())
     np.testing.assert_allclose(mean[:, :, 0], expected, rtol=1e-4, atol=1e-5)
 
-    stiff = Linear(context=6, horizon=2, settings=fixed(ridge=1e12))
+    stiff = Linear(context=6, horizon=2, config=fixed(ridge=1e12))
     stiff.fit(panel, panel.full_span())
     mean, _ = forecasts(stiff, panel, panel.full_span())
     last = np.repeat(windows[:, 5:6], 2, axis=1)
@@ -176,7 +176,7 @@ def test_validation_rows_choose_but_shape_no_weight(make_panel: MakePanel) -> No
         panel = make_panel(values)
         model = Linear(context=12, horizon=3)
         reports.append(model.fit(panel, *spans))
-        fixed_model = Linear(context=12, horizon=3, settings=fixed("sqrt", "off", 100.0))
+        fixed_model = Linear(context=12, horizon=3, config=fixed("sqrt", "off", 100.0))
         fixed_model.fit(panel, *spans)
         weights.append(fixed_model.channels[0].weight_NL)
     assert reports[0].candidates != reports[1].candidates
@@ -188,7 +188,7 @@ def test_items_add_up(make_panel: MakePanel) -> None:
     one, other = arma(500, 9), arma(300, 10)
     settings = fixed(ridge=0.0)
     panel = make_panel(np.concatenate([one, other]), lengths=(500, 300))
-    model = Linear(context=4, horizon=1, settings=settings)
+    model = Linear(context=4, horizon=1, config=settings)
     report = model.fit(panel, panel.full_span())
     windows = np.concatenate(
         [sliding_window_view(x.astype(np.float32).astype(np.float64), 5) for x in (one, other)]
@@ -209,7 +209,7 @@ def test_gaps_are_left_out(make_panel: MakePanel) -> None:
     y = arma(900, 11)
     holed = y.copy()
     holed[[100, 101, 400, 650]] = np.nan
-    model = Linear(context=4, horizon=1, settings=fixed())
+    model = Linear(context=4, horizon=1, config=fixed())
     report = model.fit(make_panel(holed), make_panel(holed).full_span())
     windows = sliding_window_view(holed.astype(np.float32).astype(np.float64), 5)
     whole = windows[~np.isnan(windows).any(axis=1)]
@@ -290,7 +290,7 @@ def test_series_that_go_astray_do_not_explode(make_panel: MakePanel, name: str) 
 def test_a_series_that_was_never_negative_is_not_forecast_below_zero(make_panel: MakePanel) -> None:
     y = np.r_[np.random.default_rng(14).gamma(0.2, 100, 800), np.linspace(400, 0, 200)]
     panel = make_panel(y)
-    model = Linear(context=10, horizon=5, settings=fixed("sqrt", ridge=None))
+    model = Linear(context=10, horizon=5, config=fixed("sqrt", ridge=None))
     model.fit(panel, cut(panel)[0])
     assert forecasts(model, panel, panel.full_span())[0].min() >= 0
 
@@ -298,9 +298,9 @@ def test_a_series_that_was_never_negative_is_not_forecast_below_zero(make_panel:
 def test_settings(make_panel: MakePanel) -> None:
     for wrong in ({"transform": "cube"}, {"ridge": -1}, {"folds": 0}, {"calendar": True}, {"kernel": 3}):
         with pytest.raises(ValidationError):
-            LinearSettings.model_validate(wrong)
+            LinearConfig.model_validate(wrong)
     panel = make_panel(np.random.default_rng(15).poisson(20, 600), kinds="c")
-    model = Linear(context=8, horizon=2, settings=fixed("log1p", "on", 30.0))
+    model = Linear(context=8, horizon=2, config=fixed("log1p", "on", 30.0))
     report = model.fit(panel, panel.full_span())
     assert report.chosen["c0"] | {"error": None} == {
         "transform": "log1p",
@@ -309,10 +309,10 @@ def test_settings(make_panel: MakePanel) -> None:
         "error": None,
     }
     assert report.n_parameters == 2 * (8 + 1 + 28)
-    thinned = Linear(context=8, horizon=2, settings=LinearSettings(stride=5))
+    thinned = Linear(context=8, horizon=2, config=LinearConfig(stride=5))
     assert thinned.fit(panel, panel.full_span()).n_windows == len(range(0, 591, 5))
     short = make_panel(np.arange(40.0), step=MINUTE)
-    assert "calendar" in Linear(context=3, horizon=1, settings=LinearSettings(calendar="on")).fit(
+    assert "calendar" in Linear(context=3, horizon=1, config=LinearConfig(calendar="on")).fit(
         short, short.full_span()
     ).notes[-1]  # fmt: skip
 

@@ -14,9 +14,9 @@ from presurge.models.naive import (
     Drift,
     LastValue,
     RecentMean,
-    RecentMeanSettings,
+    RecentMeanConfig,
     SeasonalNaive,
-    SeasonalNaiveSettings,
+    SeasonalNaiveConfig,
 )
 from presurge.models.season import detect_season
 from presurge.series.frequency import DAY, HOUR, MINUTE
@@ -50,7 +50,7 @@ def test_recent_mean_is_the_rolling_mean_of_pandas(make_panel: MakePanel, window
     rng = np.random.default_rng(window)
     values = np.where(rng.random((60, 2)) < 0.3, NAN, rng.gamma(1, 9, (60, 2))).astype(np.float32)
     values[-1] = 4
-    model = RecentMean(context=60, horizon=1, settings=RecentMeanSettings(window=window))
+    model = RecentMean(context=60, horizon=1, config=RecentMeanConfig(window=window))
     expected = pd.DataFrame(values).rolling(window, min_periods=1).mean().iloc[-1]
     if window > 60:
         expected = pd.DataFrame(values).mean()
@@ -58,7 +58,7 @@ def test_recent_mean_is_the_rolling_mean_of_pandas(make_panel: MakePanel, window
 
 
 def test_recent_mean_falls_back_to_the_last_value(make_panel: MakePanel) -> None:
-    model = RecentMean(context=5, horizon=1, settings=RecentMeanSettings(window=2))
+    model = RecentMean(context=5, horizon=1, config=RecentMeanConfig(window=2))
     assert predicted(model, make_panel([1, 2, 7, NAN, NAN])) == 7
 
 
@@ -85,20 +85,20 @@ def test_counts_are_never_negative_and_gauges_may_be(make_panel: MakePanel) -> N
 @pytest.mark.parametrize("horizon", [2, 7, 16])
 def test_a_given_season_repeats(make_panel: MakePanel, horizon: int) -> None:
     panel = make_panel(np.arange(40))
-    model = SeasonalNaive(context=3, horizon=horizon, settings=SeasonalNaiveSettings(period=7))
+    model = SeasonalNaive(context=3, horizon=horizon, config=SeasonalNaiveConfig(period=7))
     mean = predicted(model, panel).ravel()
     assert mean.tolist() == [33 + h % 7 for h in range(horizon)]
     assert model.context == 7
 
 
 def test_a_row_missing_a_season_ago_is_the_last_value(make_panel: MakePanel) -> None:
-    model = SeasonalNaive(context=4, horizon=3, settings=SeasonalNaiveSettings(period=3))
+    model = SeasonalNaive(context=4, horizon=3, config=SeasonalNaiveConfig(period=3))
     assert predicted(model, make_panel([0, NAN, 5, 6])).ravel().tolist() == [6, 5, 6]
 
 
 def test_a_history_shorter_than_the_season_is_refused(make_panel: MakePanel) -> None:
     panel = make_panel(np.arange(40))
-    model = SeasonalNaive(context=3, horizon=2, settings=SeasonalNaiveSettings(period=7))
+    model = SeasonalNaive(context=3, horizon=2, config=SeasonalNaiveConfig(period=7))
     model.fit(panel, panel.full_span())
     with pytest.raises(HistoryError, match="5 rows, and the model reads 7"):
         model.forecast(make_panel(np.arange(5)))
@@ -107,9 +107,9 @@ def test_a_history_shorter_than_the_season_is_refused(make_panel: MakePanel) -> 
 def test_settings_are_checked() -> None:
     for wrong in ({"window": 0}, {"windows": 3}):
         with pytest.raises(ValidationError):
-            RecentMeanSettings.model_validate(wrong)
+            RecentMeanConfig.model_validate(wrong)
     with pytest.raises(ValidationError):
-        SeasonalNaiveSettings(period=0)
+        SeasonalNaiveConfig(period=0)
 
 
 def daily(rows: int, step: int, seed: int, burst: float = 1.0) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from presurge.jobs.settings import resolve_settings
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.naive import LastValue
@@ -21,6 +20,7 @@ from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
 from presurge.training.settings import LoopSettings
+from presurge.workflows.settings import resolve_settings
 
 torch = pytest.importorskip("torch")
 MakePanel = Callable[..., Panel]
@@ -48,7 +48,7 @@ def fitted(
     model = kind(
         context=context,
         horizon=horizon,
-        settings=kind.settings_class.model_validate({**SMALL[name], **settings}),
+        config=kind.config_class.model_validate({**SMALL[name], **settings}),
         plan=TrainingPlan(loop=LoopSettings(epochs=epochs, learning_rate=rate, device="cpu"), batch_size=32),
     )
     model.fit(panel, train or panel.full_span())
@@ -307,7 +307,7 @@ def test_dropout_is_honoured(daily: Panel) -> None:
 
 def test_heads_must_share_evenly() -> None:
     with pytest.raises(ValidationError, match="nhead"):
-        registry.model_class("transformer").settings_class.model_validate({"d_model": 10, "nhead": 4})
+        registry.model_class("transformer").config_class.model_validate({"d_model": 10, "nhead": 4})
 
 
 def test_training_settings_by_precedence(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_auto_may_choose_a_network(make_panel: MakePanel) -> None:
     panel = make_panel(values)
     auto = registry.model_class("auto")
     settings = {"challengers": ["gru"], "folds": 1, "epochs": 25}
-    model = auto(context=5, horizon=1, settings=auto.settings_class.model_validate(settings))
+    model = auto(context=5, horizon=1, config=auto.config_class.model_validate(settings))
     assert not model.refits
     report = model.fit(panel, panel.full_span())
     assert report.chosen["c0"]["model"] == "gru"
@@ -355,13 +355,13 @@ def test_without_torch_the_models_are_listed_and_the_message_says_what_to_instal
 
 def test_gradient_checkpointing_changes_memory_not_weights(load: Panel) -> None:
     pytest.importorskip("torch")
-    from presurge.models.networks.transformer import Transformer, TransformerSettings
+    from presurge.models.networks.transformer import Transformer, TransformerConfig
 
     train, validation = load.full_span().cut(["0.8", "0.2"])
     arrays = []
     for recompute in (False, True):
-        settings = TransformerSettings(d_model=8, nhead=2, dropout=0.1, gradient_checkpointing=recompute)
-        model = Transformer(context=16, horizon=2, settings=settings, plan=TrainingPlan.of({"epochs": 1}))
+        settings = TransformerConfig(d_model=8, nhead=2, dropout=0.1, gradient_checkpointing=recompute)
+        model = Transformer(context=16, horizon=2, config=settings, plan=TrainingPlan.of({"epochs": 1}))
         model.fit(load, train, validation)
         arrays.append(model.state()[1])
     for name, array in arrays[0].items():

@@ -133,7 +133,7 @@ def test_custom_params_reach_the_model_and_the_loop() -> None:
         custom_params={"d_model": 32, "nhead": 2, "dropout": 0.2, "weight_decay": 0.01, "amp": True},
     )
     model = ForecasterPredictor(config).model
-    assert (model.settings.d_model, model.settings.nhead, model.settings.dropout) == (32, 2, 0.2)
+    assert (model.config.d_model, model.config.nhead, model.config.dropout) == (32, 2, 0.2)
     loop = model.plan.loop
     assert (loop.weight_decay, loop.precision, loop.learning_rate) == (0.01, "bf16", 2e-4)
     assert (loop.epochs, loop.patience, model.plan.batch_size) == (7, None, 32)

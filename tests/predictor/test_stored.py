@@ -10,11 +10,11 @@ import pytest
 
 from presurge import store
 from presurge.errors import ConfigError, ModelError
-from presurge.jobs.data import Dataset
-from presurge.jobs.settings import resolve_settings
-from presurge.jobs.train import train
 from presurge.predictor import EnhancedRequestPredictor, ForecasterPredictor, ModelConfig
 from presurge.predictor.frames import read_history
+from presurge.workflows.data import Dataset
+from presurge.workflows.settings import resolve_settings
+from presurge.workflows.train import train
 
 SMALL = ModelConfig("dlinear", sequence_length=20, prediction_horizon=2)
 

@@ -256,22 +256,22 @@ def test_a_linear_model_beats_last_value_and_recent_mean(fortnight: pl.DataFrame
 @pytest.mark.parametrize(
     ("options", "where"),
     [
-        ({"rows": 5, "rate": 1.0}, "--rows, --rate"),
-        ({"rows": 0}, "--rows"),
-        ({"rows": 100_000_001}, "--rows"),
-        ({"days": 0.0}, "--days"),
-        ({"days": float("nan")}, "--days"),
-        ({"days": 1e9}, "--days"),
-        ({"rate": 0.0}, "--rate"),
-        ({"rate": float("nan")}, "--rate"),
-        ({"rate": 1e6}, "--rate"),
-        ({"seed": -1}, "--seed"),
+        ({"rows": 5, "rate": 1.0}, "rows"),
+        ({"rows": 0}, "rows"),
+        ({"rows": 100_000_001}, "rows"),
+        ({"days": 0.0}, "days"),
+        ({"days": float("nan")}, "days"),
+        ({"days": 1e9}, "days"),
+        ({"rate": 0.0}, "rate"),
+        ({"rate": float("nan")}, "rate"),
+        ({"rate": 1e6}, "rate"),
+        ({"seed": -1}, "seed"),
     ],
 )
 def test_impossible_parameters(options: dict[str, float], where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         SyntheticSpec(**options)  # type: ignore[arg-type]
-    assert caught.value.where == where
+    assert caught.value.setting == where
 
 
 def test_too_many_requests_for_one_minute() -> None:

@@ -197,7 +197,7 @@ def test_ten_million_seconds_between_two_rows(tmp_path: Path) -> None:
 
 
 def test_a_grid_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1,700,000,001 buckets of 1s\n.*--step 5m"):
+    with pytest.raises(DataError, match=r"1,700,000,001 buckets of 1s\n.*step=5m"):
         read(tmp_path, "t,v\n1700000000,1\n3400000000,2\n", step="1s")
 
 

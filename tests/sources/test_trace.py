@@ -154,7 +154,7 @@ def test_bad_values_are_named_or_dropped(tmp_path: Path, old: str, new: str, col
     with pytest.raises(DataError) as caught:
         open_trace(path)
     assert str(caught.value).startswith(f"{path}, row 2 (line 3), column {column!r}: {value} is not")
-    assert "--bad-rows drop" in str(caught.value)
+    assert "bad_rows=drop" in str(caught.value)
     trace = open_trace(path, bad_rows="drop")
     assert trace.rows == len(trace.events.collect()) == 2
     assert trace.dropped == check_trace(trace).bad_rows == 1
@@ -181,7 +181,7 @@ def test_every_row_bad(tmp_path: Path) -> None:
 
 def test_stamps_whose_unit_is_doubtful(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "Timestamp,Request tokens,Response tokens\n0,1,1\n3600000000,1,1\n")
-    with pytest.raises(DataError, match="--time-unit"):
+    with pytest.raises(DataError, match="time_unit"):
         open_trace(path)
     assert open_trace(path, time_unit="us").last_us == 3_600_000_000
 

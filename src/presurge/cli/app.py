@@ -11,8 +11,8 @@ import typer
 
 from presurge import __version__
 from presurge.cli import data, demo, evaluate, predict, prepare, train, tune
-from presurge.cli.console import console
-from presurge.errors import PresurgeError
+from presurge.cli.console import console, flag
+from presurge.errors import PresurgeError, spelled
 
 USER_ERROR = 2
 INTERNAL_ERROR = 1
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except PresurgeError as error:
-        return _report(f"Error: {error}", USER_ERROR)
+        return _report(f"Error: {error.render(flag)}", USER_ERROR)
     except KeyboardInterrupt:  # and what a training makes of it
         return _report("Interrupted.", INTERRUPTED)
     except BrokenPipeError:
@@ -106,7 +106,7 @@ def _show_warnings() -> None:
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.ERROR:  # an error reaches the user as an exception
-            console.warn(record.getMessage())
+            console.warn(spelled(record.getMessage(), flag))
 
 
 def _spoken_booleans(argv: Sequence[str]) -> list[str]:

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 Level = Literal["quiet", "normal", "verbose"]
 
+_FLAGS = {"settings": "set", "model_settings": "set"}
+"""Settings whose flag has another name."""
+
 _SECONDS_BETWEEN_LINES = 10.0
 """Where stderr is no terminal, long work tells where it stands this often."""
 
@@ -137,6 +140,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_c
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def flag(setting: str, value: str | None = None) -> str:
+    """Spell a setting as the command line does: ``--horizon``, or ``--step 60s``."""
+    name = _FLAGS.get(setting, setting).replace("_", "-")
+    return f"--{name}" if value is None else f"--{name} {value}"
 
 
 console = Console()

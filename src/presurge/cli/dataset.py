@@ -9,8 +9,8 @@ import typer
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from presurge.jobs.data import Dataset, TableOptions
     from presurge.series.panel import ChannelKind
+    from presurge.workflows.data import Dataset, TableOptions
 
 _TABLE = "Reading a table"
 _SPLIT = "Splitting"
@@ -106,7 +106,7 @@ def table_options(
     Raises:
         ConfigError: They contradict each other.
     """
-    from presurge.jobs.data import TableOptions
+    from presurge.workflows.data import TableOptions
 
     changes = table_changes(time, values, item, step, kinds, fill)
     if time is None and ("values" not in changes or not needs_time):
@@ -165,7 +165,7 @@ def _kinds(pairs: Sequence[str]) -> "dict[str, ChannelKind]":
 
 def dataset_from(given: dict[str, Any]) -> "Dataset":
     """Load the data set that the parameters of a command name."""
-    from presurge.jobs.data import load_dataset
+    from presurge.workflows.data import load_dataset
 
     flags = [given[name] for name in ("time", "value", "item", "step", "kind", "fill")]
     table = table_options(*flags, needs_time=False)

@@ -27,7 +27,7 @@ def demo(
 
     Example:  presurge demo --out demo_output
     """
-    from presurge.jobs.demo import run_demo
+    from presurge.workflows.demo import run_demo
 
     with console.progress() as progress:
         result = run_demo(out, rows=rows, days=days, seed=seed, progress=progress)

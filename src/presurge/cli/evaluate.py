@@ -92,9 +92,9 @@ def backtest(
 
 def _backtest(given: dict[str, Any]) -> None:
     """Act on the parameters of ``backtest``, by their names."""
-    from presurge.jobs.backtest import backtest as job
-    from presurge.jobs.backtest import with_season
-    from presurge.jobs.settings import resolve_each, resolve_settings
+    from presurge.workflows.backtest import backtest as job
+    from presurge.workflows.backtest import with_season
+    from presurge.workflows.settings import resolve_each, resolve_settings
 
     shape = resolve_settings({name: given[name] for name in ("context", "horizon")})
     names = [name.strip() for name in given["models"].split(",") if name.strip()]
@@ -144,7 +144,7 @@ def evaluate(
 
     Example:  presurge evaluate run --data data --json
     """
-    from presurge.jobs.evaluate import evaluate as job
+    from presurge.workflows.evaluate import evaluate as job
 
     with console.progress() as progress:
         evaluation, notes = job(

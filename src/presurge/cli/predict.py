@@ -59,7 +59,7 @@ def predict(
 
     Example:  presurge predict run --history data/BurstGPT_1_compressed_60s.csv
     """
-    from presurge.jobs import predict as job
+    from presurge.workflows import predict as job
 
     forecast = job.predict(
         model_dir,

@@ -11,8 +11,8 @@ from presurge.cli.console import console, format_table
 from presurge.cli.options import Debug, Json, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from presurge.jobs.prepared_files import Prepared
-    from presurge.jobs.statistics import Statistics
+    from presurge.workflows.prepared_files import Prepared
+    from presurge.workflows.statistics import Statistics
 
 _ALL = "all"
 _STAMPS = ("first", "last", "densest_second")
@@ -115,9 +115,9 @@ def whole(
 
     Example:  presurge prepare trace.csv --out data --step 60s --analyze
     """
-    from presurge.jobs.counted_input import TraceReading
-    from presurge.jobs.prepare import PrepareOptions, prepare
     from presurge.series.frequency import parse_step
+    from presurge.workflows.counted_input import TraceReading
+    from presurge.workflows.prepare import PrepareOptions, prepare
 
     options = PrepareOptions(
         step=parse_step(step),
@@ -158,8 +158,8 @@ def dense(
     Example:  presurge prepare dense --convert-original --analyze
     """
     from presurge.errors import ConfigError
-    from presurge.jobs.counted_input import TraceReading
-    from presurge.jobs.guide_steps import prepare_dense
+    from presurge.workflows.counted_input import TraceReading
+    from presurge.workflows.guide_steps import prepare_dense
 
     if convert_original and trace is not None:
         raise ConfigError(
@@ -198,9 +198,9 @@ def compress(
 
     Example:  presurge prepare compress --step 60s
     """
-    from presurge.jobs.counted_input import TraceReading
-    from presurge.jobs.guide_steps import prepare_compress
     from presurge.series.frequency import parse_step
+    from presurge.workflows.counted_input import TraceReading
+    from presurge.workflows.guide_steps import prepare_compress
 
     reading = TraceReading(failures=failures, format=format, time_unit=time_unit, bad_rows=bad_rows)
     with console.progress() as progress:
@@ -228,7 +228,7 @@ def split(
 
     Example:  presurge prepare split --split 0.6,0.1,0.2,0.1
     """
-    from presurge.jobs.guide_steps import prepare_split
+    from presurge.workflows.guide_steps import prepare_split
 
     _print(prepare_split(source, out, split=_fractions(split), name=name), as_json=json)
 

@@ -130,13 +130,13 @@ def train(
 
 def _train(given: dict[str, Any]) -> None:
     """Act on the parameters of ``train``, by their names."""
-    from presurge.jobs.run_directory import CHECKPOINTS, resumable
-    from presurge.jobs.settings import MODEL_KEYS, TrainSettings, check_model, resolve_settings
-    from presurge.jobs.train import further_process, help_to_train
-    from presurge.jobs.train import train as job
     from presurge.training.interruption import TrainingInterrupted
+    from presurge.workflows.run_directory import CHECKPOINTS, resumable
+    from presurge.workflows.settings import MODEL_KEYS, TrainConfig, check_model, resolve_settings
+    from presurge.workflows.train import further_process, help_to_train
+    from presurge.workflows.train import train as job
 
-    flags = {name: given[name] for name in (*TrainSettings.model_fields, *MODEL_KEYS) if name in given}
+    flags = {name: given[name] for name in (*TrainConfig.model_fields, *MODEL_KEYS) if name in given}
     flags |= {"model_settings": setting_pairs(given["settings"]), "loggers": given["loggers"] or None}
     resolved = resolve_settings(flags, given["config"])
     check_model(resolved)

@@ -38,7 +38,7 @@ from presurge.cli.train_options import (
 )
 
 if TYPE_CHECKING:
-    from presurge.jobs.tune import Trial, TuneResult
+    from presurge.workflows.tune import Trial, TuneResult
 
 _SEARCH = "The search"
 _SHOWN = 10
@@ -116,11 +116,11 @@ def tune(
 
 def _tune(given: dict[str, Any]) -> None:
     """Act on the parameters of ``tune``, by their names."""
-    from presurge.jobs.settings import TrainSettings, resolve_settings
-    from presurge.jobs.tune import config_keys, space_of
-    from presurge.jobs.tune import tune as job
+    from presurge.workflows.settings import TrainConfig, resolve_settings
+    from presurge.workflows.tune import config_keys, space_of
+    from presurge.workflows.tune import tune as job
 
-    flags = {name: given[name] for name in TrainSettings.model_fields if given.get(name) is not None}
+    flags = {name: given[name] for name in TrainConfig.model_fields if given.get(name) is not None}
     resolved = resolve_settings(flags | {"model_settings": setting_pairs(given["settings"])}, given["config"])
     space = space_of(resolved, given["space"], fixed={*flags, *config_keys(given["config"])})
     timeout = _seconds(given["timeout"])

@@ -95,19 +95,19 @@ def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
     """The panel with the models' channels, and the horizon that they share."""
     names = [model.name for model in models]
     if len(set(names)) != len(names):
-        raise ConfigError(f"a model is there twice: {', '.join(names)}", where="--models")
+        raise ConfigError(f"a model is there twice: {', '.join(names)}", setting="models")
     horizons = {model.horizon for model in models}
     if len(horizons) != 1:
         raise ConfigError(
             f"models of different horizons cannot be compared: {', '.join(map(str, sorted(horizons)))} rows",
-            hint="Train them with one --horizon.",
+            hint="Train them with one `horizon`.",
         )
     for model in models:
         step = model.fitted_spec().step
         if step != panel.step:
             raise HistoryError(
                 f"the data have a step of {format_step(panel.step)}, {model.name} one of {format_step(step)}",
-                hint=f"Bring the data to {format_step(step)} first (presurge prepare --step).",
+                hint=f"Bring the data to {format_step(step)} first: prepare it with another `step`.",
             )
     channels = [channel.name for channel in models[0].fitted_spec().channels]
     return panel.select(channels), horizons.pop()

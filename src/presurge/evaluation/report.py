@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from presurge import store
+from presurge import files
 from presurge.evaluation._page import page
 from presurge.evaluation.summary import Part, RunSummary
 from presurge.evaluation.tables import text_table
@@ -35,11 +35,11 @@ def write_report(
     """
     drawn = _pictures(summary, progress) if plots else []
     for picture in drawn or []:
-        with store.atomic_path(directory / "plots" / f"{picture.name}.png") as path:
+        with files.atomic_path(directory / "plots" / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)
     notes = summary.warnings() if drawn is not None else (*summary.warnings(), _NO_PICTURES)
     report = directory / "report.html"
-    store.write_text(report, page(summary, drawn or [], notes))
+    files.write_text(report, page(summary, drawn or [], notes))
     return report
 
 

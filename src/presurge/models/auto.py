@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
+from presurge.config import Config
 from presurge.models import registry
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
-from presurge.models.linear import Linear, LinearSettings
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
+from presurge.models.linear import Linear, LinearConfig
 from presurge.models.plan import TrainingPlan
 from presurge.models.rolling_choice import Fold, compare
 from presurge.progress import Progress
@@ -26,7 +27,7 @@ from presurge.series.windows import IntArray, WindowBatch
 from presurge.store import Arrays
 
 
-class AutoSettings(Settings):
+class AutoConfig(Config):
     """Settings of the automatic choice.
 
     Attributes:
@@ -78,14 +79,14 @@ class Auto(Forecaster):
 
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "transform, ridge, solver and baseline chosen by rolling validation"
-    settings_class: ClassVar[type[Settings]] = AutoSettings
-    settings: AutoSettings
+    config_class: ClassVar[type[Config]] = AutoConfig
+    config: AutoConfig
     members: list[_Member]
 
     @property
     def refits(self) -> bool:
         """A fit costs little unless a challenger's does."""
-        return all(self._new(name).refits for name in self.settings.challengers)
+        return all(self._new(name).refits for name in self.config.challengers)
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
@@ -97,17 +98,17 @@ class Auto(Forecaster):
             ConfigError: There is no such challenger.
         """
         started = time.process_time()
-        for name in self.settings.challengers:
+        for name in self.config.challengers:
             registry.model_class(name)
         self.spec = SeriesSpec.of(panel)
-        shape = LinearSettings(folds=self.settings.folds, stride=self.settings.stride)
-        linear = Linear(context=self.context, horizon=self.horizon, settings=shape)
+        shape = LinearConfig(folds=self.config.folds, stride=self.config.stride)
+        linear = Linear(context=self.context, horizon=self.horizon, config=shape)
         report, folds, at_folds = linear.fit_with_folds(panel, train, validation, progress=progress)
         rivals: list[_Rival] = []
-        for done, name in enumerate(self.settings.challengers, 1):
+        for done, name in enumerate(self.config.challengers, 1):
             rivals += self._challenge(name, panel, folds, at_folds)
             if progress is not None:
-                progress("Comparing with the baselines", done / len(self.settings.challengers), name)
+                progress("Comparing with the baselines", done / len(self.config.challengers), name)
         best_C = [_best_rival(rivals, c) for c in range(len(panel.channels))]
         names = [rival.name if rival else linear.name for rival in best_C]
         models = {
@@ -136,7 +137,7 @@ class Auto(Forecaster):
         challengers = [self._fitted(name, panel, fold.learn) for fold in folds]
         comparison = compare(at_folds, challengers, panel, folds)
         linear_C, error_C = comparison.errors()
-        won_C = comparison.won(self.settings.margin)
+        won_C = comparison.won(self.config.margin)
         return [
             _Rival(channel=c, name=name, error=float(error), linear_error=float(linear), won=won)
             for c, (error, linear, won) in enumerate(zip(error_C, linear_C, won_C, strict=True))
@@ -150,7 +151,7 @@ class Auto(Forecaster):
     def _new(self, name: str) -> Forecaster:
         kind = registry.model_class(name)
         own = {key: getattr(self.plan.loop, key) for key in ("seed", "device", "allow_fallback", "threads")}
-        epochs = {} if self.settings.epochs is None else {"epochs": self.settings.epochs}
+        epochs = {} if self.config.epochs is None else {"epochs": self.config.epochs}
         plan = TrainingPlan.of({**kind.training_defaults, **own, **epochs})
         return kind(context=self.context, horizon=self.horizon, plan=plan)
 
@@ -168,7 +169,7 @@ class Auto(Forecaster):
                 why = f"better than linear ({rival.linear_error:.4g}) in every fold and by the margin"
                 chosen[channel.name] = {"model": rival.name, "error": rival.error, "why": why}
                 continue
-            why = f"no challenger is better in every fold and by {self.settings.margin:.0%} overall"
+            why = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
             chosen[channel.name] = {
                 "model": "linear",
                 "solver": "exact",
@@ -213,7 +214,7 @@ class Auto(Forecaster):
                     "model": model.name,
                     "provider": model.provider,
                     "context": model.context,
-                    "settings": model.settings.model_dump(mode="json"),
+                    "settings": model.config.model_dump(mode="json"),
                     "state": state,
                     "channels": member.channels.tolist(),
                 }

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.models.decomposition import fold
 from presurge.models.exact import Normalisation, fit_exact, pose
 from presurge.models.folded import FoldedLinear
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.plan import LossName, require_torch
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -30,7 +31,7 @@ from presurge.series.windows import WindowBatch
 from presurge.store import Arrays
 
 
-class DLinearSettings(Settings):
+class DLinearConfig(Config):
     """Settings of DLinear.
 
     Attributes:
@@ -64,7 +65,7 @@ class DLinearSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _exact_only_for_squares(self) -> "DLinearSettings":
+    def _exact_only_for_squares(self) -> "DLinearConfig":
         if self.solver == "exact" and self.loss != "mse":
             raise ValueError(
                 f"the exact solver minimises the squared error, not {self.loss}: choose solver sgd"
@@ -77,9 +78,9 @@ class DLinear(Forecaster):
 
     name: ClassVar[str] = "dlinear"
     summary: ClassVar[str] = "linear maps of season and trend, solved exactly"
-    settings_class: ClassVar[type[Settings]] = DLinearSettings
+    config_class: ClassVar[type[Config]] = DLinearConfig
     training_defaults: ClassVar[dict[str, Any]] = {"schedule": "one-cycle"}
-    settings: DLinearSettings
+    config: DLinearConfig
     scaler: Scaler
     weights: dict[str, FloatArray]
     """``seasonal.weight`` and ``trend.weight`` [G, H, L], ``seasonal.bias`` and ``trend.bias`` [G, H]; scaled values."""
@@ -97,14 +98,14 @@ class DLinear(Forecaster):
             MissingDependencyError: The solver is ``sgd`` and torch is not installed.
         """
         started = time.process_time()
-        if self.settings.solver == "exact" and self.plan.loop.weight_decay:
+        if self.config.solver == "exact" and self.plan.loop.weight_decay:
             raise ConfigError(
                 "the exact solver knows no weight decay of the two maps apart",
-                where="weight_decay",
-                hint="Use its own penalty of the whole, ridge, or --solver sgd.",
+                setting="weight_decay",
+                hint="Use its own penalty of the whole, `ridge`, or `solver=sgd`.",
             )
         self.spec = SeriesSpec.of(panel)
-        self.scaler = Scaler.fit(panel.take(train).values, self.settings.scaler, self.settings.transform)
+        self.scaler = Scaler.fit(panel.take(train).values, self.config.scaler, self.config.transform)
         find = self._solve if self.solver == "exact" else self._learn
         report = find(panel, train, validation, progress or silent)
         return replace(report, cpu_seconds=time.process_time() - started)
@@ -112,9 +113,9 @@ class DLinear(Forecaster):
     @property
     def solver(self) -> Literal["exact", "sgd"]:
         """The solver that ``auto`` stands for, under the loss and the plan."""
-        if self.settings.solver != "auto":
-            return self.settings.solver
-        plain = self.settings.loss == "mse" and self.plan.loop.weight_decay == 0
+        if self.config.solver != "auto":
+            return self.config.solver
+        plain = self.config.loss == "mse" and self.plan.loop.weight_decay == 0
         return "exact" if plain else "sgd"
 
     @property
@@ -123,7 +124,7 @@ class DLinear(Forecaster):
         return self.solver == "exact"
 
     def _solve(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
-        settings = self.settings
+        settings = self.config
         problem = pose(
             panel,
             train,
@@ -160,7 +161,7 @@ class DLinear(Forecaster):
         from presurge.models.networks.linear_maps import learn
         from presurge.models.networks.train import NetworkProblem
 
-        settings = self.settings
+        settings = self.config
         problem = NetworkProblem(
             panel=panel,
             train=train,
@@ -187,7 +188,7 @@ class DLinear(Forecaster):
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; a channel with a missing value in its context is forecast as NaN."""
         rows_BRC = self.folded.predict(batch.context_BLC)
-        if self.settings.loss != "quantile":
+        if self.config.loss != "quantile":
             return Prediction(rows_BRC)
         levels = len(QUANTILE_LEVELS)
         shape = (len(rows_BRC), self.horizon, levels, rows_BRC.shape[2])
@@ -212,7 +213,7 @@ class DLinear(Forecaster):
         self.weights = weights
         parts = {name: array.astype(np.float64) for name, array in weights.items()}
         self.folded = FoldedLinear.build(
-            fold(parts["seasonal.weight"], parts["trend.weight"], self.settings.kernel_size),
+            fold(parts["seasonal.weight"], parts["trend.weight"], self.config.kernel_size),
             parts["seasonal.bias"] + parts["trend.bias"],
             self.scaler,
             np.array([channel.kind == "count" for channel in self.fitted_spec().channels]),

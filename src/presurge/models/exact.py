@@ -193,7 +193,7 @@ def _check_windows(problem: LinearProblem, moments_G: Sequence[Moments], train: 
                 f"the {len(train)} training rows hold no complete window of "
                 f"{problem.context} + {problem.horizon} rows",
                 where=name,
-                hint="Give more rows, a shorter --context or --horizon, repair gaps, or leave the channel out.",
+                hint="Give more rows, a shorter `context` or `horizon`, repair gaps, or leave the channel out.",
             )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from presurge import __version__, store
+from presurge.config import Config
 from presurge.errors import HistoryError, ModelError
 from presurge.models.calibration import Calibration
 from presurge.models.plan import TrainingPlan
@@ -29,12 +29,6 @@ class Prediction(NamedTuple):
 
     mean_BHC: FloatArray
     quantiles_BHQC: FloatArray | None = None
-
-
-class Settings(BaseModel):
-    """Base of the settings of a model: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +94,19 @@ class FitReport:
 class Forecaster(ABC):
     """Base of every model.
 
-    A subclass names itself, declares ``Settings`` and implements ``fit``, ``predict``, ``n_parameters``, ``state`` and
+    A subclass names itself, declares ``config_class`` and implements ``fit``, ``predict``, ``n_parameters``, ``state`` and
     ``restore``; saving, loading and the public ``forecast`` come from here.
 
     Args:
         context: Rows of history that one forecast reads (a fit may lengthen it, for a season longer than the context).
         horizon: Rows that one forecast gives.
-        settings: The model's own settings; defaults where None.
+        config: The model's own configuration; defaults where None.
         plan: How to train, for a model that learns by gradient; by its ``training_defaults`` where None.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    settings_class: ClassVar[type[Settings]] = Settings
+    config_class: ClassVar[type[Config]] = Config
     training_defaults: ClassVar[dict[str, Any]] = {}
     """Settings of the training loop, and ``batch_size``, where the general ones do not suit the model."""
     provider: ClassVar[str | None] = None
@@ -123,12 +117,12 @@ class Forecaster(ABC):
         *,
         context: int,
         horizon: int,
-        settings: Settings | None = None,
+        config: Config | None = None,
         plan: TrainingPlan | None = None,
     ) -> None:
         self.context = context
         self.horizon = horizon
-        self.settings = settings if settings is not None else self.settings_class()
+        self.config = config if config is not None else self.config_class()
         self.plan = plan if plan is not None else TrainingPlan.of(self.training_defaults)
         self.spec: SeriesSpec | None = None
         self.calibration: Calibration | None = None
@@ -224,7 +218,7 @@ class Forecaster(ABC):
             "presurge_version": __version__,
             "context": self.context,
             "horizon": self.horizon,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.config.model_dump(mode="json"),
             "series": spec.to_dict(),
             "state": state,
             "error": self.error,
@@ -243,7 +237,7 @@ class Forecaster(ABC):
         model = cls(
             context=config["context"],
             horizon=config["horizon"],
-            settings=cls.settings_class.model_validate(config["settings"]),
+            config=cls.config_class.model_validate(config["settings"]),
         )
         model.spec = SeriesSpec.from_dict(config["series"])
         model.error = config["error"]
@@ -265,7 +259,7 @@ def matching_history(panel: Panel, spec: SeriesSpec, context: int) -> Panel:
     if panel.step != spec.step:
         raise HistoryError(
             f"the history has a step of {format_step(panel.step)}, the model one of {format_step(spec.step)}",
-            hint=f"Bring the history to {format_step(spec.step)} first (presurge prepare --step).",
+            hint=f"Bring the history to {format_step(spec.step)} first: prepare it with another `step`.",
         )
     names = [channel.name for channel in spec.channels]
     missing = [name for name in names if name not in panel.channel_names]
@@ -288,7 +282,7 @@ def matching_history(panel: Panel, spec: SeriesSpec, context: int) -> Panel:
             raise HistoryError(
                 f"{holes} of the last {context} rows have a missing value",
                 where=where,
-                hint="Repair the history, or let short gaps be interpolated and flagged: --fill-gaps interpolate",
+                hint="Repair the history, or let short gaps be interpolated and flagged: `fill_gaps=interpolate`",
             )
     return history
 
@@ -302,6 +296,6 @@ def check_horizon(asked: int, possible: int) -> int:
     if not 1 <= asked <= possible:
         raise HistoryError(
             f"a horizon of {asked} was asked of a model that forecasts {possible} rows",
-            hint=f"Ask for 1 to {possible}, or train with --horizon {asked}.",
+            hint=f"Ask for 1 to {possible}, or train with `horizon={asked}`.",
         )
     return asked

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from presurge.config import Config
 from presurge.errors import ConfigError, ModelError, PresurgeError
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, Settings
+from presurge.models.forecaster import FitReport, Forecaster, Prediction
 from presurge.models.plan import TrainingPlan
 from presurge.series.windows import WindowBatch
 
@@ -48,11 +49,9 @@ def _check(kind: type[Forecaster], provider: str) -> None:
         )
     if not isinstance(summary, str) or not summary:
         raise refuse("has no summary", 'Write summary = "what it is, in one line".')
-    own: object = kind.settings_class
-    if not (isinstance(own, type) and issubclass(own, Settings)):
-        raise refuse(
-            "has no usable settings_class", "It must inherit from presurge.models.forecaster.Settings."
-        )
+    own: object = kind.config_class
+    if not (isinstance(own, type) and issubclass(own, Config)):
+        raise refuse("has no usable config_class", "It must inherit from presurge.config.Config.")
     if inspect.isabstract(kind):
         raise refuse(f"does not define {', '.join(sorted(kind.__abstractmethods__))}", "Define it.")
     try:
@@ -85,7 +84,7 @@ def _guarded(method: Callable[..., Any], check: Callable[..., Any] | None) -> Ca
 
 def _fault(model: Forecaster, what: str) -> ModelError:
     return ModelError(
-        f"the model {model.name} failed: {what}", where=model.provider, hint="See more of it with --debug."
+        f"the model {model.name} failed: {what}", where=model.provider, hint="See more of it with `debug`."
     )
 
 

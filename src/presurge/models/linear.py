@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from presurge.config import Config
 from presurge.errors import DataError
 from presurge.models.calendar import Calendar
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear_channel import ChannelModel, Scale
 from presurge.models.linear_choice import RIDGES, ChannelFit, Choice, channels_of, fit_channel
 from presurge.models.rolling_choice import Fold, rolling_folds
@@ -28,7 +29,7 @@ from presurge.store import Arrays
 _DEFAULT_RIDGE = 1_000.0
 
 
-class LinearSettings(Settings):
+class LinearConfig(Config):
     """Settings of the linear model.
 
     Attributes:
@@ -53,8 +54,8 @@ class Linear(Forecaster):
 
     name: ClassVar[str] = "linear"
     summary: ClassVar[str] = "exact linear map on the best scale, with calendar"
-    settings_class: ClassVar[type[Settings]] = LinearSettings
-    settings: LinearSettings
+    config_class: ClassVar[type[Config]] = LinearConfig
+    config: LinearConfig
     calendar: Calendar
     channels: list[ChannelModel]
 
@@ -78,7 +79,7 @@ class Linear(Forecaster):
     ) -> tuple[FitReport, tuple[Fold, ...], list["Linear"]]:
         """The same, with the folds that every channel was judged by and the winner as it was fitted to each of them."""
         started = time.process_time()
-        settings = self.settings
+        settings = self.config
         self.spec = SeriesSpec.of(panel)
         self.calendar = self._calendar(panel, train)
         folds = rolling_folds(train, validation, settings.folds)
@@ -108,17 +109,17 @@ class Linear(Forecaster):
         return report, tuple(folds[f] for f in usable), [self._at_fold(fits, f) for f in usable]
 
     def _calendar(self, panel: Panel, train: Span) -> Calendar:
-        rows = int((train.last - train.first).max()) if self.settings.calendar != "off" else 0
+        rows = int((train.last - train.first).max()) if self.config.calendar != "off" else 0
         return Calendar.of(panel.step, rows)
 
     def _may_use_calendar(self, used: bool) -> bool:
         if self.calendar.size == 0:
             return not used
-        return self.settings.calendar in ("auto", "on" if used else "off")
+        return self.config.calendar in ("auto", "on" if used else "off")
 
     def _unjudged(self, scales: Sequence[Scale], calendar: bool) -> Choice:
         """What is taken where no row can judge: the square root where there is a choice, and a firm ridge."""
-        ridge = self.settings.ridge
+        ridge = self.config.ridge
         return Choice(
             transform=scales[min(1, len(scales) - 1)].transform,
             calendar=calendar,
@@ -126,7 +127,7 @@ class Linear(Forecaster):
         )
 
     def _at_fold(self, fits: Sequence[ChannelFit], f: int) -> "Linear":
-        model = Linear(context=self.context, horizon=self.horizon, settings=self.settings)
+        model = Linear(context=self.context, horizon=self.horizon, config=self.config)
         model.spec, model.calendar = self.spec, self.calendar
         model.channels = [found for fit in fits if (found := fit.at_fold[f]) is not None]
         return model
@@ -139,7 +140,7 @@ class Linear(Forecaster):
             notes.append(
                 f"Too few rows to judge by in {', '.join(unjudged)}: transform and ridge are defaults."
             )
-        if self.settings.calendar == "on" and self.calendar.size == 0:
+        if self.config.calendar == "on" and self.calendar.size == 0:
             notes.append("The training rows hold no day twice, so no calendar was used.")
         return FitReport(
             model=self.name,
@@ -218,5 +219,5 @@ def _no_window(panel: Panel, c: int, train: Span, context: int, horizon: int) ->
     return DataError(
         f"the {len(train)} training rows hold no complete window of {context} + {horizon} rows",
         where=f"channel {panel.channels[c].name!r}",
-        hint="Give more rows, a shorter --context or --horizon, repair gaps, or leave the channel out.",
+        hint="Give more rows, a shorter `context` or `horizon`, repair gaps, or leave the channel out.",
     )

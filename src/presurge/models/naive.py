@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.config import Config
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.season import Season, detect_season
 from presurge.progress import Progress
 from presurge.series.frequency import format_step
@@ -77,7 +78,7 @@ class LastValue(_Baseline):
         return np.repeat(last_BC[:, None, :], self.horizon, axis=1)
 
 
-class RecentMeanSettings(Settings):
+class RecentMeanConfig(Config):
     """Settings of the recent mean.
 
     Attributes:
@@ -95,11 +96,11 @@ class RecentMean(_Baseline):
 
     name: ClassVar[str] = "recent-mean"
     summary: ClassVar[str] = "the mean of the last rows goes on"
-    settings_class: ClassVar[type[Settings]] = RecentMeanSettings
-    settings: RecentMeanSettings
+    config_class: ClassVar[type[Config]] = RecentMeanConfig
+    config: RecentMeanConfig
 
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
-        recent = context_BLC[:, -self.settings.window :]
+        recent = context_BLC[:, -self.config.window :]
         seen = ~np.isnan(recent)
         total_BC = np.where(seen, recent, 0).sum(axis=1, dtype=np.float64)
         n_BC = seen.sum(axis=1)
@@ -126,7 +127,7 @@ class Drift(_Baseline):
         return mean_BHC
 
 
-class SeasonalNaiveSettings(Settings):
+class SeasonalNaiveConfig(Config):
     """Settings of the seasonal naive forecast.
 
     Attributes:
@@ -146,8 +147,8 @@ class SeasonalNaive(_Baseline):
 
     name: ClassVar[str] = "seasonal-naive"
     summary: ClassVar[str] = "the last season repeats"
-    settings_class: ClassVar[type[Settings]] = SeasonalNaiveSettings
-    settings: SeasonalNaiveSettings
+    config_class: ClassVar[type[Config]] = SeasonalNaiveConfig
+    config: SeasonalNaiveConfig
     periods: tuple[int, ...] = ()
 
     def fit(
@@ -158,11 +159,11 @@ class SeasonalNaive(_Baseline):
         self.spec = SeriesSpec.of(panel)
         names = panel.channel_names
         notes: tuple[str, ...] = ()
-        if self.settings.period is None:
+        if self.config.period is None:
             seasons = [detect_season(panel, train, c) for c in range(len(names))]
             notes = _season_notes(dict(zip(names, seasons, strict=True)), panel.step)
         else:
-            seasons = [Season(self.settings.period) for _ in names]
+            seasons = [Season(self.config.period) for _ in names]
         self.periods = tuple(season.period for season in seasons)
         self.context = max(self.context, *self.periods)
         return FitReport(

@@ -150,8 +150,8 @@ def model_class(name: str) -> type[Forecaster]:
     if name not in _registered:
         raise ConfigError(
             f"there is no model {name!r}",
-            where="--model",
-            hint=f"Choose one of: {', '.join(sorted(model_names()))}. A file of your own: --plugin FILE.py",
+            setting="model",
+            hint=f"Choose one of: {', '.join(sorted(model_names()))}. A file of your own: `plugin=FILE.py`",
         )
     return _registered[name]
 
@@ -213,7 +213,7 @@ def _unknown(config: dict[str, Any], where: str) -> ModelError:
     if not provider:
         hint = f"Known are: {', '.join(sorted(model_names()))}. A newer Presurge or another package may bring it."
     elif str(provider).endswith(".py"):
-        hint = f"It was registered by {provider}: name that file with --plugin."
+        hint = f"It was registered by {provider}: name that file in `plugin`."
     else:
         hint = f"It came from {provider}: install that first."
     return ModelError(

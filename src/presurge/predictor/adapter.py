@@ -8,9 +8,6 @@ import numpy as np
 
 from presurge.errors import ConfigError, ModelError
 from presurge.evaluation.backtest import Evaluation, evaluate
-from presurge.jobs.data import Dataset
-from presurge.jobs.fitting import Fitted, fit_model
-from presurge.jobs.train import measured_error
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.predictor.config import ModelConfig, logger, share
@@ -23,6 +20,9 @@ from presurge.predictor.words import own_words
 from presurge.series.forecast import Forecast
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
+from presurge.workflows.data import Dataset
+from presurge.workflows.fitting import Fitted, fit_model
+from presurge.workflows.train import measured_error
 
 _TOKENS = ("input_tokens", "output_tokens")
 _STEP_ROWS = 100
@@ -57,10 +57,7 @@ class ForecasterPredictor(BasePredictor):
         kind = registry.model_class(str(self.model_type))
         where = f"custom_params of {self.model_name}"
         own, loop = sorted_params(self.config.custom_params)
-        if (
-            "gradient_checkpointing" in own
-            and "gradient_checkpointing" not in kind.settings_class.model_fields
-        ):
+        if "gradient_checkpointing" in own and "gradient_checkpointing" not in kind.config_class.model_fields:
             raise ConfigError(
                 f"{kind.name} keeps its activations: it has no gradient checkpointing",
                 where=where,
@@ -69,7 +66,7 @@ class ForecasterPredictor(BasePredictor):
         model = kind(
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
-            settings=settings_of(self.config, kind),
+            config=settings_of(self.config, kind),
             plan=plan_of(self.config, kind),
         )
         if loop and model.refits:
@@ -96,7 +93,7 @@ class ForecasterPredictor(BasePredictor):
             _dataset(panel, train, validation),
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
-            settings=self.model.settings.model_dump(exclude_unset=True),
+            settings=self.model.config.model_dump(exclude_unset=True),
             plan=self.model.plan,
         )
         model = fitted.model

@@ -12,8 +12,6 @@ import numpy as np
 import polars as pl
 
 from presurge.errors import DataError, HistoryError
-from presurge.jobs.guide_files import COUNT_COLUMNS, TRAINING
-from presurge.jobs.prepared_files import CHANNELS
 from presurge.series.frequency import SECOND
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
@@ -21,6 +19,8 @@ from presurge.sources.columns import Rows, read_numbers, read_stamps, without_bl
 from presurge.sources.files import RowFrame
 from presurge.sources.requests import REQUEST_CHANNELS
 from presurge.sources.table import read_frame
+from presurge.workflows.guide_files import COUNT_COLUMNS, TRAINING
+from presurge.workflows.prepared_files import CHANNELS
 
 Frame = Any
 """A ``pandas.DataFrame`` or a ``polars.DataFrame``; rows that are not in the order of time are put in order."""

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from presurge.config import Config, validated
 from presurge.errors import ConfigError
-from presurge.jobs.settings import validated
-from presurge.models.forecaster import Forecaster, Settings
+from presurge.models.forecaster import Forecaster
 from presurge.models.plan import TrainingPlan
 from presurge.predictor.config import ModelConfig, logger
 from presurge.training.settings import LoopSettings
@@ -47,14 +47,14 @@ def sorted_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return own, loop
 
 
-def settings_of(config: ModelConfig, kind: type[Forecaster]) -> Settings:
+def settings_of(config: ModelConfig, kind: type[Forecaster]) -> Config:
     """The settings of the model itself.
 
     Raises:
         ConfigError: It does not know one of them, or a value is impossible.
     """
     own, _ = sorted_params(config.custom_params)
-    return validated(kind.settings_class, own, where=f"custom_params of {config.model_name}")
+    return validated(kind.config_class, own, where=f"custom_params of {config.model_name}")
 
 
 def plan_of(config: ModelConfig, kind: type[Forecaster]) -> TrainingPlan:

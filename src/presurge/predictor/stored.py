@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from presurge.config import validated
 from presurge.errors import MissingDependencyError, ModelError
-from presurge.jobs.settings import validated
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.plan import require_torch

@@ -192,7 +192,7 @@ def _check(totals: Mapping[str, float | None], names: list[str], step: int) -> N
     if rows > MAX_BUCKETS:
         raise DataError(
             f"the time stamps span {(last - first) / 86_400e6:,.0f} days, which are {rows:,.0f} buckets of {format_step(step)}",
-            hint="A stamp is probably wrong, or its unit is: check the smallest and the largest. Or take a wider --step.",
+            hint="A stamp is probably wrong, or its unit is: check the smallest and the largest. Or take a wider `step`.",
         )
 
 

@@ -27,7 +27,7 @@ def parse_step(text: str | int) -> int:
     if match is None:
         raise ConfigError(
             f"{text!r} is not a step",
-            where="step",
+            setting="step",
             hint="Write a number and a unit: 1s, 60s, 5m, 1h, 1d or 1w.",
         )
     unit = (match[2] or "s").lower()
@@ -43,7 +43,7 @@ def check_step(step: int) -> int:
     if not SECOND <= step <= WEEK or step % SECOND:
         raise ConfigError(
             f"a step of {step / SECOND:g} s cannot be used",
-            where="step",
+            setting="step",
             hint="Presurge works with whole seconds, from 1 s to 1 w.",
         )
     return step
@@ -69,13 +69,13 @@ def infer_step(stamps: np.ndarray) -> int:
     gaps = gaps[gaps > 0]
     if gaps.size == 0:
         raise DataError(
-            "the step cannot be told from fewer than two different time stamps", hint="Give it: --step 60s"
+            "the step cannot be told from fewer than two different time stamps", hint="Give it: `step=60s`"
         )
     seconds, counts = np.unique(np.maximum(1, np.round(gaps / SECOND)).astype(np.int64), return_counts=True)
     step = int(seconds[counts.argmax()]) * SECOND
     if step > WEEK:
         raise DataError(
             f"time stamps are mostly {step / DAY:g} days apart, more than one week",
-            hint="Check that the time column is the right one, or give the step: --step 1w",
+            hint="Check that the time column is the right one, or give the step: `step=1w`",
         )
     return step

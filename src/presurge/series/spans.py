@@ -34,7 +34,7 @@ class Span:
         if not parts or min(parts) < 0 or abs(sum(parts, Fraction(0)) - 1) > Fraction(1, 10**6):
             raise ConfigError(
                 f"the parts {', '.join(map(str, fractions))} do not split the rows",
-                where="split",
+                setting="split",
                 hint="Give fractions that add up to 1, for example 0.6,0.1,0.2,0.1.",
             )
         parts[-1] = 1 - sum(parts[:-1], Fraction(0))
@@ -57,5 +57,5 @@ def _fraction(value: float | str | Fraction) -> Fraction:
         return Fraction(str(value))
     except ValueError as error:
         raise ConfigError(
-            f"{value!r} is no number", where="split", hint="Give fractions such as 0.6,0.1,0.2,0.1."
+            f"{value!r} is no number", setting="split", hint="Give fractions such as 0.6,0.1,0.2,0.1."
         ) from error

@@ -125,7 +125,7 @@ def check_unit(form: TimeForm, first_us: int, last_us: int, *, where: str) -> No
         raise DataError(
             f"the unit of the time stamps cannot be told: they run from {first:g} to {last:g}",
             where=where,
-            hint="Give it: --time-unit s, ms, us or ns.",
+            hint="Set `time_unit` to s, ms, us or ns.",
         )
 
 

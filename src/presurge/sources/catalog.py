@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from presurge.errors import ConfigError
+from presurge.files import atomic_path
 from presurge.progress import Progress, silent
 from presurge.sources.download import Fetched, RemoteFile, fetch
-from presurge.store import atomic_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

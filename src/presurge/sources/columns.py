@@ -109,7 +109,7 @@ def choose_kind(rows: Rows, column: str, numbers: pl.Series, declared: ChannelKi
     negative = numbers < 0
     if declared == "count" and negative.any():
         raise rows.complain(
-            "a count cannot be negative ({})", column, negative, f"Declare it a level: --kind {column}=gauge"
+            "a count cannot be negative ({})", column, negative, f"Declare it a level: `kind={column}=gauge`"
         )
     if declared is not None:
         return declared
@@ -127,7 +127,7 @@ def exact_total(rows: Rows, column: str, numbers: pl.Series) -> int:
         raise DataError(
             "the sum of the values does not fit into 64 bits",
             where=f"{rows.file.path}, column {column!r}",
-            hint=f"Declare it a level: --kind {column}=gauge",
+            hint=f"Declare it a level: `kind={column}=gauge`",
         )
     return int(numbers.sum())
 

@@ -6,23 +6,19 @@ Where a checksum is published, the file is held to it. Where none is, the checks
 
 # Of our own because a gigabyte that breaks off should go on where it was: pooch begins it again from zero.
 
-import fcntl
-import hashlib
 import http.client
 import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from presurge import __version__
 from presurge.errors import FetchError
+from presurge.files import locked, sha256_of, storage_error, write_text
 from presurge.progress import Progress, silent
-from presurge.store import storage_error, write_text
 
 RETRIES = 3
 TIMEOUT_SECONDS = 30.0
@@ -89,7 +85,7 @@ def fetch(
     expected = _expected(remote, cache)
     if path.is_file() and expected is not None:  # also in a cache that cannot be written
         return Fetched(path=path, sha256=_checked(remote, path, expected), downloaded=False, recorded=False)
-    with _alone_in(cache):
+    with locked(cache / ".lock"):
         expected = _expected(remote, cache)
         downloaded = not path.is_file()
         part = path.with_name(path.name + ".part")
@@ -189,8 +185,7 @@ def _checked(remote: RemoteFile, path: Path, expected: str | None) -> str:
 def _compared(remote: RemoteFile, path: Path, expected: str | None) -> tuple[str, str | None]:
     """The checksum of a file, and in which way it is not the expected one."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if remote.size not in (None, size):
         return digest, f"has {size:,} bytes, and the published file has {remote.size:,}"
     if expected not in (None, digest):
@@ -213,19 +208,6 @@ def _records(cache: Path) -> dict[str, str]:
 def _record(cache: Path, name: str, digest: str) -> None:
     records = {**_records(cache), name: digest}
     write_text(cache / RECORD, "".join(f"{records[name]}  {name}\n" for name in sorted(records)))
-
-
-@contextmanager
-def _alone_in(cache: Path) -> Iterator[None]:
-    """Wait until no other process fetches into this cache."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / ".lock").open("wb")
-    except OSError as error:
-        raise storage_error(error, cache) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _opened(path: Path, mode: str) -> BinaryIO:

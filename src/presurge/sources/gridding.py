@@ -58,7 +58,7 @@ def lay_grid(stamp_N: IntArray, item_N: IntArray, items: int, step: int, *, wher
         raise DataError(
             f"{len(stamp_N):,} rows would become {int(indptr[-1]):,} buckets of {format_step(step)}",
             where=where,
-            hint=f"Give a larger step (--step {_next_step(span)} for example), and check the first and the last stamp.",
+            hint=f"Give a larger step (`step={_next_step(span)}` for example), and check the first and the last stamp.",
         )
     return Grid(
         step=step,

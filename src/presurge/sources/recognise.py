@@ -117,9 +117,9 @@ def _fitting(columns: Sequence[str], path: Path) -> str:
     wants = "\n".join(f"  {name}: {', '.join(needed)}" for name, needed in needs.items())
     what = f"fits several formats ({', '.join(fitting)})" if fitting else "fits no known format"
     hint = (
-        "Choose one with --format"
+        "Choose one with `format`"
         if fitting
-        else "For any other table name its columns: --time COL --value COL"
+        else "For any other table name its columns: `time=COL` `value=COL`"
     )
     raise FormatError(
         f"{what}; its columns are: {', '.join(columns)}",

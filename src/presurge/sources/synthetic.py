@@ -13,10 +13,10 @@ import polars as pl
 
 from presurge import __version__
 from presurge.errors import ConfigError
+from presurge.files import atomic_path, write_json
 from presurge.progress import Progress, silent
 from presurge.sources.synthetic_label import label_path
 from presurge.sources.synthetic_requests import BLOCK_ROWS, SyntheticSpec, SyntheticTrace
-from presurge.store import atomic_path, write_json
 
 __all__ = ["GENERATOR", "GENERATOR_VERSION", "SyntheticReport", "SyntheticSpec", "parse_start", "synthesize"]
 
@@ -51,9 +51,9 @@ def parse_start(text: str) -> datetime:
         start = datetime.fromisoformat(text)
     except ValueError as error:
         hint = "Write for example 2024-01-01 or 2024-01-01T06:00."
-        raise ConfigError(f"{text!r} is no ISO-8601 date", where="--start", hint=hint) from error
+        raise ConfigError(f"{text!r} is no ISO-8601 date", setting="start", hint=hint) from error
     if start.tzinfo is not None or start.second or start.microsecond:
-        raise ConfigError(f"{text!r} must be a whole minute without a time zone", where="--start")
+        raise ConfigError(f"{text!r} must be a whole minute without a time zone", setting="start")
     return start
 
 
@@ -105,7 +105,7 @@ def _writer(path: Path) -> Callable[[pl.LazyFrame, Path, dict[str, Any]], None]:
         return partial(_write_csv, "zstd")
     raise ConfigError(
         f"no format for the ending of {path.name!r}",
-        where="--out",
+        setting="out",
         hint="Use .csv, .csv.gz, .csv.zst or .parquet.",
     )
 

@@ -65,18 +65,18 @@ class SyntheticSpec:
 
     def __post_init__(self) -> None:
         if self.rows is not None and self.rate is not None:
-            raise ConfigError("give the number of rows or the rate, not both", where="--rows, --rate")
+            raise ConfigError("give the number of rows or the rate, not both", setting="rows")
         if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
-            raise ConfigError(f"must be from 1 to {MAX_ROWS:,}, not {self.rows:,}", where="--rows")
+            raise ConfigError(f"must be from 1 to {MAX_ROWS:,}, not {self.rows:,}", setting="rows")
         if not 1 / MINUTES_PER_DAY <= self.days <= MAX_DAYS:
-            raise ConfigError(f"must be from one minute to {MAX_DAYS} days, not {self.days}", where="--days")
+            raise ConfigError(f"must be from one minute to {MAX_DAYS} days, not {self.days}", setting="days")
         if self.rate is not None and not 1 <= self.rate * self.minutes * 60 <= MAX_ROWS:
             raise ConfigError(
                 f"{self.rate:g} requests a second for {self.days:g} days must give from 1 to {MAX_ROWS:,} rows",
-                where="--rate",
+                setting="rate",
             )
         if self.seed < 0:
-            raise ConfigError(f"must not be negative: {self.seed}", where="--seed")
+            raise ConfigError(f"must not be negative: {self.seed}", setting="seed")
 
     @property
     def minutes(self) -> int:
@@ -103,7 +103,7 @@ class SyntheticTrace:
         if busiest > _MAX_MINUTE_ROWS:
             raise ConfigError(
                 f"the busiest minute would hold {busiest:,} requests, more than {_MAX_MINUTE_ROWS:,}",
-                where="--days",
+                setting="days",
                 hint="Spread the rows over more days.",
             )
         self._edges = _block_edges(self._conversations + self._apis)

@@ -237,7 +237,7 @@ def _check_kinds(kinds: Mapping[str, ChannelKind], names: Sequence[str]) -> None
         if name not in names or kind not in ("count", "gauge"):
             raise ConfigError(
                 f"{name}={kind} is not the kind of a value column",
-                where="kind",
+                setting="kind",
                 hint=f"Write COLUMN=count or COLUMN=gauge for one of: {', '.join(names)}.",
             )
 
@@ -271,7 +271,7 @@ def _notes(counts: TableCounts, panel: Panel, zero: Sequence[bool], *, guessed: 
         notes.append(
             f"{channel.name}: {channel.kind} ({merged} in a bucket; {'zero' if filled else 'missing'} where there is no row)"
         )
-    hint = "" if len(panel.items) > 1 else " (if they are of several series, name their column: --item)"
+    hint = "" if len(panel.items) > 1 else " (if they are of several series, name their column: `item`)"
     found = {
         "rows out of order (their place does not matter)": (counts.unsorted, counts.rows),
         f"rows with the stamp of another row{hint}": (counts.duplicates, counts.rows),

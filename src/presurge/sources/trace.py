@@ -260,5 +260,5 @@ def _first_bad(layout: _Layout, counts: dict[str, int]) -> DataError:
     return DataError(
         f"{file.text_at(row, column)} is not {wanted} ({rows} bad value{'s' if rows > 1 else ''} in all)",
         where=file.where(row, column),
-        hint="Mend the file, or leave such rows out (they are counted): --bad-rows drop",
+        hint="Mend the file, or leave such rows out (they are counted): `bad_rows=drop`",
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from presurge.errors import ConfigError, ModelError
-from presurge.store import atomic_path
+from presurge.files import atomic_path
 
 LAST = "last.pt"
 BEST = "best.pt"

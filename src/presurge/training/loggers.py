@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from presurge.errors import ConfigError
-from presurge.store import storage_error
+from presurge.files import storage_error
 
 logger = logging.getLogger("presurge.training")
 

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from presurge.config import Config
 from presurge.models.calendar import Calendar
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec, Settings
+from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.networks.train import NetworkProblem, train_network
 from presurge.models.networks.window import NetworkShape, WindowNetwork, WindowNormalisation
 from presurge.models.plan import LossName
@@ -37,7 +38,7 @@ ROWS_AT_ONCE = 1 << 16
 """Rows of all windows of one forward pass: what a network computes of them has to fit into memory."""
 
 
-class NetworkSettings(Settings):
+class NetworkConfig(Config):
     """Settings of every network.
 
     Attributes:
@@ -70,8 +71,8 @@ class NetworkForecaster(Forecaster):
     ``training_defaults`` are the settings of the training loop, and ``batch_size``, that suit the model.
     """
 
-    settings_class: ClassVar[type[Settings]] = NetworkSettings
-    settings: NetworkSettings
+    config_class: ClassVar[type[Config]] = NetworkConfig
+    config: NetworkConfig
     scaler: Scaler
     calendar: Calendar
     network: WindowNetwork
@@ -89,7 +90,7 @@ class NetworkForecaster(Forecaster):
             DataError: There is no complete training window.
         """
         started = time.process_time()
-        settings = self.settings
+        settings = self.config
         self.spec = SeriesSpec.of(panel)
         self.scaler = Scaler.fit(panel.take(train).values, settings.scaler, self._transform())
         self.calendar = self._calendar_of(int((train.last - train.first).max()))
@@ -132,7 +133,7 @@ class NetworkForecaster(Forecaster):
         scaled_BHQC[np.isnan(batch.context_BLC).any(axis=(1, 2))] = np.nan
         floor_C = np.where(counts_C, 0.0, -np.inf)
         rows_BHQC = np.maximum(self.scaler.unscale(scaled_BHQC), floor_C).astype(np.float32)
-        if self.settings.loss != "quantile":
+        if self.config.loss != "quantile":
             return Prediction(rows_BHQC[:, :, 0])
         rows_BHQC.sort(axis=2)  # sorted, quantiles never cross
         return Prediction(rows_BHQC[:, :, QUANTILE_LEVELS.index(0.5)], rows_BHQC)
@@ -181,18 +182,18 @@ class NetworkForecaster(Forecaster):
 
     @property
     def _outputs(self) -> int:
-        return len(QUANTILE_LEVELS) if self.settings.loss == "quantile" else 1
+        return len(QUANTILE_LEVELS) if self.config.loss == "quantile" else 1
 
     def _transform(self) -> TransformName:
-        if self.settings.transform != "auto":
-            return self.settings.transform
+        if self.config.transform != "auto":
+            return self.config.transform
         counts = all(channel.kind == "count" for channel in self.fitted_spec().channels)
         return "sqrt" if counts else "identity"
 
     def _calendar_of(self, rows: int) -> Calendar:
         """The slow waves among those that so many rows can teach; none where no calendar is wanted."""
         step = self.fitted_spec().step
-        every: Sequence[tuple[int, int]] = Calendar.of(step, rows).harmonics if self.settings.calendar else ()
+        every: Sequence[tuple[int, int]] = Calendar.of(step, rows).harmonics if self.config.calendar else ()
         return Calendar(step=step, harmonics=tuple(wave for wave in every if wave[1] <= WAVES))
 
     def _known(self, time_X: np.ndarray[Any, np.dtype[np.int64]]) -> FloatArray:
@@ -202,8 +203,8 @@ class NetworkForecaster(Forecaster):
 
     def _build(self) -> WindowNetwork:
         spec = self.fitted_spec()
-        embedding = self.settings.item_embedding if len(spec.items) > 1 else 0
-        levels = 2 * len(spec.channels) if self.settings.level_inputs else 0
+        embedding = self.config.item_embedding if len(spec.items) > 1 else 0
+        levels = 2 * len(spec.channels) if self.config.level_inputs else 0
         shape = NetworkShape(
             context=self.context,
             horizon=self.horizon,
@@ -215,8 +216,8 @@ class NetworkForecaster(Forecaster):
         return WindowNetwork(
             self.body(shape),
             shape,
-            normalisation=self.settings.normalisation,
-            affine=self.settings.affine,
+            normalisation=self.config.normalisation,
+            affine=self.config.affine,
             items=len(spec.items),
             embedding=embedding,
         )

@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from presurge.models.forecaster import Settings
-from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
+from presurge.config import Config
+from presurge.models.networks.forecaster import NetworkConfig, NetworkForecaster
 from presurge.models.networks.window import NetworkShape
 from presurge.models.plan import LossName
 
 
-class MLPSettings(NetworkSettings):
+class MLPConfig(NetworkConfig):
     """Settings of the perceptron.
 
     Attributes:
@@ -35,7 +35,7 @@ class MLPSettings(NetworkSettings):
 class MLPBody(nn.Module):
     """Every channel's context, and what is known of its window and of the future rows, to its forecast."""
 
-    def __init__(self, settings: MLPSettings, shape: NetworkShape) -> None:
+    def __init__(self, settings: MLPConfig, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
         self.shared = shape.known - shape.levels
@@ -83,7 +83,7 @@ class MLP(NetworkForecaster):
 
     name: ClassVar[str] = "mlp"
     summary: ClassVar[str] = "linear map and small perceptron, every channel on its own"
-    settings_class: ClassVar[type[Settings]] = MLPSettings
+    config_class: ClassVar[type[Config]] = MLPConfig
     training_defaults: ClassVar[dict[str, object]] = {
         "epochs": 10,
         "patience": 5,
@@ -92,8 +92,8 @@ class MLP(NetworkForecaster):
         "optimizer": "adamw",
         "weight_decay": 0.3,
     }
-    settings: MLPSettings
+    config: MLPConfig
 
     def body(self, shape: NetworkShape) -> nn.Module:
         """A linear map and a perceptron."""
-        return MLPBody(self.settings, shape)
+        return MLPBody(self.config, shape)

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from presurge.models.forecaster import Settings
-from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
+from presurge.config import Config
+from presurge.models.networks.forecaster import NetworkConfig, NetworkForecaster
 from presurge.models.networks.window import Head, NetworkShape
 
 
-class RecurrentSettings(NetworkSettings):
+class RecurrentConfig(NetworkConfig):
     """Settings of LSTM and GRU.
 
     Attributes:
@@ -31,9 +31,7 @@ class RecurrentSettings(NetworkSettings):
 class RecurrentBody(nn.Module):
     """A recurrent network and a linear head on its last state."""
 
-    def __init__(
-        self, cell: type[nn.LSTM | nn.GRU], settings: RecurrentSettings, shape: NetworkShape
-    ) -> None:
+    def __init__(self, cell: type[nn.LSTM | nn.GRU], settings: RecurrentConfig, shape: NetworkShape) -> None:
         super().__init__()
         layers = settings.num_layers
         self.cell = cell(
@@ -56,18 +54,18 @@ class LSTM(NetworkForecaster):
 
     name: ClassVar[str] = "lstm"
     summary: ClassVar[str] = "recurrent network with long short-term memory, all channels at once"
-    settings_class: ClassVar[type[Settings]] = RecurrentSettings
+    config_class: ClassVar[type[Config]] = RecurrentConfig
     training_defaults: ClassVar[dict[str, object]] = {
         "epochs": 30,
         "patience": 5,
         "batch_size": 32,
         "clip_norm": 1.0,
     }
-    settings: RecurrentSettings
+    config: RecurrentConfig
 
     def body(self, shape: NetworkShape) -> nn.Module:
         """LSTM layers and a head."""
-        return RecurrentBody(nn.LSTM, self.settings, shape)
+        return RecurrentBody(nn.LSTM, self.config, shape)
 
 
 class GRU(LSTM):
@@ -78,4 +76,4 @@ class GRU(LSTM):
 
     def body(self, shape: NetworkShape) -> nn.Module:
         """GRU layers and a head."""
-        return RecurrentBody(nn.GRU, self.settings, shape)
+        return RecurrentBody(nn.GRU, self.config, shape)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from presurge.errors import ModelError
+from presurge.files import atomic_path
 from presurge.models.forecaster import Forecaster
-from presurge.store import Arrays, atomic_path, sealed, unsealed
+from presurge.store import Arrays, sealed, unsealed
 from presurge.training.checkpoint import load_safely
 
 

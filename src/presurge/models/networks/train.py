@@ -70,7 +70,7 @@ class NetworkProblem:
         if len(origins) == 0:
             raise DataError(
                 f"no training window has {self.context} rows of history without a gap and {self.horizon} to forecast",
-                hint="Give more rows, or a shorter --context.",
+                hint="Give more rows, or a shorter `context`.",
             )
         return origins
 

@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from presurge.models.forecaster import Settings
-from presurge.models.networks.forecaster import NetworkForecaster, NetworkSettings
+from presurge.config import Config
+from presurge.models.networks.forecaster import NetworkConfig, NetworkForecaster
 from presurge.models.networks.window import Head, NetworkShape, patches
 
 
-class TransformerSettings(NetworkSettings):
+class TransformerConfig(NetworkConfig):
     """Settings of the Transformer.
 
     Attributes:
@@ -39,7 +39,7 @@ class TransformerSettings(NetworkSettings):
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
-    def _heads_share_evenly(self) -> "TransformerSettings":
+    def _heads_share_evenly(self) -> "TransformerConfig":
         if self.d_model % self.nhead:
             raise ValueError(f"d_model {self.d_model} cannot be shared evenly by {self.nhead} heads (nhead)")
         return self
@@ -48,7 +48,7 @@ class TransformerSettings(NetworkSettings):
 class TransformerBody(nn.Module):
     """Tokens with learned positions through encoder layers; the head reads their mean and the last of them."""
 
-    def __init__(self, settings: TransformerSettings, shape: NetworkShape) -> None:
+    def __init__(self, settings: TransformerConfig, shape: NetworkShape) -> None:
         super().__init__()
         self.patch = min(max(1, settings.patch_length), shape.context)
         tokens = -(-shape.context // self.patch)
@@ -90,7 +90,7 @@ class Transformer(NetworkForecaster):
 
     name: ClassVar[str] = "transformer"
     summary: ClassVar[str] = "attention between patches of rows, all channels at once"
-    settings_class: ClassVar[type[Settings]] = TransformerSettings
+    config_class: ClassVar[type[Config]] = TransformerConfig
     training_defaults: ClassVar[dict[str, object]] = {
         "epochs": 30,
         "patience": 5,
@@ -98,8 +98,8 @@ class Transformer(NetworkForecaster):
         "learning_rate": 5e-4,
         "clip_norm": 1.0,
     }
-    settings: TransformerSettings
+    config: TransformerConfig
 
     def body(self, shape: NetworkShape) -> nn.Module:
         """Encoder layers and a head."""
-        return TransformerBody(self.settings, shape)
+        return TransformerBody(self.config, shape)

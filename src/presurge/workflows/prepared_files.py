@@ -12,16 +12,16 @@ from polars.io.plugins import register_io_source
 
 from presurge import __version__
 from presurge.errors import ConfigError
-from presurge.jobs import guide_files as guide
-from presurge.jobs.counted_input import CountedInput
-from presurge.jobs.data import MANIFEST, MANIFEST_FORMAT
-from presurge.jobs.statistics import Statistics
+from presurge.files import write_json
 from presurge.progress import Progress
 from presurge.series.buckets import TIME, Buckets, Totals, check_conserved
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock
 from presurge.series.spans import Span
-from presurge.store import write_json
+from presurge.workflows import guide_files as guide
+from presurge.workflows.counted_input import CountedInput
+from presurge.workflows.data import MANIFEST, MANIFEST_FORMAT
+from presurge.workflows.statistics import Statistics
 
 NAME = "BurstGPT_1"
 SPLIT = ("0.6", "0.1", "0.2", "0.1")
@@ -232,7 +232,7 @@ def _split_rows(rows: int, fractions: Fractions) -> dict[str, list[int]]:
     if len(fractions) != len(guide.SPLIT_FILES):
         raise ConfigError(
             f"the split has {len(fractions)} parts and not four",
-            where="split",
+            setting="split",
             hint="Give the shares of train, val, rl and test, for example 0.6,0.1,0.2,0.1; 0 for a part that is not needed.",
         )
     spans = Span(np.array([0]), np.array([rows])).cut(fractions)

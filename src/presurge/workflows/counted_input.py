@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from presurge.errors import DataError
-from presurge.jobs.guide_files import GuideFile, read_guide_file
 from presurge.series.buckets import BUSY, Buckets, Totals, bucket, bucket_queries, bucketed, check_conserved
 from presurge.series.frequency import format_step
 from presurge.series.panel import Clock
@@ -14,6 +13,7 @@ from presurge.sources.recognise import GUIDE_SERIES, recognise_file
 from presurge.sources.requests import FailureRule, counted
 from presurge.sources.synthetic_label import is_synthetic
 from presurge.sources.trace import BadRows, Trace, open_trace
+from presurge.workflows.guide_files import GuideFile, read_guide_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ def count_guide_file(file: GuideFile, step: int) -> CountedInput:
         raise DataError(
             f"its rows are {format_step(file.step)} apart, which {format_step(step)} is no multiple of",
             where=where,
-            hint="Take a wider --step, or start again from the trace.",
+            hint="Take a wider `step`, or start again from the trace.",
         )
     buckets, totals = bucket(file.rows(), step)
     # The last row covers its whole step, not only the instant of its stamp.

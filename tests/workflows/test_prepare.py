@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from presurge import files
 from presurge.errors import ConfigError, DataError, StorageError
-from presurge.jobs import counted_input, staging
-from presurge.jobs.counted_input import TraceReading
-from presurge.jobs.data import load_dataset
-from presurge.jobs.prepare import PrepareOptions, prepare, trace_panel
 from presurge.series.buckets import Buckets
 from presurge.series.frequency import HOUR, MINUTE, SECOND
+from presurge.workflows import counted_input
+from presurge.workflows.counted_input import TraceReading
+from presurge.workflows.data import load_dataset
+from presurge.workflows.prepare import PrepareOptions, prepare, trace_panel
 
 GUIDE_DENSE = [
     "Timestamp",
@@ -382,9 +383,9 @@ def test_an_interrupted_run_leaves_what_was_there(trace, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         return rename(*_)
 
-    rename = staging._rename
+    rename = files._rename
     if moment == "while moving":
-        monkeypatch.setattr(staging, "_rename", stops)
+        monkeypatch.setattr(files, "_rename", stops)
         progress = None
     else:
 

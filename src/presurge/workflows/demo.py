@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from presurge.evaluation.backtest import Evaluation
-from presurge.jobs.backtest import backtest
-from presurge.jobs.data import Dataset, load_dataset
-from presurge.jobs.predict import predict
-from presurge.jobs.prepare import prepare
-from presurge.jobs.settings import DEFAULT_PRESET, PRESETS, resolve_settings
-from presurge.jobs.train import TrainResult, train
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
 from presurge.series.forecast import Forecast
 from presurge.sources.synthetic import SyntheticSpec, synthesize
+from presurge.workflows.backtest import backtest
+from presurge.workflows.data import Dataset, load_dataset
+from presurge.workflows.predict import predict
+from presurge.workflows.prepare import prepare
+from presurge.workflows.settings import DEFAULT_PRESET, PRESETS, resolve_settings
+from presurge.workflows.train import TrainResult, train
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "dlinear": {},

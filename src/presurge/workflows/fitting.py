@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from presurge.config import validated
 from presurge.errors import DataError
 from presurge.evaluation.intervals import calibrate
-from presurge.jobs.data import Dataset
-from presurge.jobs.settings import validated
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
@@ -17,6 +16,7 @@ from presurge.models.rolling_choice import rolling_folds
 from presurge.progress import Progress
 from presurge.series.spans import Span
 from presurge.series.windows import window_origins
+from presurge.workflows.data import Dataset
 
 _EARLIER_FITS = 2
 
@@ -51,16 +51,16 @@ def fit_model(
     """
     began = time.process_time()
     kind = model_class(name)
-    chosen = validated(kind.settings_class, settings or {}, where=f"settings of {name}")
+    chosen = validated(kind.config_class, settings or {}, where=f"settings of {name}")
     check_rows(dataset, context, horizon)
-    model = kind(context=context, horizon=horizon, settings=chosen, plan=plan)
+    model = kind(context=context, horizon=horizon, config=chosen, plan=plan)
     report = model.fit(dataset.panel, dataset.train, dataset.validation, progress=progress)
     if dataset.validation_given or not model.refits:
         model.calibration = calibrate(model, dataset.panel, dataset.validation)
     else:
-        earlier = _earlier_fits(partial(kind, context=context, horizon=horizon, settings=chosen), dataset)
+        earlier = _earlier_fits(partial(kind, context=context, horizon=horizon, config=chosen), dataset)
         calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
-        model = kind(context=context, horizon=horizon, settings=chosen, plan=plan)
+        model = kind(context=context, horizon=horizon, config=chosen, plan=plan)
         report = model.fit(dataset.panel, dataset.fit_span, progress=progress)
         model.calibration = calibration
     return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
@@ -82,7 +82,7 @@ def check_rows(dataset: Dataset, context: int, horizon: int) -> None:
             raise DataError(
                 f"the {len(span)} {part} rows hold no window of {context} + {horizon} rows",
                 where=str(where) if where else None,
-                hint="Give more rows, a shorter --context, a shorter --horizon or a smaller --step.",
+                hint="Give more rows, a shorter `context`, a shorter `horizon` or a smaller `step`.",
             )
 
 

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import polars as pl
+
 from presurge.errors import DataError
-from presurge.jobs import guide_files as guide
-from presurge.jobs import prepared_files as files
-from presurge.jobs.counted_input import TraceReading, count_any, count_trace, describe_source
-from presurge.jobs.prepared_files import NAME, SPLIT, Fractions, MinuteSeries, Prepared
-from presurge.jobs.staging import staged
-from presurge.jobs.statistics import trace_statistics
+from presurge.files import staged
 from presurge.progress import Progress, silent
 from presurge.series.frequency import MINUTE, SECOND, check_step
 from presurge.sources.recognise import GUIDE_SERIES
+from presurge.workflows import guide_files as guide
+from presurge.workflows import prepared_files as files
+from presurge.workflows.counted_input import TraceReading, count_any, count_trace, describe_source
+from presurge.workflows.prepared_files import NAME, SPLIT, Fractions, MinuteSeries, Prepared
+from presurge.workflows.statistics import trace_statistics
 
 OUT = Path("dataset")
 
@@ -36,7 +38,7 @@ def prepare_dense(
     counted = count_trace(trace or _existing(out / f"{name}.csv", "TRACE"), SECOND, reading)
     statistics = trace_statistics(counted) if analyze else None
     report("Reading the trace", 1.0)
-    with staged(out) as folder:
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         written = files.write_dense(folder, name, counted.buckets, counted.totals, report)
     return Prepared(
         directory=out,
@@ -78,7 +80,7 @@ def prepare_compress(
     counted = count_any(source or _newest(out / guide.dense_name(name)), check_step(step), reading)
     report("Reading the input", 1.0)
     minutes = MinuteSeries.of(counted)
-    with staged(out) as folder:
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         written = files.write_compressed(folder, name, minutes)
     return minutes.prepared(out, written)
 
@@ -109,7 +111,7 @@ def prepare_split(
         source=describe_source(file.path, GUIDE_SERIES),
         notes=files.edge_notes(file.partial),
     )
-    with staged(out) as folder:
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         manifest, written = files.write_split_and_series(folder, minutes, split)
     return minutes.prepared(out, written, manifest=manifest)
 
@@ -137,6 +139,6 @@ def _existing(path: Path, argument: str) -> Path:
         raise DataError(
             "there is no such file, and it is what is read by default",
             where=str(path),
-            hint=f"Name the {argument}, or run the step before this one with the same --out and --name.",
+            hint=f"Name the {argument}, or run the step before this one with the same `out` and `name`.",
         )
     return path

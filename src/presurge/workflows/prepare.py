@@ -8,24 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from presurge.errors import DataError
-from presurge.jobs import prepared_files as files
-from presurge.jobs.counted_input import (
-    CountedInput,
-    TraceReading,
-    count_guide_file,
-    count_trace,
-)
-from presurge.jobs.guide_files import read_guide_file
-from presurge.jobs.prepared_files import NAME, SPLIT, Fractions, MinuteSeries, Prepared
-from presurge.jobs.staging import staged
-from presurge.jobs.statistics import trace_statistics
+from presurge.files import staged
 from presurge.progress import Progress, silent
 from presurge.series.buckets import BUSY, check_conserved
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Panel
 from presurge.sources.recognise import GUIDE_SERIES, recognise_file
+from presurge.workflows import prepared_files as files
+from presurge.workflows.counted_input import (
+    CountedInput,
+    TraceReading,
+    count_guide_file,
+    count_trace,
+)
+from presurge.workflows.guide_files import read_guide_file
+from presurge.workflows.prepared_files import NAME, SPLIT, Fractions, MinuteSeries, Prepared
+from presurge.workflows.statistics import trace_statistics
 
 _SUMS = {"in_flight": BUSY}
 """Channels that are means over a bucket, by the sum that they come from."""
@@ -71,7 +72,7 @@ def prepare(
     statistics = trace_statistics(fine) if options.analyze else None
     report("Reading the trace", 1.0)
     minutes = MinuteSeries.of(_coarsened(fine, step) if by_second else fine)
-    with staged(out) as folder:
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         written = []
         if options.dense:
             written += files.write_dense(folder, options.name, fine.buckets, fine.totals, report)
@@ -103,7 +104,7 @@ def trace_panel(path: Path, step: int) -> tuple[Panel, str, tuple[str, ...]]:
         raise DataError(
             f"no bucket of {format_step(buckets.step)} is covered as a whole",
             where=str(path),
-            hint="The trace is too short for this step: take a narrower --step.",
+            hint="The trace is too short for this step: take a narrower `step`.",
         )
     channels = tuple(c for c in (*files.CHANNELS, *files.EXTRAS) if _SUMS.get(c.name, c.name) in buckets.sums)
     columns = [buckets.column(_SUMS.get(c.name, c.name), begin, end) for c in channels]

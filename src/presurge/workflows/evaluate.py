@@ -6,14 +6,14 @@ from typing import Any
 
 from presurge.errors import HistoryError
 from presurge.evaluation.backtest import Evaluation
-from presurge.jobs.backtest import fit_baselines, score_fitted
-from presurge.jobs.data import load_dataset
-from presurge.jobs.fitting import Fitted
-from presurge.jobs.predict import history_table
 from presurge.models import registry
 from presurge.models.forecaster import FitReport
 from presurge.progress import Progress
 from presurge.series.frequency import SECOND, format_step
+from presurge.workflows.backtest import fit_baselines, score_fitted
+from presurge.workflows.data import load_dataset
+from presurge.workflows.fitting import Fitted
+from presurge.workflows.predict import history_table
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
         raise HistoryError(
             f"the data have a step of {format_step(dataset.panel.step)}, the model one of {format_step(spec.step)}",
             where=str(data),
-            hint=f"Bring the data to {format_step(spec.step)}: --step, or presurge prepare --step.",
+            hint=f"Bring the data to {format_step(spec.step)} with `step`, or prepare it again.",
         )
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
     scored = [Fitted(model=model, report=report, cpu_seconds=0.0)]

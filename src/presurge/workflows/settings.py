@@ -1,12 +1,12 @@
 """What a training run was asked to do: presets, and settings where an unknown key is an error that names it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
+from presurge.config import read_mapping, validated
 from presurge.errors import ConfigError
 from presurge.models.plan import TrainingPlan, require_torch
 from presurge.models.registry import BASELINES, model_class
@@ -30,13 +30,11 @@ _OTHER_NAMES = {
 """Names of the training guide for what Presurge calls otherwise."""
 
 MODEL_KEYS = ("individual", "kernel_size", "solver", "loss")
-"""Settings of a model that have a flag and a key of their own; the others are given by ``--set`` or ``model_settings``."""
-
-T = TypeVar("T", bound=BaseModel)
+"""Settings of a model that have a flag and a key of their own; the others are given in ``model_settings``."""
 
 
-class TrainSettings(LoopSettings):
-    """Resolved settings of a training run, written to ``training_config.json``; it can be read back with ``--config``.
+class TrainConfig(LoopSettings):
+    """Resolved settings of a training run, written to ``training_config.json``; it can be read back as a configuration file.
 
     The settings of the training loop (``epochs``, ``learning_rate`` ...) matter to models that learn by gradient only.
 
@@ -77,7 +75,7 @@ class TrainSettings(LoopSettings):
         return TrainingPlan(loop=self.loop(), batch_size=self.batch_size)
 
 
-def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> TrainSettings:
+def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> TrainConfig:
     """Settings by precedence: flag over file over preset over what suits the model over default.
 
     Args:
@@ -90,27 +88,28 @@ def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> 
         MissingDependencyError: The model needs a package that is not installed.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    from_file = _read_config(config_file) if config_file is not None else {}
+    from_file = read_mapping(config_file) if config_file is not None else {}
+    from_file = {_OTHER_NAMES.get(key, key): value for key, value in from_file.items()}
     preset = given.get("preset") or from_file.get("preset") or DEFAULT_PRESET
     if preset not in PRESETS:
         raise ConfigError(
-            f"there is no preset {preset!r}", where="preset", hint=f"Choose one of: {', '.join(PRESETS)}."
+            f"there is no preset {preset!r}", setting="preset", hint=f"Choose one of: {', '.join(PRESETS)}."
         )
     own = _model_settings(from_file) | _model_settings(given)
     model = given.get("model") or from_file.get("model") or DEFAULT_MODEL
     kind = model_class(str(model))
-    both = LoopSettings.model_fields.keys() & kind.settings_class.model_fields.keys() & given.keys()
+    both = LoopSettings.model_fields.keys() & kind.config_class.model_fields.keys() & given.keys()
     own = {key: given[key] for key in both} | own  # the epochs of what auto tries, say
     suited = kind.training_defaults
     merged = {**suited, **PRESETS[preset], "preset": preset, **from_file, **given, "model_settings": own}
     values = {key: value for key, value in merged.items() if key not in MODEL_KEYS}
     where = str(config_file) if config_file is not None else None
-    return validated(TrainSettings, values, where=where)
+    return validated(TrainConfig, values, where=where, known=MODEL_KEYS)
 
 
 def resolve_each(
     models: Sequence[str], training: dict[str, Any], own: dict[str, Any]
-) -> dict[str, TrainSettings]:
+) -> dict[str, TrainConfig]:
     """Settings of several models by name.
 
     Args:
@@ -123,7 +122,7 @@ def resolve_each(
     """
     left, resolved = set(own), {}
     for name in dict.fromkeys([*models, *BASELINES]):
-        known = model_class(name).settings_class.model_fields if name in models else ()
+        known = model_class(name).config_class.model_fields if name in models else ()
         taken = {key: key for key in own if key in known}
         taken |= {key: bare for key in own for who, _, bare in [key.partition(":")] if bare and who == name}
         left -= set(taken)
@@ -133,7 +132,7 @@ def resolve_each(
     if left:
         raise ConfigError(
             f"none of {', '.join(models)} has the setting {min(left)!r}",
-            where="--set",
+            setting="set",
             hint="Write KEY=VALUE or MODEL:KEY=VALUE, with a model that is compared.",
         )
     return resolved
@@ -144,42 +143,7 @@ def _model_settings(values: dict[str, Any]) -> dict[str, Any]:
     return {**(own or {}), **{key: values[key] for key in MODEL_KEYS if key in values}}
 
 
-def validated(kind: type[T], values: dict[str, Any], *, where: str | None = None) -> T:
-    """Build settings from plain values.
-
-    Raises:
-        ConfigError: The first thing that is wrong, by its key.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted({*kind.model_fields, *(MODEL_KEYS if kind is TrainSettings else ())}))
-            raise ConfigError(f"unknown key {key!r}", where=where, hint=f"Known are: {known}.") from error
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
-        if not key:
-            raise ConfigError(message, where=where) from error
-        raise ConfigError(f"{key}: {message} (got {first['input']!r})", where=where) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"is no valid JSON: {error}", where=str(path), hint="JSON has no comments and no trailing commas."
-        ) from error
-    if not isinstance(value, dict):
-        raise ConfigError("is not one JSON object", where=str(path))
-    return {_OTHER_NAMES.get(str(key), str(key)): inner for key, inner in value.items()}
-
-
-def check_model(settings: TrainSettings) -> None:
+def check_model(settings: TrainConfig) -> None:
     """Refuse an unknown model, a wrong setting of it or a device that is not there before any data are read.
 
     Raises:
@@ -187,7 +151,7 @@ def check_model(settings: TrainSettings) -> None:
         MissingDependencyError: A device other than the cpu was asked for, and torch is not installed.
     """
     kind = model_class(settings.model)
-    validated(kind.settings_class, settings.model_settings, where=f"settings of {settings.model}")
+    validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}")
     if settings.device not in ("auto", "cpu"):
         require_torch(f"the device {settings.device}")
         from presurge.training.devices import resolve_device

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from presurge import store
+from presurge import files
+from presurge.config import validated
 from presurge.errors import DataError, MissingDependencyError, PresurgeError, StorageError
-from presurge.jobs.data import Dataset
-from presurge.jobs.fitting import check_rows
-from presurge.jobs.settings import TrainSettings, check_model, resolve_settings, validated
-from presurge.jobs.tune_objective import baseline_errors, fit_once, validation_error, without_test
-from presurge.jobs.tune_space import Space, applied, default_space, read_space, usual_values
 from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
+from presurge.workflows.data import Dataset
+from presurge.workflows.fitting import check_rows
+from presurge.workflows.settings import TrainConfig, check_model, resolve_settings
+from presurge.workflows.tune_objective import baseline_errors, fit_once, validation_error, without_test
+from presurge.workflows.tune_space import Space, applied, default_space, read_space, usual_values
 
 if TYPE_CHECKING:
     import optuna
@@ -74,7 +75,7 @@ class TuneResult:
     trials: list[Trial]
     baselines: dict[str, float]
     importances: dict[str, float]
-    settings: TrainSettings
+    settings: TrainConfig
     best_config: Path
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def config_keys(path: Path | None) -> set[str]:
     return set() if path is None else set(json.loads(path.read_text(encoding="utf-8")))
 
 
-def space_of(settings: TrainSettings, path: Path | None = None, *, fixed: Collection[str] = ()) -> Space:
+def space_of(settings: TrainConfig, path: Path | None = None, *, fixed: Collection[str] = ()) -> Space:
     """What is searched: what a file names, or the space declared for the model without the names that are fixed.
 
     Raises:
@@ -109,7 +110,7 @@ def space_of(settings: TrainSettings, path: Path | None = None, *, fixed: Collec
 
 def tune(
     dataset: Dataset,
-    settings: TrainSettings,
+    settings: TrainConfig,
     space: Space,
     directory: Path,
     *,
@@ -134,7 +135,7 @@ def tune(
         StorageError: The file system refuses.
         KeyboardInterrupt: Ctrl-C; the trials so far are kept.
     """
-    from presurge.jobs import tune_study as search
+    from presurge.workflows import tune_study as search
 
     if all(knob.name != "context" for knob in space):
         check_rows(dataset, settings.context, settings.horizon)
@@ -163,8 +164,8 @@ def tune(
             settings=applied(settings, best.drawn),
             best_config=directory / BEST,
         )
-    store.write_json(directory / BEST, brief(result.settings))  # a killed search may have left an older one
-    store.write_json(directory / TABLE, result.to_dict())
+    files.write_json(directory / BEST, brief(result.settings))  # a killed search may have left an older one
+    files.write_json(directory / TABLE, result.to_dict())
     return result
 
 
@@ -172,12 +173,12 @@ def _try(
     study: "optuna.Study",
     trial: "optuna.Trial",
     dataset: Dataset,
-    settings: TrainSettings,
+    settings: TrainConfig,
 ) -> None:
     """Measure one trial and tell the study; whatever cuts it off from outside leaves it to be repeated."""
     import optuna
 
-    from presurge.jobs.tune_study import OUTCOME, SCALE, Watcher
+    from presurge.workflows.tune_study import OUTCOME, SCALE, Watcher
 
     watcher = Watcher(trial)
     began = time.process_time()
@@ -189,7 +190,7 @@ def _try(
 
     try:
         tried = applied(settings, trial.params)
-        own = validated(model_class(tried.model).settings_class, tried.model_settings).model_dump(mode="json")
+        own = validated(model_class(tried.model).config_class, tried.model_settings).model_dump(mode="json")
         trial.set_user_attr(SCALE, [own.get(name) for name in _SCALE_OF_THE_LOSS])
         error = validation_error(fit_once(dataset, tried, watcher), dataset)
     except optuna.TrialPruned:
@@ -202,7 +203,7 @@ def _try(
         tell(optuna.trial.TrialState.COMPLETE, error)
 
 
-def _identity(dataset: Dataset, settings: TrainSettings, space: Space) -> dict[str, Any]:
+def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str, Any]:
     """What must be the same where a search goes on."""
     digest = hashlib.sha256(np.ascontiguousarray(dataset.panel.values).data)
     for span in (dataset.train, dataset.validation):
@@ -216,7 +217,7 @@ def _identity(dataset: Dataset, settings: TrainSettings, space: Space) -> dict[s
 
 
 def _records(trials: "list[optuna.trial.FrozenTrial]") -> list[Trial]:
-    from presurge.jobs.tune_study import OUTCOME
+    from presurge.workflows.tune_study import OUTCOME
 
     records = []
     for number, trial in enumerate(trials):
@@ -253,18 +254,18 @@ def _refuse_if_hopeless(found: list[Trial]) -> None:
 def _nothing_measured(found: list[Trial]) -> PresurgeError:
     reasons = [one.reason for one in found if one.reason]
     if not reasons:
-        return DataError("no trial was finished in time", hint="Give it more time: --timeout 1h")
+        return DataError("no trial was finished in time", hint="Give it more time: `timeout=1h`")
     return DataError(f"none of {len(found)} trials was possible; the last one: {reasons[-1]}")
 
 
-def _write_best(directory: Path, settings: TrainSettings, found: list[Trial]) -> None:
+def _write_best(directory: Path, settings: TrainConfig, found: list[Trial]) -> None:
     best = _best(found)
     if best is not None and best.number == found[-1].number:
-        store.write_json(directory / BEST, brief(applied(settings, best.drawn)))
+        files.write_json(directory / BEST, brief(applied(settings, best.drawn)))
 
 
-def brief(settings: TrainSettings) -> dict[str, Any]:
-    """The settings without what is usual for the model, as ``presurge train --config`` takes them."""
+def brief(settings: TrainConfig) -> dict[str, Any]:
+    """The settings without what is usual for the model, as ``presurge train`` reads them."""
     usual = resolve_settings({"model": settings.model}).model_dump(mode="json")
     return {
         name: value

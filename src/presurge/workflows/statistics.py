@@ -1,13 +1,13 @@
-"""What a trace holds, in numbers: printed by ``--analyze``."""
+"""What a trace holds, in numbers: printed by ``presurge prepare`` on request."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from presurge.jobs.counted_input import CountedInput
 from presurge.series.buckets import BUSY
 from presurge.series.frequency import SECOND
 from presurge.series.timestamps import format_stamp
 from presurge.sources.counts import check_trace
+from presurge.workflows.counted_input import CountedInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ import pytest
 
 from presurge.cli import main
 from presurge.errors import DataError
-from presurge.jobs.guide_steps import prepare_compress, prepare_dense, prepare_split
-from presurge.jobs.prepare import PrepareOptions, prepare
 from presurge.series.frequency import HOUR, MINUTE
+from presurge.workflows.guide_steps import prepare_compress, prepare_dense, prepare_split
+from presurge.workflows.prepare import PrepareOptions, prepare
 
 COUNTS = ["Concurrent_requests", "Request_tokens_sum", "Response_tokens_sum"]
 

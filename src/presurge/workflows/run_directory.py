@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from presurge import store
+from presurge import files
 from presurge.errors import ConfigError
-from presurge.jobs.settings import TrainSettings, resolve_settings
 from presurge.models.forecaster import Forecaster
 from presurge.training.loggers import JsonLinesLogger, MetricLogger, open_logger
+from presurge.workflows.settings import TrainConfig, resolve_settings
 
 TORCH_FILE = "best_model.pt"
 CURVE_FILE = "logs/metrics.jsonl"
@@ -30,7 +30,7 @@ def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
     except OSError as error:
-        raise store.storage_error(error, path) from error
+        raise files.storage_error(error, path) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("presurge")
     level = package.level
@@ -48,7 +48,7 @@ def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def metric_loggers(settings: TrainSettings, directory: Path) -> Iterator[list[MetricLogger]]:
+def metric_loggers(settings: TrainConfig, directory: Path) -> Iterator[list[MetricLogger]]:
     """The metric logs of a run: ``logs/metrics.jsonl`` always, the optional ones where wanted.
 
     Where the body fails, the optional ones are closed without final numbers; a resumed run begins new ones there.
@@ -74,7 +74,7 @@ def resumable(directory: Path) -> bool:
     return (directory / CHECKPOINTS / "last.pt").is_file()
 
 
-def check_same_model(directory: Path, settings: TrainSettings) -> None:
+def check_same_model(directory: Path, settings: TrainConfig) -> None:
     """Refuse to resume a run as another model, which would replace it.
 
     Raises:
@@ -90,7 +90,7 @@ def check_same_model(directory: Path, settings: TrainSettings) -> None:
             raise ConfigError(
                 f"the run to resume has {key} {before!r}, and {now!r} was asked for",
                 where=str(path),
-                hint=f"Go on with --config {path} --resume, or begin anew without --resume.",
+                hint=f"Go on with `config={path}` and `resume`, or start anew without `resume`.",
             )
 
 

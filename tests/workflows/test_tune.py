@@ -22,15 +22,15 @@ import optuna
 
 from presurge.cli import main
 from presurge.errors import ConfigError, DataError, MissingDependencyError
-from presurge.jobs.data import Dataset
-from presurge.jobs.settings import check_model, resolve_settings
-from presurge.jobs.tune import TuneResult, space_of, tune
-from presurge.jobs.tune_objective import fit_once, validation_error, without_test
-from presurge.jobs.tune_space import Knob, applied, read_space
-from presurge.jobs.tune_study import SCALE, MedianOfPeers, Watcher, opened
 from presurge.models.registry import model_names
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
+from presurge.workflows.data import Dataset
+from presurge.workflows.settings import check_model, resolve_settings
+from presurge.workflows.tune import TuneResult, space_of, tune
+from presurge.workflows.tune_objective import fit_once, validation_error, without_test
+from presurge.workflows.tune_space import Knob, applied, read_space
+from presurge.workflows.tune_study import SCALE, MedianOfPeers, Watcher, opened
 
 Run = Callable[..., tuple[int, str, str]]
 

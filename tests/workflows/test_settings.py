@@ -3,7 +3,7 @@
 import pytest
 
 from presurge.errors import ConfigError
-from presurge.jobs.settings import resolve_each
+from presurge.workflows.settings import resolve_each
 
 
 def test_a_setting_goes_to_every_model_that_has_it_and_a_named_one_to_its_model_only() -> None:

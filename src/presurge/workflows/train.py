@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from presurge import __version__, store
+from presurge import __version__, files, store
 from presurge.errors import ConfigError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.report import RunSummary, report_text, write_report
-from presurge.jobs.backtest import fit_baselines, score_fitted
-from presurge.jobs.data import Dataset
-from presurge.jobs.fitting import Fitted, fit_model
-from presurge.jobs.run_directory import (
+from presurge.models.plan import TrainingPlan
+from presurge.progress import Progress
+from presurge.workflows.backtest import fit_baselines, score_fitted
+from presurge.workflows.data import Dataset
+from presurge.workflows.fitting import Fitted, fit_model
+from presurge.workflows.run_directory import (
     CHECKPOINTS,
     SETTINGS_FILE,
     check_same_model,
@@ -22,9 +24,7 @@ from presurge.jobs.run_directory import (
     metric_loggers,
     save_run_model,
 )
-from presurge.jobs.settings import TrainSettings
-from presurge.models.plan import TrainingPlan
-from presurge.progress import Progress
+from presurge.workflows.settings import TrainConfig
 
 logger = logging.getLogger("presurge.train")
 
@@ -41,7 +41,7 @@ class TrainResult:
 
 def train(
     dataset: Dataset,
-    settings: TrainSettings,
+    settings: TrainConfig,
     directory: Path,
     *,
     progress: Progress | None = None,
@@ -72,7 +72,7 @@ def train(
         logger.info("Presurge %s, settings %s", __version__, settings.model_dump_json())
         logger.info("Data %s", dataset.source)
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
-            store.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
+            files.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
         plan = replace(
             settings.plan(), directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers)
         )
@@ -80,7 +80,7 @@ def train(
         report = fitted.report
         if not report.history:
             forget_training(directory)
-        store.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
+        files.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
         logger.info("Fitted %s in %.2f CPU-s, chosen %s", settings.model, fitted.cpu_seconds, report.chosen)
         evaluation = _score(fitted, dataset, settings, progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)
@@ -99,26 +99,26 @@ def further_process() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def help_to_train(dataset: Dataset, settings: TrainSettings) -> None:
+def help_to_train(dataset: Dataset, settings: TrainConfig) -> None:
     """What a further process does: fit, with its share of every batch, and write nothing."""
     _fit(dataset, settings, settings.plan(), None)
 
 
-def _check(dataset: Dataset, settings: TrainSettings, directory: Path, *, resume: bool) -> None:
+def _check(dataset: Dataset, settings: TrainConfig, directory: Path, *, resume: bool) -> None:
     """Refuse what cannot work before anything is written."""
     store.check_place(directory / "models")
     found = len(dataset.panel.channels)
     if settings.channels is not None and settings.channels != found:
         raise ConfigError(
             f"{settings.channels} channels were asked for, and the data have {found}",
-            where="channels",
+            setting="channels",
             hint=f"The channels are: {', '.join(dataset.panel.channel_names)}.",
         )
     if resume:
         check_same_model(directory, settings)
 
 
-def _fit(dataset: Dataset, settings: TrainSettings, plan: TrainingPlan, progress: Progress | None) -> Fitted:
+def _fit(dataset: Dataset, settings: TrainConfig, plan: TrainingPlan, progress: Progress | None) -> Fitted:
     return fit_model(
         settings.model,
         dataset,
@@ -130,9 +130,7 @@ def _fit(dataset: Dataset, settings: TrainSettings, plan: TrainingPlan, progress
     )
 
 
-def _score(
-    fitted: Fitted, dataset: Dataset, settings: TrainSettings, progress: Progress | None
-) -> Evaluation:
+def _score(fitted: Fitted, dataset: Dataset, settings: TrainConfig, progress: Progress | None) -> Evaluation:
     baselines = fit_baselines(dataset, context=settings.context, horizon=settings.horizon, progress=progress)
     others = [one for one in baselines if one.model.name != fitted.model.name]
     evaluation = score_fitted([fitted, *others], dataset, progress=progress)
@@ -144,14 +142,14 @@ def _score(
 def _write_reports(
     directory: Path,
     dataset: Dataset,
-    settings: TrainSettings,
+    settings: TrainConfig,
     fitted: Fitted,
     evaluation: Evaluation,
     *,
     plots: bool,
     progress: Progress | None,
 ) -> Path:
-    store.write_json(directory / "metrics.json", evaluation.to_dict())
+    files.write_json(directory / "metrics.json", evaluation.to_dict())
     summary = RunSummary(
         directory=directory,
         model=fitted.model,
@@ -166,7 +164,7 @@ def _write_reports(
         notes=(*dataset.notes, *fitted.report.notes),
         evaluation=evaluation,
     )
-    store.write_text(directory / "training_report.txt", report_text(summary))
+    files.write_text(directory / "training_report.txt", report_text(summary))
     page = write_report(directory, summary, plots=plots, progress=progress)
     logger.info("Wrote %s", page)
     return page
@@ -181,7 +179,7 @@ def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, fl
 
 
 def _training_record(
-    fitted: Fitted, dataset: Dataset, settings: TrainSettings, split: dict[str, Any]
+    fitted: Fitted, dataset: Dataset, settings: TrainConfig, split: dict[str, Any]
 ) -> dict[str, Any]:
     """How the model was trained and on what, for its ``config.json``."""
     return {

@@ -1,6 +1,5 @@
 """The search itself, on Optuna: what to try next, when to give a trial up, and a journal that survives anything."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from presurge.errors import ConfigError
-from presurge.jobs.tune_space import Space, in_order
-from presurge.store import storage_error
+from presurge.files import locked, storage_error
+from presurge.workflows.tune_space import Space, in_order
 
 JOURNAL = "journal.log"
 OUTCOME = "outcome"
@@ -106,7 +105,11 @@ def opened(directory: Path, identity: dict[str, Any]) -> Iterator[optuna.Study]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = directory / JOURNAL
-    with _alone(directory):
+    with locked(
+        directory / _LOCK,
+        busy="another process is searching here",
+        hint="Wait for it, or choose another `out`.",
+    ):
         try:
             _repair(path)
             study = optuna.create_study(
@@ -122,26 +125,6 @@ def opened(directory: Path, identity: dict[str, Any]) -> Iterator[optuna.Study]:
             yield study
         except OSError as error:
             raise storage_error(error, path) from error
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold a lock that the kernel drops when this process ends, however it ends."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / _LOCK).open("w")
-    except OSError as error:
-        raise storage_error(error, directory) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                "another process is searching here",
-                where=str(directory),
-                hint="Wait for it, or take another --out.",
-            ) from error
-        yield
 
 
 def _repair(path: Path) -> None:
@@ -165,7 +148,7 @@ def _check_identity(study: optuna.Study, identity: dict[str, Any], directory: Pa
         raise ConfigError(
             f"holds a search with another {name}: {stored.get(name)!r}, and now it is {plain.get(name)!r}",
             where=str(directory),
-            hint="Take another --out, or ask for the same again to go on.",
+            hint="Choose another `out`, or ask for the same search to continue it.",
         )
 
 

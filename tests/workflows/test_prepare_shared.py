@@ -7,8 +7,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from presurge.jobs.prepare import PrepareOptions, prepare
 from presurge.series.frequency import HOUR
+from presurge.workflows.prepare import PrepareOptions, prepare
 
 
 def test_rebuilt_burstgpt_has_the_real_count_of_every_hour(shared, tmp_path):

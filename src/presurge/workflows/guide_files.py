@@ -185,7 +185,7 @@ def _whole_numbers(column: pl.Series, path: Path) -> pl.Series:
         raise DataError(
             f"{column[row]} in row {row + 1} is not a whole number from 0",
             where=where,
-            hint="Write the file again from the trace: presurge prepare TRACE --out DIR",
+            hint="Write the file again from the trace with `presurge prepare`.",
         )
     return whole
 

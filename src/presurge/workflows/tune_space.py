@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from presurge.config import validated
 from presurge.errors import ConfigError
-from presurge.jobs.settings import TrainSettings, check_model, validated
 from presurge.models.registry import model_class
+from presurge.workflows.settings import TrainConfig, check_model
 
 TRAINING_KEYS = (
     "accumulate",
@@ -120,7 +121,7 @@ _OF_NETWORKS: Space = (
 """Settings that networks share; a network that lacks one is searched without it."""
 
 
-def default_space(settings: TrainSettings, fixed: Collection[str] = ()) -> Space:
+def default_space(settings: TrainConfig, fixed: Collection[str] = ()) -> Space:
     """The declared space of a model, without the names that are fixed and what means nothing beside them.
 
     Raises:
@@ -139,19 +140,19 @@ def default_space(settings: TrainSettings, fixed: Collection[str] = ()) -> Space
     if not left:
         raise ConfigError(
             f"there is nothing to search for {settings.model}",
-            hint='Name settings and their values in a file: --space FILE.json, such as {"context": [60, 120]}.',
+            hint='Name settings and their values in a file, and give it: `space=FILE.json`, such as {"context": [60, 120]}.',
         )
     return left
 
 
 def _declared(model: str) -> Space:
-    own = model_class(model).settings_class.model_fields
+    own = model_class(model).config_class.model_fields
     if model in _SPACES or "loss" not in own:
         return _SPACES.get(model, ())
     return (*(knob for knob in _OF_NETWORKS if knob.name in own), *_BY_GRADIENT)
 
 
-def read_space(path: Path, settings: TrainSettings) -> Space:
+def read_space(path: Path, settings: TrainConfig) -> Space:
     """A space from a JSON file: ``{"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}, "kernel_size": [5, 13]}``.
 
     Raises:
@@ -165,7 +166,7 @@ def read_space(path: Path, settings: TrainSettings) -> Space:
         raise ConfigError(f"is no valid JSON: {error}", where=str(path)) from error
     if not isinstance(document, dict) or not document:
         raise ConfigError("is not one JSON object of settings", where=str(path), hint=_EXAMPLE)
-    known = (*TRAINING_KEYS, *model_class(settings.model).settings_class.model_fields)
+    known = (*TRAINING_KEYS, *model_class(settings.model).config_class.model_fields)
     unknown = [name for name in document if name not in known]
     if unknown:
         raise ConfigError(
@@ -212,7 +213,7 @@ def _knob(name: str, value: Any, path: Path) -> Knob:
     return Knob(name=name, low=low, high=high, log=log, step=step)
 
 
-def _check_values(space: Space, settings: TrainSettings, path: Path) -> None:
+def _check_values(space: Space, settings: TrainConfig, path: Path) -> None:
     """Refuse a value that is wrong whatever stands beside it; what does not go together is found by its trial."""
     names = {knob.name for knob in space}
     own = {key: value for key, value in settings.model_settings.items() if key not in names}
@@ -222,10 +223,12 @@ def _check_values(space: Space, settings: TrainSettings, path: Path) -> None:
             try:
                 check_model(applied(base, {knob.name: value}))
             except ConfigError as error:
-                raise ConfigError(error.what, where=str(path), hint=error.hint) from error
+                raise ConfigError(
+                    error.what, where=f"{path}: {error.setting or knob.name}", hint=error.hint
+                ) from error
 
 
-def applied(settings: TrainSettings, drawn: dict[str, Any]) -> TrainSettings:
+def applied(settings: TrainConfig, drawn: dict[str, Any]) -> TrainConfig:
     """The settings with the drawn values in their places.
 
     Raises:
@@ -234,12 +237,12 @@ def applied(settings: TrainSettings, drawn: dict[str, Any]) -> TrainSettings:
     own = {name: value for name, value in drawn.items() if name not in TRAINING_KEYS}
     values = settings.model_dump() | {name: value for name, value in drawn.items() if name in TRAINING_KEYS}
     values["model_settings"] = settings.model_settings | own
-    return validated(TrainSettings, values)
+    return validated(TrainConfig, values)
 
 
-def usual_values(space: Iterable[Knob], settings: TrainSettings) -> dict[str, Any]:
+def usual_values(space: Iterable[Knob], settings: TrainConfig) -> dict[str, Any]:
     """What the space holds of the settings as they are: the trial that the others have to beat."""
-    model = model_class(settings.model).settings_class.model_fields
+    model = model_class(settings.model).config_class.model_fields
     usual: dict[str, Any] = {}
     for knob in in_order(space):
         default = model[knob.name].default if knob.name in model else getattr(settings, knob.name)

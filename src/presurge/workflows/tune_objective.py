@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from presurge.config import validated
 from presurge.errors import DataError
 from presurge.evaluation.backtest import evaluate
-from presurge.jobs.data import Dataset
-from presurge.jobs.settings import TrainSettings, validated
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.spans import Span
+from presurge.workflows.data import Dataset
+from presurge.workflows.settings import TrainConfig
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -47,21 +48,21 @@ def validation_error(model: Forecaster, dataset: Dataset) -> float:
     return float(np.nanmean(error_HC))
 
 
-def fit_once(dataset: Dataset, settings: TrainSettings, watcher: Any = None) -> Forecaster:
+def fit_once(dataset: Dataset, settings: TrainConfig, watcher: Any = None) -> Forecaster:
     """A model fitted to the training rows; the watcher is a metric logger."""
     kind = model_class(settings.model)
     plan = replace(settings.plan(), loggers=() if watcher is None else (watcher,))
-    own = validated(kind.settings_class, settings.model_settings, where=f"settings of {settings.model}")
-    model = kind(context=settings.context, horizon=settings.horizon, settings=own, plan=plan)
+    own = validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}")
+    model = kind(context=settings.context, horizon=settings.horizon, config=own, plan=plan)
     model.fit(dataset.panel, dataset.train, dataset.validation)
     return model
 
 
-def baseline_errors(dataset: Dataset, settings: TrainSettings) -> dict[str, float]:
+def baseline_errors(dataset: Dataset, settings: TrainConfig) -> dict[str, float]:
     """The errors of the baselines that the rows allow."""
     errors = {}
     for name in BASELINES:
-        plain = TrainSettings(model=name, context=settings.context, horizon=settings.horizon)
+        plain = TrainConfig(model=name, context=settings.context, horizon=settings.horizon)
         try:
             errors[name] = validation_error(fit_once(dataset, plain), dataset)
         except DataError:  # too few rows for its season, say: the search goes on beside the others

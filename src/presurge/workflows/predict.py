@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from presurge import store
+from presurge import files
 from presurge.errors import ConfigError, FormatError, HistoryError
-from presurge.jobs.data import TableOptions, load_series
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.series.forecast import Forecast
@@ -17,6 +16,7 @@ from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
 from presurge.sources.files import open_file
 from presurge.sources.recognise import recognise_file
+from presurge.workflows.data import TableOptions, load_series
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
@@ -144,13 +144,13 @@ def _time_column(path: Path, channels: Sequence[str]) -> str | None:
         raise HistoryError(
             f"{what}; the columns are: {', '.join(columns)}",
             where=str(path),
-            hint=f"The model forecasts {', '.join(channels)}. Name the columns of a table: --time COL --value COL",
+            hint=f"The model forecasts {', '.join(channels)}. Name the columns of a table: `time=COL` `value=COL`",
         ) from error
     return None
 
 
 def gap_rule(text: str) -> GapRule:
-    """Read ``--fill-gaps``.
+    """Read the rule for gaps.
 
     Raises:
         ConfigError: It is neither ``error`` nor ``interpolate``.
@@ -159,7 +159,7 @@ def gap_rule(text: str) -> GapRule:
         return "interpolate"
     if text == "error":
         return "error"
-    raise ConfigError(f"{text!r} is no rule", where="--fill-gaps", hint="Choose error or interpolate.")
+    raise ConfigError(f"{text!r} is no rule", setting="fill_gaps", hint="Choose error or interpolate.")
 
 
 def write_forecast(forecast: Forecast, path: Path) -> None:
@@ -169,11 +169,11 @@ def write_forecast(forecast: Forecast, path: Path) -> None:
         ConfigError: The name ends in neither ``.csv`` nor ``.json``.
     """
     if path.suffix == ".json":
-        store.write_json(path, forecast.to_dict())
+        files.write_json(path, forecast.to_dict())
     elif path.suffix == ".csv":
-        with store.atomic_path(path) as temporary:
+        with files.atomic_path(path) as temporary:
             forecast.to_frame().write_csv(temporary)
     else:
         raise ConfigError(
-            f"{path.name} is neither .csv nor .json", where="--output", hint="Name it FILE.csv or FILE.json."
+            f"{path.name} is neither .csv nor .json", setting="output", hint="Name it FILE.csv or FILE.json."
         )

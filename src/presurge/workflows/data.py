@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from presurge.errors import ConfigError, DataError
+from presurge.files import sha256_of
 from presurge.series.frequency import MINUTE, SECOND, parse_step
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
@@ -142,10 +143,10 @@ def load_dataset(
         given = len(validation) > 0
         head = train
     else:
-        head, test = _tail(panel.full_span(), test_fraction, 0.2, "--test-fraction")
+        head, test = _tail(panel.full_span(), test_fraction, 0.2, "test_fraction")
         given = False
     if not given:
-        train, validation = _tail(head, validation_fraction, 0.2, "--validation-fraction")
+        train, validation = _tail(head, validation_fraction, 0.2, "validation_fraction")
     return Dataset(
         panel=panel,
         train=train,
@@ -173,7 +174,7 @@ def load_series(path: Path, table: TableOptions | None = None, *, step: str | No
         raise DataError(
             f"is a directory without {MANIFEST}",
             where=str(path),
-            hint="Make one with: presurge prepare TRACE --out DIR",
+            hint="Make one with `presurge prepare`.",
         )
     return _load_known(path, MINUTE if step is None else parse_step(step))
 
@@ -201,8 +202,8 @@ def _load_table(path: Path, options: TableOptions) -> Series:
 
 
 def _load_known(path: Path, step: int) -> Series:
-    from presurge.jobs.prepare import trace_panel
-    from presurge.jobs.prepared_files import CHANNELS
+    from presurge.workflows.prepare import trace_panel
+    from presurge.workflows.prepared_files import CHANNELS
 
     panel, trace_format, notes = trace_panel(path, step)
     source = {"path": str(path), "format": trace_format, **_fingerprint(path)}
@@ -234,7 +235,7 @@ def _load_prepared(directory: Path) -> Series:
         raise DataError(
             f"none of its {len(panel)} rows is covered by the trace as a whole",
             where=str(directory),
-            hint="Prepare a longer trace, or prepare it with a smaller --step.",
+            hint="Prepare a longer trace, or prepare it with a smaller `step`.",
         )
     spans = {name: _clip(bounds, inner) for name, bounds in manifest["split"].items()}
     notes = list(manifest["notes"])
@@ -276,13 +277,10 @@ def _tail(span: Span, fraction: float | None, default: float, option: str) -> tu
     share = default if fraction is None else fraction
     if not 0 < share < 1:
         raise ConfigError(
-            f"{share:g} is no part of the rows", where=option, hint="Give a number between 0 and 1."
+            f"{share:g} is no part of the rows", setting=option, hint="Give a number between 0 and 1."
         )
     return span.cut_tail(repr(share))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    import hashlib
-
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"sha256": sha256_of(path)}

@@ -1,0 +1,89 @@
+"""The one base of configurations, and how one is read: flag over file over preset over default."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from presurge.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def validated(
+    kind: type[T], values: Mapping[str, Any], *, where: str | None = None, known: Iterable[str] = ()
+) -> T:
+    """Build a configuration from plain values.
+
+    Args:
+        kind: The class to build.
+        values: Plain values by key.
+        where: The file that the values come from; None if they are settings of the caller.
+        known: Further keys that the caller accepts, to be listed where a key is unknown.
+
+    Raises:
+        ConfigError: On the first bad value or unknown key, naming the path of the key.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            if len(first["loc"]) > 1:
+                raise ConfigError(f"unknown key {key!r}", where=where) from error
+            names = ", ".join(sorted({*kind.model_fields, *known}))
+            raise ConfigError(f"unknown key {key!r}", where=where, hint=f"Known keys: {names}.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
+        if not key:
+            raise ConfigError(message, where=where) from error
+        message = f"{message} (got {first['input']!r})"
+        if where is None:
+            raise ConfigError(message, setting=key) from error
+        raise ConfigError(message, where=f"{where}: {key}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read the keys and values of a configuration file: YAML if the name ends in ``.yaml`` or ``.yml``, else JSON.
+
+    Raises:
+        ConfigError: The file cannot be read, is malformed, or holds something other than keys and values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not a UTF-8 text file", where=str(path)) from error
+    value = _from_yaml(text, path) if path.suffix in (".yaml", ".yml") else _from_json(text, path)
+    if not isinstance(value, dict):
+        raise ConfigError("must hold keys and values", where=str(path), hint='For example: {"horizon": 3}')
+    return {str(key): inner for key, inner in value.items()}
+
+
+def _from_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = "JSON allows no comments and no trailing commas."
+        raise ConfigError(f"is not valid JSON: {error}", where=str(path), hint=hint) from error
+
+
+def _from_yaml(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise ConfigError(f"is not valid YAML: {words}", where=str(path)) from error
