@@ -39,7 +39,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_an_error_in_the_body_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), files.atomic_path(path) as temporary:
+    with pytest.raises(ZeroDivisionError), files.atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old"
