@@ -23,11 +23,12 @@ from typing import Any
 import polars as pl
 from exact import etth1_standard_protocol
 
+from presurge.evaluation.fit import Fitted, fit_model
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
+from presurge.series.dataset import Dataset
 from presurge.workflows.backtest import score_fitted
-from presurge.workflows.data import Dataset, TableOptions, load_dataset
-from presurge.workflows.fitting import Fitted, fit_model
+from presurge.workflows.data import TableOptions, load_dataset
 
 DATA = Path(os.environ.get("PRESURGE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 MODELS = ("auto", "linear", "dlinear", *BASELINES)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from presurge.evaluation.fit import fit_model
 from presurge.models import registry
 from presurge.workflows.backtest import fit_baselines, score_fitted
 from presurge.workflows.data import TableOptions, load_dataset
-from presurge.workflows.fitting import fit_model
 
 CONTEXT, HORIZON = 120, 3  # minutes of history, minutes ahead
 

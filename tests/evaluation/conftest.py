@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from presurge.evaluation.backtest import evaluate
+from presurge.evaluation.fit import fit_model
 from presurge.evaluation.report import write_report
 from presurge.evaluation.summary import RunSummary
+from presurge.series.dataset import Dataset
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import fit_model
 
 MakePanel = Callable[..., Panel]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from presurge.errors import DataError
+from presurge.evaluation.fit import fit_model
 from presurge.evaluation.intervals import MAX_WINDOWS, calibrate, chunk_size
 from presurge.models.naive import LastValue
+from presurge.series.dataset import Dataset
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import fit_model
 
 MakePanel = Callable[..., Panel]
 

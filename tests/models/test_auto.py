@@ -9,17 +9,17 @@ import pytest
 from pydantic import ValidationError
 
 from presurge.errors import ConfigError
+from presurge.evaluation.fit import fit_model
 from presurge.models import registry
 from presurge.models.auto import Auto, AutoConfig
 from presurge.models.linear import Linear
 from presurge.models.naive import RecentMean
 from presurge.models.rolling_choice import Comparison, rolling_folds, thinned
+from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, window_origins
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import fit_model
 
 MakePanel = Callable[..., Panel]
 

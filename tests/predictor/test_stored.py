@@ -12,7 +12,7 @@ from presurge import store
 from presurge.errors import ConfigError, ModelError
 from presurge.predictor import EnhancedRequestPredictor, ForecasterPredictor, ModelConfig
 from presurge.predictor.frames import read_history
-from presurge.workflows.data import Dataset
+from presurge.series.dataset import Dataset
 from presurge.workflows.settings import resolve_settings
 from presurge.workflows.train import train
 

@@ -23,9 +23,9 @@ import optuna
 from presurge.cli import main
 from presurge.errors import ConfigError, DataError, MissingDependencyError
 from presurge.models.registry import model_names
+from presurge.series.dataset import Dataset
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
-from presurge.workflows.data import Dataset
 from presurge.workflows.settings import check_model, resolve_settings
 from presurge.workflows.tune import TuneResult, space_of, tune
 from presurge.workflows.tune_objective import fit_once, validation_error, without_test

@@ -9,8 +9,9 @@ import typer
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from presurge.series.dataset import Dataset
     from presurge.series.panel import ChannelKind
-    from presurge.workflows.data import Dataset, TableOptions
+    from presurge.workflows.data import TableOptions
 
 _TABLE = "Reading a table"
 _SPLIT = "Splitting"

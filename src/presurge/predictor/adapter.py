@@ -8,6 +8,7 @@ import numpy as np
 
 from presurge.errors import ConfigError, ModelError
 from presurge.evaluation.backtest import Evaluation, evaluate
+from presurge.evaluation.fit import Fitted, fit_model
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.predictor.config import ModelConfig, logger, share
@@ -17,11 +18,10 @@ from presurge.predictor.measuring import fingerprint, step_errors
 from presurge.predictor.params import plan_of, settings_of, sorted_params
 from presurge.predictor.stored import read_model, write_model
 from presurge.predictor.words import own_words
+from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import Fitted, fit_model
 from presurge.workflows.train import measured_error
 
 _TOKENS = ("input_tokens", "output_tokens")

@@ -6,12 +6,12 @@ from typing import Any
 from presurge.errors import PresurgeError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.backtest import evaluate as score
+from presurge.evaluation.fit import Fitted, fit_model
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
+from presurge.series.dataset import Dataset
 from presurge.series.frequency import parse_step
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import Fitted, fit_model
 
 
 def backtest(

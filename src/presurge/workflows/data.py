@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from presurge.errors import ConfigError, DataError
 from presurge.files import sha256_of
+from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
@@ -69,41 +70,6 @@ class Series:
     split: tuple[Span, Span, Span] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Dataset:
-    """A panel with its chronological parts.
-
-    Attributes:
-        panel: The series.
-        train: Rows that shape the weights.
-        validation: Rows that choose between settings and calibrate intervals.
-        test: Rows that only measure.
-        validation_given: The validation rows were set apart by whoever prepared the data, so they stay out of fitting;
-            otherwise they are the tail of the training rows, and a closed-form model is fitted to them too at the end.
-        source: Path, format and fingerprint of the input, as JSON values.
-        notes: What was treated on the way in, in plain sentences.
-        table: How the table was read, if it was one.
-    """
-
-    panel: Panel
-    train: Span
-    validation: Span
-    test: Span
-    validation_given: bool
-    source: dict[str, Any]
-    notes: tuple[str, ...] = ()
-    table: TableOptions | None = None
-
-    @property
-    def fit_span(self) -> Span:
-        """All rows that a closed-form model may finally be fitted to."""
-        return self.train if self.validation_given else self.train.joined(self.validation)
-
-    def select(self, names: Sequence[str]) -> "Dataset":
-        """The data set with the named channels only."""
-        return replace(self, panel=self.panel.select(names))
-
-
 def load_dataset(
     path: Path,
     table: TableOptions | None = None,
@@ -155,7 +121,7 @@ def load_dataset(
         validation_given=given,
         source=series.source,
         notes=series.notes,
-        table=series.table,
+        table=series.table.to_dict() if series.table is not None else None,
     )
 
 

@@ -9,10 +9,11 @@ from presurge.evaluation.backtest import Evaluation
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
+from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
 from presurge.sources.synthetic import SyntheticSpec, synthesize
 from presurge.workflows.backtest import backtest
-from presurge.workflows.data import Dataset, load_dataset
+from presurge.workflows.data import load_dataset
 from presurge.workflows.predict import predict
 from presurge.workflows.prepare import prepare
 from presurge.workflows.settings import DEFAULT_PRESET, PRESETS, resolve_settings

@@ -6,13 +6,13 @@ from typing import Any
 
 from presurge.errors import HistoryError
 from presurge.evaluation.backtest import Evaluation
+from presurge.evaluation.fit import Fitted
 from presurge.models import registry
 from presurge.models.forecaster import FitReport
 from presurge.progress import Progress
 from presurge.series.frequency import SECOND, format_step
 from presurge.workflows.backtest import fit_baselines, score_fitted
 from presurge.workflows.data import load_dataset
-from presurge.workflows.fitting import Fitted
 from presurge.workflows.predict import history_table
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from presurge import __version__, files, store
 from presurge.errors import ConfigError
 from presurge.evaluation.backtest import Evaluation
+from presurge.evaluation.fit import Fitted, fit_model
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.models.plan import TrainingPlan
 from presurge.progress import Progress
+from presurge.series.dataset import Dataset
 from presurge.workflows.backtest import fit_baselines, score_fitted
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import Fitted, fit_model
 from presurge.workflows.run_directory import (
     CHECKPOINTS,
     SETTINGS_FILE,
@@ -185,7 +185,7 @@ def _training_record(
     return {
         "settings": settings.model_dump(mode="json"),
         "data": dataset.source,
-        "table": dataset.table.to_dict() if dataset.table is not None else None,
+        "table": dataset.table,
         "split": split,
         "rows": {
             "train": len(dataset.train),

@@ -15,10 +15,10 @@ import numpy as np
 from presurge import files
 from presurge.config import validated
 from presurge.errors import DataError, MissingDependencyError, PresurgeError, StorageError
+from presurge.evaluation.fit import check_rows
 from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
-from presurge.workflows.data import Dataset
-from presurge.workflows.fitting import check_rows
+from presurge.series.dataset import Dataset
 from presurge.workflows.settings import TrainConfig, check_model, resolve_settings
 from presurge.workflows.tune_objective import baseline_errors, fit_once, validation_error, without_test
 from presurge.workflows.tune_space import Space, applied, default_space, read_space, usual_values

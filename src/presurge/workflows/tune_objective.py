@@ -10,8 +10,8 @@ from presurge.errors import DataError
 from presurge.evaluation.backtest import evaluate
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
+from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
-from presurge.workflows.data import Dataset
 from presurge.workflows.settings import TrainConfig
 
 

@@ -14,9 +14,9 @@ from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.models.rolling_choice import rolling_folds
 from presurge.progress import Progress
+from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
 from presurge.series.windows import window_origins
-from presurge.workflows.data import Dataset
 
 _EARLIER_FITS = 2
 
