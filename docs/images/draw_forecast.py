@@ -8,7 +8,7 @@ from PIL import Image
 
 from presurge.evaluation.plots_forecast import burst_figure
 from presurge.evaluation.plots_style import MUTED, WIDE, styled
-from presurge.evaluation.rolling import rolling_forecast
+from presurge.evaluation.walk import rolling_forecast
 from presurge.models import registry
 from presurge.workflows.data import load_dataset
 

@@ -9,7 +9,7 @@ import pytest
 
 from presurge.errors import ConfigError, HistoryError
 from presurge.evaluation.backtest import evaluate
-from presurge.evaluation.intervals import calibrate
+from presurge.evaluation.fit import calibrate
 from presurge.evaluation.tables import text_table
 from presurge.models.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
@@ -90,7 +90,7 @@ def test_the_chunks_do_not_change_the_scores(make_panel: MakePanel, monkeypatch:
     linear.fit(panel, TRAIN)
     linear.calibration = calibrate(linear, panel, TRAIN)
     whole = evaluate([linear, *models(panel)], panel, TEST, train=TRAIN)
-    monkeypatch.setattr("presurge.evaluation.intervals._VALUES_AT_ONCE", 24 * 11)
+    monkeypatch.setattr("presurge.evaluation.walk._VALUES_AT_ONCE", 24 * 11)
     told: list[float] = []
     pieces = evaluate(
         [linear, *models(panel)],
@@ -143,7 +143,7 @@ def test_what_cannot_be_compared_is_refused(make_panel: MakePanel) -> None:
             evaluate(chosen, data, span, train=TRAIN)
         return str(told.value)
 
-    assert "there twice" in refused([*models(panel), *models(panel)[:1]])
+    assert "listed twice" in refused([*models(panel), *models(panel)[:1]])
     assert "different horizons" in refused([*models(panel)[:1], *models(panel, horizon=4)[1:]])
     assert "a step of 1m" in refused(models(panel), make_panel(series(), step=HOUR // 60))
     assert "no window fits" in refused(models(panel), span=Span(np.array([298]), np.array([300])))
@@ -154,7 +154,7 @@ def test_what_cannot_be_compared_is_refused(make_panel: MakePanel) -> None:
 def test_the_memory_does_not_grow_with_the_number_of_windows(
     make_panel: MakePanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presurge.evaluation.intervals._VALUES_AT_ONCE", 1 << 15)
+    monkeypatch.setattr("presurge.evaluation.walk._VALUES_AT_ONCE", 1 << 15)
 
     def peak(rows: int) -> int:
         panel = make_panel(np.random.default_rng(5).normal(size=rows))

@@ -28,7 +28,7 @@ from presurge.evaluation.plots_style import (
     to_png,
 )
 from presurge.evaluation.report import RunSummary
-from presurge.evaluation.rolling import RollingForecast, rolling_forecast
+from presurge.evaluation.walk import RollingForecast, rolling_forecast
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 
 NAMES = ("burst", "coverage", "forecast", "horizon", "hours", "residuals")

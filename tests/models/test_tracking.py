@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from presurge.evaluation.backtest import evaluate
-from presurge.evaluation.intervals import calibrate
-from presurge.evaluation.rolling import rolling_forecast
+from presurge.evaluation.fit import calibrate
+from presurge.evaluation.walk import rolling_forecast
 from presurge.models.calibration import Calibration
 from presurge.models.forecaster import Forecaster, Prediction
 from presurge.models.linear import Linear

@@ -1,29 +1,37 @@
-"""Fit one model to a data set the honest way: choose and calibrate on rows that the weights have not seen."""
+"""Fit one model to a data set honestly: choose settings and calibrate intervals on rows that the weights have not seen."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from presurge.config import validated
 from presurge.errors import DataError
-from presurge.evaluation.intervals import calibrate
+from presurge.evaluation.walk import uncalibrated, usable_origins, walk
+from presurge.models.calibration import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.models.rolling_choice import rolling_folds
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
+from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import window_origins
+from presurge.series.windows import targets_of, window_origins
 
+MAX_WINDOWS = 20_000
+"""More residuals than these do not move any quantile noticeably, and cost memory."""
+_MIN_WINDOWS = 1_000
+_MAX_RESIDUALS = 1 << 23
 _EARLIER_FITS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fitted:
-    """A model that was fitted and calibrated, and what that took."""
+    """A fitted and calibrated model, and what that took."""
 
     model: Forecaster
     report: FitReport
@@ -40,10 +48,10 @@ def fit_model(
     plan: TrainingPlan | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
-    """Fit, calibrate and, where the validation rows were only a tail of the training rows, fit again to all of them.
+    """Fit and calibrate a model; if the validation rows are only the tail of the training rows, fit again to all of them.
 
     The intervals come from the errors of the first fit on the validation rows, which it had not seen. A model that is
-    fitted again is cheap to fit: two more fits, to earlier rows, add the errors on the rows that follow those.
+    fitted again is cheap to fit: two more fits, to earlier rows, add their errors on the rows that follow those.
 
     Raises:
         ConfigError: There is no such model, or a setting is wrong.
@@ -51,49 +59,88 @@ def fit_model(
     """
     began = time.process_time()
     kind = model_class(name)
-    chosen = validated(kind.config_class, settings or {}, where=f"settings of {name}")
+    config = validated(kind.config_class, settings or {}, where=f"settings of {name}")
     check_rows(dataset, context, horizon)
-    model = kind(context=context, horizon=horizon, config=chosen, plan=plan)
+    new = partial(kind, context=context, horizon=horizon, config=config)
+    model = new(plan=plan)
     report = model.fit(dataset.panel, dataset.train, dataset.validation, progress=progress)
     if dataset.validation_given or not model.refits:
         model.calibration = calibrate(model, dataset.panel, dataset.validation)
     else:
-        earlier = _earlier_fits(partial(kind, context=context, horizon=horizon, config=chosen), dataset)
+        earlier: list[tuple[Forecaster, Span]] = []
+        for fold in rolling_folds(dataset.train, None, _EARLIER_FITS):
+            past = new()
+            try:
+                past.fit(dataset.panel, fold.learn)
+            except DataError:  # too few rows
+                continue
+            earlier.append((past, fold.judge))
         calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
-        model = kind(context=context, horizon=horizon, config=chosen, plan=plan)
+        model = new(plan=plan)
         report = model.fit(dataset.panel, dataset.fit_span, progress=progress)
         model.calibration = calibration
     return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
 
 
 def check_rows(dataset: Dataset, context: int, horizon: int) -> None:
-    """Refuse data that hold no window of the asked size.
+    """Refuse data that hold no window of the given size.
 
     Raises:
-        DataError: Training, validation or test rows are too few.
+        DataError: There are too few training, validation or test rows.
     """
     where = dataset.source.get("path")
-    for part, span in (
-        ("training", dataset.train),
-        ("validation", dataset.validation),
-        ("test", dataset.test),
-    ):
+    for part in ("train", "validation", "test"):
+        span: Span = getattr(dataset, part)
         if len(window_origins(dataset.panel, span, context=context, horizon=horizon)) == 0:
             raise DataError(
-                f"the {len(span)} {part} rows hold no window of {context} + {horizon} rows",
+                f"the {len(span)} {'training' if part == 'train' else part} rows hold no window of "
+                f"{context} + {horizon} rows",
                 where=str(where) if where else None,
                 hint="Give more rows, a shorter `context`, a shorter `horizon` or a smaller `step`.",
             )
 
 
-def _earlier_fits(new: Callable[[], Forecaster], dataset: Dataset) -> list[tuple[Forecaster, Span]]:
-    """Models fitted to the first rows of the training part, each with the rows after those; none where rows are few."""
-    fits: list[tuple[Forecaster, Span]] = []
-    for fold in rolling_folds(dataset.train, None, _EARLIER_FITS):
-        model = new()
-        try:
-            model.fit(dataset.panel, fold.learn)
-        except DataError:
-            continue
-        fits.append((model, fold.judge))
-    return fits
+def calibrate(
+    model: Forecaster, panel: Panel, span: Span, *, earlier: Sequence[tuple[Forecaster, Span]] = ()
+) -> Calibration:
+    """Measure the residuals of a fitted model over the windows of a span; the model is not changed.
+
+    Of more than ``MAX_WINDOWS`` windows, evenly spaced ones are taken. Windows with a missing value in the context are
+    left out, as are missing targets.
+
+    Args:
+        model: A model that has not seen the span.
+        panel: Exactly the model's channels.
+        span: The last rows that the model will ever learn from; the intervals follow the errors after it.
+        earlier: The same kind of model fitted to earlier rows, with spans that it has not seen. Their residuals are
+            pooled with the others, because the last span alone may have been a quiet one.
+
+    Raises:
+        DataError: The span holds no window with a complete context.
+    """
+    pairs = [_forecasts(one, panel, part) for one, part in ((model, span), *earlier)]
+    if len(pairs[0][0]) == 0:
+        raise DataError(
+            f"none of the {len(span):,} validation rows can calibrate the intervals of {model.name}: it needs "
+            f"{model.context} rows of history without a gap and {model.horizon} rows to compare with",
+            hint="Give more validation rows, or a shorter `context` or `horizon`.",
+        )
+    actual_BHC, centre = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    last_us = panel.start + (span.last - panel.indptr[:-1] - 1) * panel.step
+    until = dict(zip(panel.items, map(int, last_us), strict=True))
+    return Calibration.measure(actual_BHC, centre, panel.count_mask, until=until)
+
+
+def _forecasts(model: Forecaster, panel: Panel, span: Span) -> tuple[FloatArray, FloatArray]:
+    """Targets [B, H, C] of the windows of a span, and their forecasts: learned quantiles, or else points."""
+    horizon, channels = model.horizon, len(panel.channels)
+    origins = usable_origins(model, panel, span)
+    most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (horizon * channels)))
+    if len(origins) > most:
+        origins = origins[np.linspace(0, len(origins) - 1, most).round().astype(np.int64)]
+    centres = [
+        piece.mean_BHC if piece.quantiles_BHQC is None else piece.quantiles_BHQC
+        for piece in walk([uncalibrated(model)], panel, origins)
+    ]
+    centre = np.concatenate(centres) if centres else np.zeros((0, horizon, channels), np.float32)
+    return targets_of(panel, origins, horizon), centre

@@ -11,8 +11,8 @@ from presurge.evaluation.plots_errors import coverage_figure, horizon_figure, ho
 from presurge.evaluation.plots_forecast import burst_figure, forecast_figure, rows_a_point
 from presurge.evaluation.plots_style import NARROW, WIDE, Layout, to_png, to_svg
 from presurge.evaluation.plots_training import best_epoch, learning_figure
-from presurge.evaluation.rolling import RollingForecast, error_by_hour, rolling_forecast
 from presurge.evaluation.summary import RunSummary
+from presurge.evaluation.walk import RollingForecast, error_by_hour, rolling_forecast
 from presurge.progress import Progress
 from presurge.series.frequency import HOUR, format_step
 

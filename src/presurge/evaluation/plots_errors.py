@@ -30,7 +30,7 @@ from presurge.evaluation.plots_style import (
     time_values,
 )
 from presurge.evaluation.result import Evaluation
-from presurge.evaluation.rolling import HourlyError, RollingForecast
+from presurge.evaluation.walk import HourlyError, RollingForecast
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 from presurge.series.panel import Channel, Clock
 

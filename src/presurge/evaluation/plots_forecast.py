@@ -22,7 +22,7 @@ from presurge.evaluation.plots_style import (
     time_axis,
     time_values,
 )
-from presurge.evaluation.rolling import RollingForecast
+from presurge.evaluation.walk import RollingForecast
 from presurge.series.panel import Channel, Clock, FloatArray
 
 _SHADES = {95: 0.14, 80: 0.18, 50: 0.26}

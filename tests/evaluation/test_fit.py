@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from presurge.errors import DataError
-from presurge.evaluation.fit import fit_model
-from presurge.evaluation.intervals import MAX_WINDOWS, calibrate, chunk_size
+from presurge.evaluation.fit import MAX_WINDOWS, calibrate, fit_model
+from presurge.evaluation.walk import chunk_size
 from presurge.models.naive import LastValue
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import HOUR

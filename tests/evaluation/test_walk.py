@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from presurge.evaluation.intervals import calibrate
-from presurge.evaluation.rolling import error_by_hour, rolling_forecast
+from presurge.evaluation.fit import calibrate
+from presurge.evaluation.walk import error_by_hour, rolling_forecast
 from presurge.models.naive import LastValue
 from presurge.series.frequency import DAY, HOUR, MINUTE
 from presurge.series.panel import Panel

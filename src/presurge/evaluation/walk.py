@@ -1,0 +1,189 @@
+"""The one walk over models, a panel and origins: forecasts beside what came, in pieces that bound the memory.
+
+Shapes: B windows, L context, H horizon, C channels, Q quantiles, N rows, T hours of the day.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from presurge.evaluation.metrics import Float64Array
+from presurge.models.forecaster import Forecaster
+from presurge.models.tracking import IntervalTracker
+from presurge.series.frequency import DAY, HOUR
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.spans import Span
+from presurge.series.windows import CHUNK, IntArray, batch_of, chunks, complete, targets_of, window_origins
+
+_VALUES_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """The forecasts of one model from some of the origins.
+
+    Attributes:
+        model: Name of the model.
+        panel: The series.
+        origins_B: Row of each origin.
+        times_B: Time of each origin, microseconds since the Unix epoch.
+        mean_BHC: float32, original units.
+        quantiles_BHQC: float32; None for a model without intervals.
+        cpu_seconds: Processor time that the forecasts took.
+    """
+
+    model: str
+    panel: Panel
+    origins_B: IntArray
+    times_B: IntArray
+    mean_BHC: FloatArray
+    quantiles_BHQC: FloatArray | None
+    cpu_seconds: float
+
+    def actual(self) -> FloatArray:
+        """What came: float32 [B, H, C], NaN where missing. Every origin needs H rows after it."""
+        return targets_of(self.panel, self.origins_B, self.mean_BHC.shape[1])
+
+
+def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Iterator[Piece]:
+    """Forecast from every origin with every model, as each would have forecast at the time.
+
+    Models with the same context share the windows that are gathered; each context has pieces of its own size, because a
+    season of a week leaves room for few windows at once.
+
+    Args:
+        models: Fitted models of one horizon.
+        panel: Exactly the models' channels.
+        origins: Rows to forecast from, ascending, each with a complete context.
+    """
+    horizon, channels = models[0].horizon, len(panel.channels)
+    for context in sorted({model.context for model in models}):
+        trackers = {model.name: IntervalTracker(model, panel) for model in models if model.context == context}
+        for part in chunks(origins, chunk_size(context, horizon, channels)):
+            batch = batch_of(panel, part, context)
+            for name, tracker in trackers.items():
+                began = time.process_time()
+                tracked = tracker.predict(part, batch)
+                yield Piece(
+                    model=name,
+                    panel=panel,
+                    origins_B=part,
+                    times_B=batch.origin_B,
+                    mean_BHC=tracked.mean_BHC,
+                    quantiles_BHQC=tracked.quantiles_BHQC,
+                    cpu_seconds=time.process_time() - began,
+                )
+
+
+def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:
+    """Every ``stride``-th origin of a span whose context has no missing value."""
+    origins = window_origins(panel, span, context=model.context, horizon=model.horizon, stride=stride)
+    return origins[complete(panel, origins, before=model.context, after=0).all(axis=1)]
+
+
+def uncalibrated(model: Forecaster) -> Forecaster:
+    """The same model without intervals of its own, whose walk yields what it learned and costs less."""
+    bare = copy(model)
+    bare.calibration = None
+    return bare
+
+
+def chunk_size(context: int, horizon: int, channels: int, levels: int = 7) -> int:
+    """How many windows to hold at once, so that neither contexts nor quantiles outgrow a few tens of MiB."""
+    return max(1, min(CHUNK, _VALUES_AT_ONCE // (channels * max(context, horizon * levels))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RollingForecast:
+    """The rows of one item in a span with the forecast of each; NaN where none was possible.
+
+    Attributes:
+        times_us: int64 [N], microseconds since the Unix epoch.
+        actual_NC: float32, NaN where missing.
+        mean_NC: float32.
+        quantiles_NQC: float32; Q is 0 for a model without intervals.
+        levels: The Q levels, ascending.
+        lead: How many steps ahead each row was forecast; None for blocks of the whole horizon.
+    """
+
+    times_us: IntArray
+    actual_NC: FloatArray
+    mean_NC: FloatArray
+    quantiles_NQC: FloatArray
+    levels: tuple[float, ...]
+    lead: int | None
+
+
+def rolling_forecast(
+    model: Forecaster, panel: Panel, span: Span, *, lead: int | None = None, item: int = 0
+) -> RollingForecast:
+    """Forecast every row of one item of a span as it would have been forecast at the time.
+
+    Args:
+        model: A fitted model.
+        panel: Exactly the model's channels.
+        span: The rows.
+        lead: Forecast each row from ``lead`` rows before it (1 to H); None lays blocks of H rows one after another, each
+            forecast from the row before it.
+        item: Which item.
+    """
+    begin, first, last = int(panel.indptr[item]), int(span.first[item]), int(span.last[item])
+    steps = np.arange(model.horizon) if lead is None else np.array([lead - 1])
+    earliest = max(first - 1 - int(steps[0]), begin + model.context - 1)
+    origins = np.arange(earliest, last - 1 - int(steps[0]), len(steps))
+    origins = origins[complete(panel, origins, before=model.context, after=0).all(axis=1)]
+
+    channels = len(panel.channels)
+    levels = model.calibration.levels if model.calibration else ()
+    mean_NC = np.full((last - first, channels), np.nan, np.float32)
+    quantiles_NQC = np.full((last - first, len(levels), channels), np.nan, np.float32)
+    for piece in walk([model], panel, origins):
+        rows = piece.origins_B[:, None] + 1 + steps - first
+        inside = (rows >= 0) & (rows < last - first)  # the last block may reach beyond the span
+        mean_NC[rows[inside]] = piece.mean_BHC[:, steps][inside]
+        if piece.quantiles_BHQC is not None and levels:
+            quantiles_NQC[rows[inside]] = piece.quantiles_BHQC[:, steps][inside]
+    return RollingForecast(
+        times_us=panel.start[item] + (np.arange(first, last) - begin) * panel.step,
+        actual_NC=panel.values[first:last],
+        mean_NC=mean_NC,
+        quantiles_NQC=quantiles_NQC,
+        levels=levels,
+        lead=lead,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HourlyError:
+    """Errors and load by hour of the day of the target: UTC, or the trace's own clock modulo 24 h.
+
+    Attributes:
+        mae_TC: float64 [24, C], mean absolute error over all horizon steps; NaN where an hour has no target.
+        load_TC: float64 [24, C], mean absolute actual value.
+        count_TC: int64 [24, C], targets.
+    """
+
+    mae_TC: Float64Array
+    load_TC: Float64Array
+    count_TC: npt.NDArray[np.int64]
+
+
+def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> HourlyError:
+    """Average the absolute errors of a model over every ``stride``-th window of a span by hour of the day."""
+    sums_KTC = np.zeros((3, 24, len(panel.channels)))
+    for piece in walk([uncalibrated(model)], panel, usable_origins(model, panel, span, stride=stride)):
+        actual_BHC = piece.actual().astype(np.float64)
+        hour_BH = (piece.times_B[:, None] + panel.step * np.arange(1, model.horizon + 1)) % DAY // HOUR
+        for c in range(len(panel.channels)):
+            known_BH = ~np.isnan(actual_BHC[:, :, c])
+            actual, hour = actual_BHC[known_BH, c], hour_BH[known_BH]
+            error = np.abs(piece.mean_BHC[known_BH, c] - actual)
+            for k, weights in enumerate((error, np.abs(actual), None)):
+                sums_KTC[k, :, c] += np.bincount(hour, weights, minlength=24)
+    error_TC, load_TC, count_TC = sums_KTC
+    seen_TC = np.where(count_TC > 0, count_TC, np.nan)
+    return HourlyError(mae_TC=error_TC / seen_TC, load_TC=load_TC / seen_TC, count_TC=count_TC.astype(int))
