@@ -24,9 +24,9 @@ import polars as pl
 from exact import etth1_standard_protocol
 
 from presurge.evaluation.fit import Fitted, fit_model
-from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.dataset import Dataset
+from presurge.training.config import TrainingConfig
 from presurge.workflows.backtest import score_fitted
 from presurge.workflows.data import TableOptions, load_dataset
 
@@ -141,7 +141,7 @@ def fit_network(name: str, dataset: Dataset, shape: dict[str, int]) -> Fitted:
         settings["stride"] = stride = -(-len(dataset.train) // MOST_WINDOWS)
         epochs = ALL_WINDOWS * stride // len(dataset.train)
         defaults = {**defaults, "epochs": min(epochs, defaults["epochs"])}
-    return fit_model(name, dataset, **shape, settings=settings, plan=TrainingPlan.of(defaults))
+    return fit_model(name, dataset, **shape, settings=settings, training=TrainingConfig(**defaults))
 
 
 @contextmanager

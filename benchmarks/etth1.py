@@ -23,10 +23,10 @@ from presurge.models.dlinear import DLinear, DLinearConfig
 from presurge.models.exact import Normalisation
 from presurge.models.forecaster import Forecaster
 from presurge.models.networks.mlp import MLP, MLPConfig
-from presurge.models.plan import TrainingPlan
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, chunks, targets_of, window_origins
+from presurge.training.config import TrainingConfig
 
 FILE = SHARED / "data/benchmark/ETTh1.csv.gz"
 CONTEXT, HORIZON, SEEDS = 336, 96, (0, 1, 2)
@@ -85,8 +85,8 @@ def learned(window: str, layer: tuple[int, float], decay: float) -> dict[str, An
     settings = MLPConfig(hidden_size=layer[0], dropout=layer[1], scaler="none", **WINDOWS[window])
 
     def new(seed: int) -> MLP:
-        plan = TrainingPlan.of({**MLP.training_defaults, "weight_decay": decay, "seed": seed})
-        return MLP(context=CONTEXT, horizon=HORIZON, config=settings, plan=plan)
+        training = TrainingConfig(**{**MLP.training_defaults, "weight_decay": decay, "seed": seed})
+        return MLP(context=CONTEXT, horizon=HORIZON, config=settings, training=training)
 
     return row(f"mlp, {layer[0]} hidden, dropout {layer[1]}, {window}, decay {decay:g}", new, seeds=SEEDS)
 

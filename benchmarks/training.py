@@ -23,15 +23,14 @@ from exact import CONTEXT, HORIZON, JUDGED, SHARED, synthetic
 from presurge.models.dlinear import DLinear, DLinearSettings
 from presurge.models.networks.linear_maps import DLinearNetwork
 from presurge.models.networks.task import ForecastLoss, WindowTask
-from presurge.models.plan import TrainingPlan
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
 from presurge.series.scalers import Scaler
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, chunks, targets_of, window_origins
-from presurge.training.loop import fit
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainerConfig, TrainingConfig
 from presurge.training.task import Epoch
+from presurge.training.trainer import fit
 
 Row = dict[str, Any]
 BATCH = 128
@@ -105,7 +104,7 @@ def measure_windows() -> list[Row]:
     train, validation = halves(panel)
     task = task_of(panel, train)
     steps = task.steps_per_epoch
-    chosen = LoopSettings(epochs=1, device="cpu")
+    chosen = TrainerConfig(epochs=1, device="cpu")
     fit(task_of(panel, Span(np.array([0]), np.array([2000]))), chosen)  # what torch imports at the first step
     gathering = min(cpu_seconds(lambda: list(_drained(task))) for _ in range(3)) / steps
     bare = min(cpu_seconds(lambda: bare_epoch(task_of(panel, train))) for _ in range(2))
@@ -120,10 +119,12 @@ def measure_windows() -> list[Row]:
         row("1,000 steps", loop / steps * 1000, "CPU-s", bare / steps * 1000, "bare torch loop"),
     ]
     for schedule, rate in (("one-cycle", 0.005), ("constant", 0.001)):
-        plan = TrainingPlan(
-            loop=LoopSettings(epochs=3, schedule=schedule, learning_rate=rate, device="cpu"), batch_size=BATCH
+        training = TrainingConfig(
+            epochs=3, schedule=schedule, learning_rate=rate, device="cpu", batch_size=BATCH
         )
-        learned = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), plan=plan)
+        learned = DLinear(
+            context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), training=training
+        )
         learned.fit(panel, train, validation)
         reached, _ = scaled_errors(learned, panel, validation)
         rows.append(row(f"validation MSE after 3 epochs, {schedule}", reached, "", error, "exact solver"))
@@ -139,8 +140,8 @@ def train_once() -> None:
     """What the memory is measured of: a whole fit of 840,000 windows, validation and forecasts of it included."""
     panel = synthetic()
     train, validation = halves(panel)
-    plan = TrainingPlan(loop=LoopSettings(epochs=1, device="cpu"), batch_size=BATCH)
-    model = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), plan=plan)
+    training = TrainingConfig(epochs=1, device="cpu", batch_size=BATCH)
+    model = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), training=training)
     model.fit(panel, train, validation)
 
 
@@ -182,7 +183,7 @@ def measure_length() -> list[Row]:
     for _ in range(3):
         for seconds, panel, epochs in zip(cost, panels, (10, 2), strict=True):
             task = task_of(panel, panel.full_span())
-            chosen = LoopSettings(epochs=epochs, device="cpu")
+            chosen = TrainerConfig(epochs=epochs, device="cpu")
             seconds.append(cpu_seconds(lambda: fit(task, chosen)) / (task.steps_per_epoch * epochs))  # noqa: B023
     short, long = (min(seconds) * 1e6 for seconds in cost)
     return [row("a step on 87,000 rows, 7 channels", long, "µs", short, "17,000 rows")]
@@ -197,12 +198,17 @@ def measure_etth1() -> list[Row]:
     assert len(window_origins(panel, test, context=336, horizon=96)) == 2785
     scores = []
     for seed in range(3):
-        recipe = LoopSettings(
-            epochs=10, patience=3, learning_rate=0.005, schedule="step", seed=seed, device="cpu"
-        )
         settings = DLinearSettings(solver="sgd", individual=False, scaler="none")
-        plan = TrainingPlan(loop=recipe, batch_size=32)
-        model = DLinear(context=336, horizon=96, config=settings, plan=plan)
+        training = TrainingConfig(
+            epochs=10,
+            patience=3,
+            learning_rate=0.005,
+            schedule="step",
+            seed=seed,
+            device="cpu",
+            batch_size=32,
+        )
+        model = DLinear(context=336, horizon=96, config=settings, training=training)
         report = model.fit(panel, train, validation)
         mse, mae = scaled_errors(model, panel, test)
         scores.append((mse, mae, report.cpu_seconds))

@@ -12,15 +12,14 @@ from presurge.errors import HistoryError, MissingDependencyError, ModelError
 from presurge.models import registry
 from presurge.models.calibration import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
-from presurge.models.plan import TrainingPlan
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, window_origins
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainingConfig
 
 CONTEXT, HORIZON = 30, 4
-BRIEF = TrainingPlan(loop=LoopSettings(epochs=2, device="cpu"), batch_size=128)
+BRIEF = TrainingConfig(epochs=2, device="cpu", batch_size=128)
 SMALL = {
     "lstm": {"hidden_size": 8},
     "gru": {"hidden_size": 8},
@@ -46,7 +45,7 @@ def parts(panel: Panel) -> tuple[Span, Span, Span]:
 
 def new(kind: type[Forecaster]) -> Forecaster:
     settings = kind.config_class.model_validate(SMALL.get(kind.name, {}))
-    return kind(context=CONTEXT, horizon=HORIZON, config=settings, plan=BRIEF)
+    return kind(context=CONTEXT, horizon=HORIZON, config=settings, training=BRIEF)
 
 
 def fit(kind: type[Forecaster], panel: Panel) -> tuple[Forecaster, FitReport]:

@@ -155,7 +155,7 @@ BODIES = {
 def test_a_network_of_the_wrong_shape_is_refused(gives: str, make_panel: MakePanel) -> None:
     torch = pytest.importorskip("torch")
     from presurge.models.networks.forecaster import NetworkForecaster
-    from presurge.models.plan import TrainingPlan
+    from presurge.training.config import TrainingConfig
 
     class Body(torch.nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -174,7 +174,7 @@ def test_a_network_of_the_wrong_shape_is_refused(gives: str, make_panel: MakePan
 
     panel = make_panel(np.arange(40.0) % 7)
     with pytest.raises(ModelError, match=r"the body gave|the model net failed"):
-        registry.register(Net)(context=4, horizon=2, plan=TrainingPlan.of({"epochs": 1})).fit(
+        registry.register(Net)(context=4, horizon=2, training=TrainingConfig(epochs=1)).fit(
             panel, panel.full_span()
         )
 

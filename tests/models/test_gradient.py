@@ -10,31 +10,37 @@ import pytest
 from presurge.errors import DataError
 from presurge.models import registry
 from presurge.models.dlinear import DLinear, DLinearConfig
-from presurge.models.plan import TrainingPlan
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import Panel
 from presurge.series.windows import batch_of, targets_of, window_origins
+from presurge.training.config import TrainingConfig
 
 torch = pytest.importorskip("torch")
 
 from presurge.models.networks.linear_maps import DLinearNetwork  # noqa: E402 - torch may be missing
 from presurge.models.networks.task import ForecastLoss, WindowTask  # noqa: E402
-from presurge.training.loop import NonFiniteLossError  # noqa: E402
-from presurge.training.settings import LoopSettings  # noqa: E402
 from presurge.training.task import Epoch  # noqa: E402
+from presurge.training.trainer import NonFiniteLossError  # noqa: E402
 
 MakePanel = Callable[..., Panel]
 
 
-def plan(**changes: Any) -> TrainingPlan:
-    own = {name: changes.pop(name) for name in ("batch_size", "directory", "resume") if name in changes}
-    loop = {"epochs": 30, "device": "cpu", "learning_rate": 0.01, "schedule": "one-cycle", **changes}
-    return TrainingPlan(loop=LoopSettings(**loop), **{"batch_size": 32, **own})
+def training(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(
+        **{
+            "epochs": 30,
+            "batch_size": 32,
+            "device": "cpu",
+            "learning_rate": 0.01,
+            "schedule": "one-cycle",
+            **changes,
+        }
+    )
 
 
-def model(plan: TrainingPlan, *, context: int = 12, horizon: int = 3, **settings: object) -> DLinear:
+def model(how: TrainingConfig, *, context: int = 12, horizon: int = 3, **settings: object) -> DLinear:
     chosen = DLinearConfig.model_validate({"solver": "sgd", "kernel_size": 5, **settings})
-    return DLinear(context=context, horizon=horizon, config=chosen, plan=plan)
+    return DLinear(context=context, horizon=horizon, config=chosen, training=how)
 
 
 def textbook(x_BLC: np.ndarray, network: DLinearNetwork, kernel: int, level: str) -> np.ndarray:
@@ -98,7 +104,7 @@ def test_what_is_saved_forecasts_as_the_network_did(
 ) -> None:
     """The level is folded into the weights: the validation error of the training is that of the forecasts."""
     train, validation = gauges.full_span().cut_tail(0.2)
-    fitted = model(plan(epochs=2), normalisation=normalisation, individual=individual)
+    fitted = model(training(epochs=2), normalisation=normalisation, individual=individual)
     report = fitted.fit(gauges, train, validation)
     fitted.save(tmp_path / "model")
     again, _ = registry.load(tmp_path / "model")
@@ -117,7 +123,7 @@ def test_it_comes_close_to_the_exact_solver(gauges: Panel, individual: bool) -> 
     span = gauges.full_span()
     exact = DLinear(context=12, horizon=3, config=DLinearConfig(individual=individual, ridge=0.0))
     exact.fit(gauges, span)
-    learned = model(plan(learning_rate=0.005), individual=individual)
+    learned = model(training(learning_rate=0.005), individual=individual)
     learned.fit(gauges, span)
     batch = batch_of(gauges, window_origins(gauges, span, context=12, horizon=3), 12)
     apart = (learned.predict(batch).mean_BHC - exact.predict(batch).mean_BHC) / exact.scaler.scale_C
@@ -162,7 +168,7 @@ def test_other_losses_are_less_moved_by_outliers(make_panel: MakePanel, loss: st
     train, validation = panel.full_span().cut_tail(0.2)
     forecasts = {}
     for name in ("mse", loss):
-        fitted = model(plan(epochs=15), loss=name, scaler="robust")
+        fitted = model(training(epochs=15), loss=name, scaler="robust")
         fitted.fit(panel, train, validation)
         forecasts[name] = fitted.folded.predict_one(np.full((12, 1), 10, np.float32)).mean()
     assert abs(forecasts[loss] - 10) < 0.5 < forecasts["mse"] - 10
@@ -174,7 +180,7 @@ def test_quantiles_do_not_cross_and_cover(make_panel: MakePanel, tmp_path: Path)
     values = 50 + 10 * np.sin(2 * np.pi * rows / 24) + rng.normal(size=6000) * 4
     panel = make_panel(np.stack([values, rng.gamma(2, 10, 6000)], 1), kinds="gc")
     train, validation, test = panel.full_span().cut([0.5, 0.2, 0.3])
-    fitted = model(plan(epochs=15, batch_size=64), context=24, loss="quantile")
+    fitted = model(training(epochs=15, batch_size=64), context=24, loss="quantile")
     fitted.fit(panel, train, validation)
     fitted.save(tmp_path / "model")
     again, _ = registry.load(tmp_path / "model")
@@ -193,7 +199,7 @@ def test_gaps_are_left_out(gauges: Panel) -> None:
     values[100, 0] = values[300:320, 1] = values[850, :] = np.nan
     holed = gauges.replace(values=values)
     train, validation = holed.full_span().cut_tail(0.2)
-    fitted = model(plan(epochs=10))
+    fitted = model(training(epochs=10))
     report = fitted.fit(holed, train, validation)
     context_holes = np.isnan(values).any(axis=1)
     usable = 0
@@ -203,7 +209,7 @@ def test_gaps_are_left_out(gauges: Panel) -> None:
             usable += bool(known and not context_holes[origin - 11 : origin + 1].any())
     assert report.n_windows == usable
     assert all(np.isfinite(list(row.values())).all() for row in report.history)
-    whole = model(plan(epochs=10))
+    whole = model(training(epochs=10))
     whole.fit(gauges, train, validation)
     np.testing.assert_allclose(fitted.folded.weight_CHL, whole.folded.weight_CHL, atol=0.1)
 
@@ -214,7 +220,7 @@ def test_validation_weighs_what_is_known(gauges: Panel) -> None:
     values[800:804, 1] = np.nan
     holed = gauges.replace(values=values)
     train, validation = holed.full_span().cut_tail(0.2)
-    fitted = model(plan(epochs=1))
+    fitted = model(training(epochs=1))
     (row,) = fitted.fit(holed, train, validation).history
     squares = []
     for origin in window_origins(holed, validation, context=12, horizon=3):
@@ -230,14 +236,14 @@ def test_no_window_is_said(make_panel: MakePanel) -> None:
     values[::8] = np.nan
     panel = make_panel(values)
     with pytest.raises(DataError, match="no training window has 12 rows of history without a gap"):
-        model(plan()).fit(panel, panel.full_span())
+        model(training()).fit(panel, panel.full_span())
 
 
 def test_an_explosion_names_the_rows(gauges: Panel, tmp_path: Path) -> None:
     values = gauges.values.copy()
     values[400, 1] = 3e30
     panel = gauges.replace(values=values)
-    fitted = model(plan(directory=tmp_path, batch_size=100), scaler="none")
+    fitted = model(training(directory=tmp_path, batch_size=100), scaler="none")
     with pytest.raises(NonFiniteLossError) as caught:
         fitted.fit(panel, panel.full_span())
     text = str(caught.value)
@@ -248,15 +254,15 @@ def test_an_explosion_names_the_rows(gauges: Panel, tmp_path: Path) -> None:
 
 def test_resumed_and_refused(gauges: Panel, tmp_path: Path) -> None:
     train, validation = gauges.full_span().cut_tail(0.2)
-    first = model(plan(epochs=3, directory=tmp_path))
+    first = model(training(epochs=3, directory=tmp_path))
     one = first.fit(gauges, train, validation)
-    second = model(plan(epochs=3, directory=tmp_path, resume=True))
+    second = model(training(epochs=3, directory=tmp_path, resume=True))
     other = second.fit(gauges, train, validation)
     assert one.history == other.history
     np.testing.assert_array_equal(first.weights["trend.weight"], second.weights["trend.weight"])
     changed = gauges.replace(values=gauges.values + 1)
     with pytest.raises(Exception, match=r"fingerprint of the data: .* in the checkpoint, .* now"):
-        model(plan(epochs=3, directory=tmp_path, resume=True)).fit(changed, train, validation)
+        model(training(epochs=3, directory=tmp_path, resume=True)).fit(changed, train, validation)
 
 
 @pytest.mark.parametrize(("windows", "world"), [(103, 1), (103, 2), (103, 4), (97, 8)])

@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.naive import LastValue
-from presurge.models.plan import TrainingPlan
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainerConfig, TrainingConfig
 from presurge.workflows.settings import resolve_settings
 
 torch = pytest.importorskip("torch")
@@ -49,7 +48,7 @@ def fitted(
         context=context,
         horizon=horizon,
         config=kind.config_class.model_validate({**SMALL[name], **settings}),
-        plan=TrainingPlan(loop=LoopSettings(epochs=epochs, learning_rate=rate, device="cpu"), batch_size=32),
+        training=TrainingConfig(epochs=epochs, learning_rate=rate, device="cpu", batch_size=32),
     )
     model.fit(panel, train or panel.full_span())
     return model
@@ -319,9 +318,9 @@ def test_training_settings_by_precedence(tmp_path: Path) -> None:
     resolved = resolve_settings({"epochs": 4}, file)
     assert (resolved.epochs, resolved.weight_decay) == (4, 0.5)
     assert resolved.schedule == defaults["schedule"]
-    assert resolve_settings({"model": "dlinear"}).epochs == LoopSettings().epochs
-    own = registry.model_class("mlp")(context=4, horizon=1).plan
-    assert (own.loop.epochs, own.batch_size) == (defaults["epochs"], defaults["batch_size"])
+    assert resolve_settings({"model": "dlinear"}).epochs == TrainerConfig().epochs
+    own = registry.model_class("mlp")(context=4, horizon=1).training
+    assert (own.epochs, own.batch_size) == (defaults["epochs"], defaults["batch_size"])
 
 
 def test_auto_may_choose_a_network(make_panel: MakePanel) -> None:
@@ -361,7 +360,7 @@ def test_gradient_checkpointing_changes_memory_not_weights(load: Panel) -> None:
     arrays = []
     for recompute in (False, True):
         settings = TransformerConfig(d_model=8, nhead=2, dropout=0.1, gradient_checkpointing=recompute)
-        model = Transformer(context=16, horizon=2, config=settings, plan=TrainingPlan.of({"epochs": 1}))
+        model = Transformer(context=16, horizon=2, config=settings, training=TrainingConfig(epochs=1))
         model.fit(load, train, validation)
         arrays.append(model.state()[1])
     for name, array in arrays[0].items():

@@ -54,7 +54,7 @@ def after_large_transformer(names: Names) -> None:
     all_trained(names)
     model = names["predictor"].model_manager.active_models["large_transformer"].model
     assert (model.config.d_model, model.config.nhead, model.config.num_layers) == (256, 8, 6)
-    assert (model.context, model.horizon, model.plan.batch_size) == (100, 20, 64)
+    assert (model.context, model.horizon, model.training.batch_size) == (100, 20, 64)
     assert "large_transformer" in names["predictions"]["predictions"]
 
 

@@ -27,7 +27,7 @@ from presurge.predictor import (
     register_model,
 )
 from presurge.predictor.config import usable_device
-from presurge.predictor.params import plan_of, sorted_params
+from presurge.predictor.params import sorted_params, training_of
 
 
 class MeanOfHistory(BasePredictor):
@@ -115,9 +115,9 @@ def test_the_best_device_is_taken_and_can_be_switched(monkeypatch: pytest.Monkey
     monkeypatch.setattr(devices, "available_devices", lambda: ("mps", "cpu"))
     predictor = create_enhanced_predictor(["dlinear"])
     model = predictor.model_manager.active_models["dlinear_default"]
-    assert (predictor.device, model.device, model.model.plan.loop.device) == ("mps", "mps", "mps")
+    assert (predictor.device, model.device, model.model.training.device) == ("mps", "mps", "mps")
     assert predictor.switch_device("cpu")
-    assert (predictor.device, model.device, model.model.plan.loop.device) == ("cpu", "cpu", "cpu")
+    assert (predictor.device, model.device, model.model.training.device) == ("cpu", "cpu", "cpu")
     assert not predictor.switch_device("cuda")
     assert "no cuda device" in str(predictor.last_error)
     assert model.device == "cpu"
@@ -134,9 +134,12 @@ def test_custom_params_reach_the_model_and_the_loop() -> None:
     )
     model = ForecasterPredictor(config).model
     assert (model.config.d_model, model.config.nhead, model.config.dropout) == (32, 2, 0.2)
-    loop = model.plan.loop
-    assert (loop.weight_decay, loop.precision, loop.learning_rate) == (0.01, "bf16", 2e-4)
-    assert (loop.epochs, loop.patience, model.plan.batch_size) == (7, None, 32)
+    assert (model.training.weight_decay, model.training.precision, model.training.learning_rate) == (
+        0.01,
+        "bf16",
+        2e-4,
+    )
+    assert (model.training.epochs, model.training.patience, model.training.batch_size) == (7, None, 32)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +161,11 @@ def test_a_custom_param_is_honoured_or_refused(model: str, params: dict[str, Any
 def test_epochs_can_be_limited_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(ForecasterPredictor(ModelConfig("dlinear")).model)
     monkeypatch.setenv("PRESURGE_MAX_EPOCHS", "3")
-    assert plan_of(ModelConfig("dlinear"), kind).loop.epochs == 3
-    assert plan_of(ModelConfig("dlinear", epochs=2), kind).loop.epochs == 2
+    assert training_of(ModelConfig("dlinear"), kind).epochs == 3
+    assert training_of(ModelConfig("dlinear", epochs=2), kind).epochs == 2
     monkeypatch.setenv("PRESURGE_MAX_EPOCHS", "few")
     with pytest.raises(ConfigError, match="'few' is no number of epochs"):
-        plan_of(ModelConfig("dlinear"), kind)
+        training_of(ModelConfig("dlinear"), kind)
 
 
 def test_precision_that_is_given_is_kept() -> None:

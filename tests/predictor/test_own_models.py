@@ -129,5 +129,5 @@ def test_a_switch_of_devices_that_fails_changes_nothing(monkeypatch: pytest.Monk
     predictor.add_model("fixed", ModelConfig())
     assert not predictor.switch_device("cuda")
     model = predictor.model_manager.active_models["dlinear_default"]
-    assert (predictor.device, model.device, model.model.plan.loop.device) == ("cpu", "cpu", "cpu")
+    assert (predictor.device, model.device, model.model.training.device) == ("cpu", "cpu", "cpu")
     assert str(predictor.last_error) == "it does not move"

@@ -131,8 +131,8 @@ def test_a_run_brings_its_configuration(minutes: pl.DataFrame, tmp_path: Path) -
         assert config["custom_params"]["weight_decay"] == 0.01
         assert config["custom_params"]["hidden_size"] == 4
         assert "clip_norm" not in config["custom_params"]
-        loop = predictor.model_manager.active_models[name].model.plan.loop
-        assert loop.model_dump(exclude={"device"}) == settings.loop().model_dump(exclude={"device"})
+        training = predictor.model_manager.active_models[name].model.training
+        assert training.model_dump(exclude={"device"}) == settings.training().model_dump(exclude={"device"})
     summary = predictor.compare_models(minutes)["performance_summary"]
     assert set(summary["rolling_errors"]) == {"gru", "file"}
     assert predictor.train_models(minutes)["gru"].success

@@ -17,8 +17,8 @@ import torch
 from training_cases import RegressionTask, settings
 
 from presurge.training.loggers import JsonLinesLogger
-from presurge.training.loop import fit
 from presurge.training.task import Epoch
+from presurge.training.trainer import fit
 
 SETTINGS: dict[str, Any] = {
     "epochs": 6,

@@ -15,8 +15,8 @@ from training_cases import RegressionTask, settings
 
 from presurge.training.interruption import TrainingInterrupted
 from presurge.training.loggers import JsonLinesLogger
-from presurge.training.loop import fit
 from presurge.training.task import Epoch
+from presurge.training.trainer import fit
 
 RANK = int(os.environ.get("RANK", "0"))
 

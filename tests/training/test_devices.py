@@ -6,7 +6,7 @@ from training_cases import RegressionTask, settings
 
 from presurge.errors import ConfigError
 from presurge.training.devices import autocast, available_devices, resolve_device, threads
-from presurge.training.loop import fit
+from presurge.training.trainer import fit
 
 
 @pytest.mark.parametrize(

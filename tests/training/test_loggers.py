@@ -14,7 +14,7 @@ from training_cases import RegressionTask, settings
 from presurge.errors import ConfigError, StorageError
 from presurge.training import loggers
 from presurge.training.loggers import JsonLinesLogger, flat, open_logger
-from presurge.training.loop import fit
+from presurge.training.trainer import fit
 
 SUMMARY = {"parameters": 5, "requests": {"wape": 0.25, "note": None}}
 HERE = Path(__file__).parent
@@ -121,7 +121,7 @@ def python(directory: Path, lines: str, **environment: str) -> subprocess.Comple
     """Run lines in a fresh home without any login, and with no way out of the machine."""
     script = (
         "import logging, sys\nfrom pathlib import Path\nfrom training_cases import *\n"
-        "from presurge.training.loggers import open_logger\nfrom presurge.training.loop import fit\n"
+        "from presurge.training.loggers import open_logger\nfrom presurge.training.trainer import fit\n"
         "logging.basicConfig(level=logging.WARNING)\nout = Path(sys.argv[1])\n"
         "def trained(name, directory, **options):\n"
         "    log = open_logger(name, directory, {'model': 'test'}, options)\n"
@@ -135,7 +135,13 @@ def python(directory: Path, lines: str, **environment: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "HOME": str(directory), "PYTHONPATH": str(HERE), **nowhere, **environment},
+        env={
+            **os.environ,
+            "HOME": str(directory),
+            "PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            **nowhere,
+            **environment,
+        },
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

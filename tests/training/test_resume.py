@@ -15,11 +15,11 @@ import torch
 from training_cases import RegressionTask, settings
 
 from presurge.errors import ConfigError, ModelError, StorageError
+from presurge.training.config import TrainerConfig
 from presurge.training.interruption import TrainingInterrupted
 from presurge.training.loggers import JsonLinesLogger
-from presurge.training.loop import TrainingOutcome, fit
-from presurge.training.settings import LoopSettings
 from presurge.training.task import Epoch
+from presurge.training.trainer import TrainingOutcome, fit
 
 HERE = Path(__file__).parent
 DROPOUT = 0.3
@@ -52,14 +52,14 @@ class SignallingTask(RegressionTask):
 
 
 def run(
-    task: RegressionTask, directory: Path, *, resume: bool = False, chosen: LoopSettings | None = None
+    task: RegressionTask, directory: Path, *, resume: bool = False, chosen: TrainerConfig | None = None
 ) -> TrainingOutcome:
     log = JsonLinesLogger(directory / "metrics.jsonl")
     return fit(task, chosen or settings(), directory=directory, resume=resume, loggers=[log])
 
 
 def assert_as_uninterrupted(
-    task: RegressionTask, directory: Path, chosen: LoopSettings | None = None
+    task: RegressionTask, directory: Path, chosen: TrainerConfig | None = None
 ) -> None:
     """Resume, and compare with a run in one go: bit by bit, byte by byte."""
     outcome = run(task, directory, resume=True, chosen=chosen)
@@ -168,14 +168,15 @@ def test_ctrl_c_from_outside(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom training_cases import RegressionTask, settings\n"
         "from presurge.training.interruption import TrainingInterrupted\n"
-        "from presurge.training.loggers import JsonLinesLogger\nfrom presurge.training.loop import fit\n"
+        "from presurge.training.loggers import JsonLinesLogger\nfrom presurge.training.trainer import fit\n"
         "out = Path(sys.argv[1])\n"
         "try:\n    fit(RegressionTask(), settings(epochs=10**6, patience=None), directory=out,\n"
         "        loggers=[JsonLinesLogger(out / 'metrics.jsonl')])\n"
         "except TrainingInterrupted:\n    sys.exit(130)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path], env={**os.environ, "PYTHONPATH": str(HERE)}
+        [sys.executable, "-c", script, tmp_path],
+        env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
     )
     log = tmp_path / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size > 10_000):

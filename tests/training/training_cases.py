@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainerConfig
 from presurge.training.task import LOSS, Epoch
 
 
-def settings(**changes: Any) -> LoopSettings:
+def settings(**changes: Any) -> TrainerConfig:
     """Quick and on the cpu unless told otherwise."""
-    return LoopSettings(**{"epochs": 3, "device": "cpu", "learning_rate": 0.01, "log_steps": 1, **changes})
+    return TrainerConfig(**{"epochs": 3, "device": "cpu", "learning_rate": 0.01, "log_steps": 1, **changes})
 
 
 class Regression(nn.Module):

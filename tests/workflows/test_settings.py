@@ -14,8 +14,8 @@ def test_a_setting_goes_to_every_model_that_has_it_and_a_named_one_to_its_model_
     assert each["mlp"].model_settings == {"stride": 3, "hidden_size": 16}
     assert {each[name].epochs for name in ("linear", "gru", "mlp")} == {4}
     assert (each["gru"].batch_size, each["mlp"].weight_decay) == (32, 0.3)  # what suits the model stays
-    assert each["gru"].plan().loop.epochs == 4
-    assert each["gru"].plan().batch_size == 32
+    assert each["gru"].training().epochs == 4
+    assert each["gru"].training().batch_size == 32
 
 
 @pytest.mark.parametrize(

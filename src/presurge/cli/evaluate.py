@@ -111,7 +111,7 @@ def _backtest(given: dict[str, Any]) -> None:
             horizon=shape.horizon,
             stride=given["stride"],
             settings=with_season(own, given["season"], dataset.panel.step),
-            plans={name: one.plan() for name, one in each.items()},
+            trainings={name: one.training() for name, one in each.items()},
             progress=progress,
         )
     print_evaluation(evaluation, as_json=given["json"])

@@ -13,7 +13,6 @@ from presurge.errors import DataError
 from presurge.evaluation.walk import uncalibrated, usable_origins, walk
 from presurge.models.calibration import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
-from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.models.rolling_choice import rolling_folds
 from presurge.progress import Progress
@@ -21,6 +20,7 @@ from presurge.series.dataset import Dataset
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import targets_of, window_origins
+from presurge.training.config import TrainingConfig
 
 MAX_WINDOWS = 20_000
 """More residuals than these do not move any quantile noticeably, and cost memory."""
@@ -45,7 +45,7 @@ def fit_model(
     context: int,
     horizon: int,
     settings: dict[str, Any] | None = None,
-    plan: TrainingPlan | None = None,
+    training: TrainingConfig | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit and calibrate a model; if the validation rows are only the tail of the training rows, fit again to all of them.
@@ -62,7 +62,7 @@ def fit_model(
     config = validated(kind.config_class, settings or {}, where=f"settings of {name}")
     check_rows(dataset, context, horizon)
     new = partial(kind, context=context, horizon=horizon, config=config)
-    model = new(plan=plan)
+    model = new(training=training)
     report = model.fit(dataset.panel, dataset.train, dataset.validation, progress=progress)
     if dataset.validation_given or not model.refits:
         model.calibration = calibrate(model, dataset.panel, dataset.validation)
@@ -76,7 +76,7 @@ def fit_model(
                 continue
             earlier.append((past, fold.judge))
         calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
-        model = new(plan=plan)
+        model = new(training=training)
         report = model.fit(dataset.panel, dataset.fit_span, progress=progress)
         model.calibration = calibration
     return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)

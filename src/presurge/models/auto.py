@@ -18,13 +18,13 @@ from presurge.config import Config
 from presurge.models import registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear import Linear, LinearConfig
-from presurge.models.plan import TrainingPlan
 from presurge.models.rolling_choice import Fold, compare
 from presurge.progress import Progress
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import IntArray, WindowBatch
 from presurge.store import Arrays
+from presurge.training.config import TrainingConfig
 
 
 class AutoConfig(Config):
@@ -150,10 +150,10 @@ class Auto(Forecaster):
 
     def _new(self, name: str) -> Forecaster:
         kind = registry.model_class(name)
-        own = {key: getattr(self.plan.loop, key) for key in ("seed", "device", "allow_fallback", "threads")}
+        own = {key: getattr(self.training, key) for key in ("seed", "device", "allow_fallback", "threads")}
         epochs = {} if self.config.epochs is None else {"epochs": self.config.epochs}
-        plan = TrainingPlan.of({**kind.training_defaults, **own, **epochs})
-        return kind(context=self.context, horizon=self.horizon, plan=plan)
+        training = TrainingConfig(**{**kind.training_defaults, **own, **epochs})
+        return kind(context=self.context, horizon=self.horizon, training=training)
 
     def _adopt(self, models: Sequence[Forecaster], names: Sequence[str]) -> None:
         """Take the models, each for the channels whose entry in ``names`` is its own."""

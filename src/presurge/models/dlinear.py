@@ -20,8 +20,7 @@ from presurge.errors import ConfigError
 from presurge.models.decomposition import fold
 from presurge.models.exact import Normalisation, fit_exact, pose
 from presurge.models.folded import FoldedLinear
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
-from presurge.models.plan import LossName, require_torch
+from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
@@ -29,6 +28,7 @@ from presurge.series.scalers import Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch
 from presurge.store import Arrays
+from presurge.training.config import require_torch
 
 
 class DLinearConfig(Config):
@@ -98,7 +98,7 @@ class DLinear(Forecaster):
             MissingDependencyError: The solver is ``sgd`` and torch is not installed.
         """
         started = time.process_time()
-        if self.config.solver == "exact" and self.plan.loop.weight_decay:
+        if self.config.solver == "exact" and self.training.weight_decay:
             raise ConfigError(
                 "the exact solver knows no weight decay of the two maps apart",
                 setting="weight_decay",
@@ -112,10 +112,10 @@ class DLinear(Forecaster):
 
     @property
     def solver(self) -> Literal["exact", "sgd"]:
-        """The solver that ``auto`` stands for, under the loss and the plan."""
+        """The solver that ``auto`` stands for, under the loss and the weight decay."""
         if self.config.solver != "auto":
             return self.config.solver
-        plain = self.config.loss == "mse" and self.plan.loop.weight_decay == 0
+        plain = self.config.loss == "mse" and self.training.weight_decay == 0
         return "exact" if plain else "sgd"
 
     @property
@@ -174,7 +174,7 @@ class DLinear(Forecaster):
             stride=settings.stride,
             architecture={"model": self.name, **settings.model_dump(mode="json")},
         )
-        arrays, outcome, windows = learn(problem, self.plan, settings, progress=progress)
+        arrays, outcome, windows = learn(problem, self.training, settings, progress=progress)
         self._adopt(arrays)
         return FitReport(
             model=self.name,

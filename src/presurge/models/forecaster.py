@@ -6,7 +6,7 @@ Shapes: B windows, L context, H horizon, C channels, Q quantiles.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from presurge import __version__, store
 from presurge.config import Config
 from presurge.errors import HistoryError, ModelError
 from presurge.models.calibration import Calibration
-from presurge.models.plan import TrainingPlan
 from presurge.models.tracking import IntervalTracker, in_words
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast
@@ -22,6 +21,10 @@ from presurge.series.frequency import SECOND, format_step
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch
+from presurge.training.config import TrainingConfig
+
+LossName = Literal["mse", "mae", "huber", "quantile"]
+"""Losses of a forecast: squared error, absolute error, Huber (threshold 1 on the model's scale), pinball."""
 
 
 class Prediction(NamedTuple):
@@ -101,7 +104,7 @@ class Forecaster(ABC):
         context: Rows of history that one forecast reads (a fit may lengthen it, for a season longer than the context).
         horizon: Rows that one forecast gives.
         config: The model's own configuration; defaults where None.
-        plan: How to train, for a model that learns by gradient; by its ``training_defaults`` where None.
+        training: How to train, for a model that learns by gradient; by its ``training_defaults`` where None.
     """
 
     name: ClassVar[str]
@@ -118,12 +121,12 @@ class Forecaster(ABC):
         context: int,
         horizon: int,
         config: Config | None = None,
-        plan: TrainingPlan | None = None,
+        training: TrainingConfig | None = None,
     ) -> None:
         self.context = context
         self.horizon = horizon
         self.config = config if config is not None else self.config_class()
-        self.plan = plan if plan is not None else TrainingPlan.of(self.training_defaults)
+        self.training = training if training is not None else TrainingConfig(**self.training_defaults)
         self.spec: SeriesSpec | None = None
         self.calibration: Calibration | None = None
         self.error: dict[str, dict[str, float]] = {}

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from presurge.config import Config
 from presurge.errors import ConfigError, ModelError, PresurgeError
 from presurge.models.forecaster import FitReport, Forecaster, Prediction
-from presurge.models.plan import TrainingPlan
 from presurge.series.windows import WindowBatch
+from presurge.training.config import TrainingConfig
 
 _NAME = re.compile(r"[^\s,:/]+")
 _GUARDED = ("__init__", "fit", "predict", "state", "restore")
@@ -55,7 +55,7 @@ def _check(kind: type[Forecaster], provider: str) -> None:
     if inspect.isabstract(kind):
         raise refuse(f"does not define {', '.join(sorted(kind.__abstractmethods__))}", "Define it.")
     try:
-        TrainingPlan.of(kind.training_defaults)
+        TrainingConfig(**kind.training_defaults)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

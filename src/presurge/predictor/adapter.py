@@ -1,7 +1,6 @@
 """A Forecaster as a predictor of requests: frames in, the next requests or minutes out."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from presurge.predictor.config import ModelConfig, logger, share
 from presurge.predictor.frames import Frame, History, check_rows, latest, level_of, read_history
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
 from presurge.predictor.measuring import fingerprint, step_errors
-from presurge.predictor.params import plan_of, settings_of, sorted_params
+from presurge.predictor.params import settings_of, sorted_params, training_of
 from presurge.predictor.stored import read_model, write_model
 from presurge.predictor.words import own_words
 from presurge.series.dataset import Dataset
@@ -67,7 +66,7 @@ class ForecasterPredictor(BasePredictor):
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
             config=settings_of(self.config, kind),
-            plan=plan_of(self.config, kind),
+            training=training_of(self.config, kind),
         )
         if loop and model.refits:
             raise ConfigError(
@@ -94,7 +93,7 @@ class ForecasterPredictor(BasePredictor):
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
             settings=self.model.config.model_dump(exclude_unset=True),
-            plan=self.model.plan,
+            training=self.model.training,
         )
         model = fitted.model
         evaluation = evaluate([model], panel, validation, train=train)
@@ -162,9 +161,7 @@ class ForecasterPredictor(BasePredictor):
     def to_device(self, device: str) -> None:
         """Choose where the model trains from now on; a trained one forecasts on the processor."""
         super().to_device(device)
-        self.model.plan = replace(
-            self.model.plan, loop=self.model.plan.loop.model_copy(update={"device": self.device})
-        )
+        self.model.training = self.model.training.model_copy(update={"device": self.device})
 
     def save_model(self, path: str) -> bool:
         """Write a ``.pt`` or ``.pth`` file (tensors and text), or with any other name a model directory.
@@ -212,14 +209,14 @@ def _dataset(panel: Panel, train: Span, validation: Span) -> Dataset:
 def _result(
     fitted: Fitted, evaluation: Evaluation, panel: Panel, train: Span, seconds: float
 ) -> TrainingResult:
-    report, plan = fitted.report, fitted.model.plan
+    report, training = fitted.report, fitted.model.training
     losses = [epoch.get("validation_loss", epoch.get("train_loss", np.nan)) for epoch in report.history]
     if not losses:
         spread_C = np.nanvar(panel.take(train).values, axis=0)
         squared_HC = evaluation.scores[fitted.model.name]["mse"]
         losses = [float(np.nanmean(squared_HC / np.where(spread_C > 0, spread_C, 1)))]
     epochs = len(report.history)
-    if 0 < epochs < plan.loop.epochs:
+    if 0 < epochs < training.epochs:
         logger.info("%s stopped early, after %d epochs", fitted.model.name, epochs)
     return TrainingResult(
         success=True,
@@ -227,7 +224,7 @@ def _result(
         final_loss=losses[-1],
         best_loss=min(losses),
         epochs_trained=epochs,
-        early_stopped=0 < epochs < plan.loop.epochs,
+        early_stopped=0 < epochs < training.epochs,
         metadata={
             "windows": report.n_windows,
             "parameters": report.n_parameters,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from presurge.errors import ConfigError
-from presurge.models.plan import require_torch
 from presurge.models.registry import model_names
+from presurge.training.config import require_torch
 
 logger = logging.getLogger("presurge.predictor")
 

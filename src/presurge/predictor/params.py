@@ -7,9 +7,8 @@ from typing import Any
 from presurge.config import Config, validated
 from presurge.errors import ConfigError
 from presurge.models.forecaster import Forecaster
-from presurge.models.plan import TrainingPlan
 from presurge.predictor.config import ModelConfig, logger
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainerConfig, TrainingConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "lstm": {"epochs": 30},
@@ -32,14 +31,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAX_EPOCHS = "PRESURGE_MAX_EPOCHS"
 """Environment variable: no training by gradient makes more epochs, for smoke runs; each cut is logged as a warning."""
 
-FIELDS_OF_CONFIG = {"epochs", "learning_rate", "patience", "device"}
+FIELDS_OF_CONFIG = {"epochs", "batch_size", "learning_rate", "patience", "device"}
 """Settings of the training loop that are fields of ``ModelConfig``."""
 _MIXED = ("mixed_precision", "amp")
 
 
 def sorted_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """``custom_params`` in two: settings of the model, and of the training loop."""
-    names = set(LoopSettings.model_fields) - FIELDS_OF_CONFIG
+    names = set(TrainerConfig.model_fields) - FIELDS_OF_CONFIG
     own = {key: value for key, value in params.items() if key not in names and key not in _MIXED}
     loop = {key: value for key, value in params.items() if key in names}
     if any(params.get(key) for key in _MIXED):
@@ -57,19 +56,18 @@ def settings_of(config: ModelConfig, kind: type[Forecaster]) -> Config:
     return validated(kind.config_class, own, where=f"custom_params of {config.model_name}")
 
 
-def plan_of(config: ModelConfig, kind: type[Forecaster]) -> TrainingPlan:
+def training_of(config: ModelConfig, kind: type[Forecaster]) -> TrainingConfig:
     """How to train; what ``ModelConfig`` does not say, such as clipping, is as suits the model."""
-    suited = {key: value for key, value in kind.training_defaults.items() if key != "batch_size"}
     values = {
-        **suited,
+        **kind.training_defaults,
         **sorted_params(config.custom_params)[1],
         "epochs": _epochs(config),
+        "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "patience": config.patience if config.early_stopping else None,
         "device": str(config.device),
     }
-    settings = validated(LoopSettings, values, where=f"configuration of {config.model_name}")
-    return TrainingPlan(loop=settings, batch_size=config.batch_size)
+    return validated(TrainingConfig, values, where=f"configuration of {config.model_name}")
 
 
 def _epochs(config: ModelConfig) -> int:

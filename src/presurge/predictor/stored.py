@@ -11,11 +11,10 @@ from presurge.config import validated
 from presurge.errors import MissingDependencyError, ModelError
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
-from presurge.models.plan import require_torch
 from presurge.predictor.config import ModelConfig, ModelDevice
 from presurge.predictor.interface import BasePredictor
-from presurge.predictor.params import FIELDS_OF_CONFIG, plan_of, settings_of
-from presurge.training.settings import LoopSettings
+from presurge.predictor.params import FIELDS_OF_CONFIG, settings_of, training_of
+from presurge.training.config import TrainerConfig, require_torch
 
 TORCH_SUFFIXES = (".pt", ".pth")
 _TOKENS = ("input_tokens", "output_tokens")
@@ -97,7 +96,7 @@ def read_model(path: Path, *, name: str, device: ModelDevice | str) -> Stored:
             **{**values, **shape, "model_type": model.name, "model_name": name, "device": device}
         )
         settings_of(config, type(model))
-        model.plan = plan_of(config, type(model))
+        model.training = training_of(config, type(model))
     except (ModelError, MissingDependencyError):
         raise
     except Exception as error:  # what passes its checksum and yet makes no sense may fail in almost any way
@@ -120,19 +119,18 @@ def _read(path: Path) -> tuple[Forecaster, dict[str, Any]]:
 
 def _values_of_run(record: Record, model: Forecaster, own: dict[str, Any]) -> dict[str, Any]:
     """The fields of a configuration that trains as ``presurge train`` did; defaults where it is not told."""
-    known = {key: record.settings[key] for key in LoopSettings.model_fields if key in record.settings}
+    known = {key: record.settings[key] for key in TrainerConfig.model_fields if key in record.settings}
     if not known:
         return {"custom_params": own}
-    loop = validated(LoopSettings, known)
-    suited = {key: value for key, value in type(model).training_defaults.items() if key != "batch_size"}
-    usual = LoopSettings(**suited)
+    loop = validated(TrainerConfig, known)
+    usual = TrainerConfig(**type(model).training_defaults)
     changed = {key for key in known if getattr(loop, key) != getattr(usual, key)} - FIELDS_OF_CONFIG
     further = {} if model.refits else {key: getattr(loop, key) for key in sorted(changed)}
     stopping = {"early_stopping": False} if loop.patience is None else {"patience": loop.patience}
     return {
         "epochs": loop.epochs,
         "learning_rate": loop.learning_rate,
-        "batch_size": record.settings["batch_size"],
+        "batch_size": loop.batch_size,
         **stopping,
         "custom_params": {**own, **further},
     }

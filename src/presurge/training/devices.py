@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from presurge.errors import ConfigError
-from presurge.training.settings import DeviceName, LoopSettings
+from presurge.training.config import DeviceName, TrainerConfig
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,7 +52,7 @@ def resolve_device(
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
 
-def autocast(settings: LoopSettings, device: torch.device) -> contextlib.AbstractContextManager[object]:
+def autocast(settings: TrainerConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The context of the forward pass: mixed precision, or nothing."""
     if settings.precision == "fp32":
         return contextlib.nullcontext()

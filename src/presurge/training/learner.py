@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from presurge.training.config import TrainerConfig
 from presurge.training.devices import autocast
 from presurge.training.distributed import Ranks, average_gradients, share_weights
-from presurge.training.settings import LoopSettings
 from presurge.training.task import LOSS, Batch, move
 
 
@@ -22,7 +22,9 @@ class Learner:
         device: Where to learn.
     """
 
-    def __init__(self, module: nn.Module, settings: LoopSettings, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, settings: TrainerConfig, ranks: Ranks, device: torch.device
+    ) -> None:
         self.settings, self.ranks, self.device = settings, ranks, device
         self.module = module.to(device)
         share_weights(self.module, ranks)
@@ -89,7 +91,9 @@ class Learner:
         self._scaler.load_state_dict(state["scaler"])
 
 
-def build_optimizer(module: nn.Module, settings: LoopSettings, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, settings: TrainerConfig, device: torch.device
+) -> torch.optim.Optimizer:
     """The optimizer of the settings over all trained parameters; Adam is fused where the device has it."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     rate, decay = settings.learning_rate, settings.weight_decay

@@ -2,14 +2,14 @@
 
 import math
 
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainerConfig
 
 ONE_CYCLE_RISE = 0.3
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = ONE_CYCLE_START / 1e4
 
 
-def multiplier(settings: LoopSettings, step: int, total_steps: int, steps_per_epoch: int) -> float:
+def multiplier(settings: TrainerConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:
     """Factor of the peak learning rate at a step (from 0) of ``total_steps``; ``plateau`` is the loop's own affair.
 
     ``one-cycle`` follows Smith and Topin, "Super-Convergence", 2018, with cosine flanks and the proportions that

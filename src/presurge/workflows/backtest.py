@@ -7,11 +7,11 @@ from presurge.errors import PresurgeError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.backtest import evaluate as score
 from presurge.evaluation.fit import Fitted, fit_model
-from presurge.models.plan import TrainingPlan
 from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import parse_step
+from presurge.training.config import TrainingConfig
 
 
 def backtest(
@@ -22,7 +22,7 @@ def backtest(
     horizon: int,
     stride: int = 1,
     settings: dict[str, dict[str, Any]] | None = None,
-    plans: dict[str, TrainingPlan] | None = None,
+    trainings: dict[str, TrainingConfig] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fit each model, calibrate it, and score it by rolling origin over the test rows; baselines are always added.
@@ -34,7 +34,7 @@ def backtest(
         horizon: Rows of forecast.
         stride: Rows between two scored origins.
         settings: Settings by model name; ``with_season`` adds a given season.
-        plans: How to train, by model name; what suits the model for the others.
+        trainings: How to train, by model name; what suits the model for the others.
         progress: Told the phase and its share done.
     """
     for name in models:
@@ -48,7 +48,7 @@ def backtest(
                 context=context,
                 horizon=horizon,
                 settings=(settings or {}).get(name),
-                plan=(plans or {}).get(name),
+                training=(trainings or {}).get(name),
                 progress=progress,
             )
         except PresurgeError as error:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from presurge.evaluation.backtest import Evaluation
-from presurge.models.plan import TrainingPlan
 from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
 from presurge.sources.synthetic import SyntheticSpec, synthesize
+from presurge.training.config import TrainingConfig
 from presurge.workflows.backtest import backtest
 from presurge.workflows.data import load_dataset
 from presurge.workflows.predict import predict
@@ -50,8 +50,11 @@ def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress
 
 def _compare(dataset: Dataset, progress: Progress) -> Evaluation:
     """The exact linear map, a small perceptron and a recurrent network on the same windows, briefly trained."""
-    plans = {
-        name: TrainingPlan.of({**model_class(name).training_defaults, "epochs": _EPOCHS}) for name in NETWORKS
+    trainings = {
+        name: TrainingConfig(**{**model_class(name).training_defaults, "epochs": _EPOCHS})
+        for name in NETWORKS
     }
     shape = PRESETS[DEFAULT_PRESET]
-    return backtest(dataset, list(NETWORKS), **shape, settings=NETWORKS, plans=plans, progress=progress)
+    return backtest(
+        dataset, list(NETWORKS), **shape, settings=NETWORKS, trainings=trainings, progress=progress
+    )

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from presurge.config import read_mapping, validated
 from presurge.errors import ConfigError
-from presurge.models.plan import TrainingPlan, require_torch
 from presurge.models.registry import BASELINES, model_class
-from presurge.training.settings import LoopSettings
+from presurge.training.config import TrainerConfig, TrainingConfig, require_torch
 
 PRESETS: dict[str, dict[str, Any]] = {
     "minute-3": {"context": 120, "horizon": 3},
@@ -33,7 +32,7 @@ MODEL_KEYS = ("individual", "kernel_size", "solver", "loss")
 """Settings of a model that have a flag and a key of their own; the others are given in ``model_settings``."""
 
 
-class TrainConfig(LoopSettings):
+class TrainConfig(TrainerConfig):
     """Resolved settings of a training run, written to ``training_config.json``; it can be read back as a configuration file.
 
     The settings of the training loop (``epochs``, ``learning_rate`` ...) matter to models that learn by gradient only.
@@ -44,7 +43,6 @@ class TrainConfig(LoopSettings):
         context: Rows of history.
         horizon: Rows of forecast.
         channels: How many channels the data must have; None takes any number.
-        batch_size: Windows of a training step.
         model_settings: The model's own settings.
         use_wandb: Send curves, metrics and pictures to Weights & Biases.
         wandb_project: Its project.
@@ -58,7 +56,6 @@ class TrainConfig(LoopSettings):
     context: int = Field(120, ge=1)
     horizon: int = Field(3, ge=1)
     channels: int | None = Field(None, ge=1)
-    batch_size: int = Field(128, ge=1)
     model_settings: dict[str, Any] = Field(default_factory=dict)
     use_wandb: bool = False
     wandb_project: str | None = None
@@ -66,13 +63,9 @@ class TrainConfig(LoopSettings):
     wandb_run_name: str | None = None
     loggers: tuple[Literal["wandb", "tensorboard", "mlflow"], ...] = ()
 
-    def loop(self) -> LoopSettings:
-        """The settings of the training loop among these."""
-        return LoopSettings(**{name: getattr(self, name) for name in LoopSettings.model_fields})
-
-    def plan(self) -> TrainingPlan:
+    def training(self) -> TrainingConfig:
         """How to train by gradient, without checkpoints or loggers."""
-        return TrainingPlan(loop=self.loop(), batch_size=self.batch_size)
+        return TrainingConfig(**{name: getattr(self, name) for name in TrainerConfig.model_fields})
 
 
 def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> TrainConfig:
@@ -98,7 +91,7 @@ def resolve_settings(flags: dict[str, Any], config_file: Path | None = None) -> 
     own = _model_settings(from_file) | _model_settings(given)
     model = given.get("model") or from_file.get("model") or DEFAULT_MODEL
     kind = model_class(str(model))
-    both = LoopSettings.model_fields.keys() & kind.config_class.model_fields.keys() & given.keys()
+    both = TrainerConfig.model_fields.keys() & kind.config_class.model_fields.keys() & given.keys()
     own = {key: given[key] for key in both} | own  # the epochs of what auto tries, say
     suited = kind.training_defaults
     merged = {**suited, **PRESETS[preset], "preset": preset, **from_file, **given, "model_settings": own}

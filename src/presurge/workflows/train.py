@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from presurge.errors import ConfigError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.fit import Fitted, fit_model
 from presurge.evaluation.report import RunSummary, report_text, write_report
-from presurge.models.plan import TrainingPlan
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
+from presurge.training.config import TrainingConfig
 from presurge.workflows.backtest import fit_baselines, score_fitted
 from presurge.workflows.run_directory import (
     CHECKPOINTS,
@@ -73,10 +73,9 @@ def train(
         logger.info("Data %s", dataset.source)
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
             files.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
-        plan = replace(
-            settings.plan(), directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers)
-        )
-        fitted = _fit(dataset, settings, plan, progress)
+        files_of_run = {"directory": directory / CHECKPOINTS, "resume": resume, "loggers": tuple(loggers)}
+        training = settings.training().model_copy(update=files_of_run)
+        fitted = _fit(dataset, settings, training, progress)
         report = fitted.report
         if not report.history:
             forget_training(directory)
@@ -101,7 +100,7 @@ def further_process() -> bool:
 
 def help_to_train(dataset: Dataset, settings: TrainConfig) -> None:
     """What a further process does: fit, with its share of every batch, and write nothing."""
-    _fit(dataset, settings, settings.plan(), None)
+    _fit(dataset, settings, settings.training(), None)
 
 
 def _check(dataset: Dataset, settings: TrainConfig, directory: Path, *, resume: bool) -> None:
@@ -118,14 +117,16 @@ def _check(dataset: Dataset, settings: TrainConfig, directory: Path, *, resume: 
         check_same_model(directory, settings)
 
 
-def _fit(dataset: Dataset, settings: TrainConfig, plan: TrainingPlan, progress: Progress | None) -> Fitted:
+def _fit(
+    dataset: Dataset, settings: TrainConfig, training: TrainingConfig, progress: Progress | None
+) -> Fitted:
     return fit_model(
         settings.model,
         dataset,
         context=settings.context,
         horizon=settings.horizon,
         settings=settings.model_settings,
-        plan=plan,
+        training=training,
         progress=progress,
     )
 

@@ -51,9 +51,9 @@ def validation_error(model: Forecaster, dataset: Dataset) -> float:
 def fit_once(dataset: Dataset, settings: TrainConfig, watcher: Any = None) -> Forecaster:
     """A model fitted to the training rows; the watcher is a metric logger."""
     kind = model_class(settings.model)
-    plan = replace(settings.plan(), loggers=() if watcher is None else (watcher,))
+    training = settings.training().model_copy(update={"loggers": () if watcher is None else (watcher,)})
     own = validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}")
-    model = kind(context=settings.context, horizon=settings.horizon, config=own, plan=plan)
+    model = kind(context=settings.context, horizon=settings.horizon, config=own, training=training)
     model.fit(dataset.panel, dataset.train, dataset.validation)
     return model
 

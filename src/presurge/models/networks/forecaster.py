@@ -17,10 +17,9 @@ from torch import nn
 
 from presurge.config import Config
 from presurge.models.calendar import Calendar
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
+from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
 from presurge.models.networks.train import NetworkProblem, train_network
 from presurge.models.networks.window import NetworkShape, WindowNetwork, WindowNormalisation
-from presurge.models.plan import LossName
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
@@ -108,7 +107,7 @@ class NetworkForecaster(Forecaster):
             known_RK=self._known(panel.times()) if self.calendar.size else None,
         )
         network, outcome, windows = train_network(
-            self._build, problem, self.plan, progress=progress or silent
+            self._build, problem, self.training, progress=progress or silent
         )
         self.network = network.eval()
         return FitReport(

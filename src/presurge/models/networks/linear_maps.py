@@ -12,10 +12,10 @@ from torch import nn
 from presurge.models.decomposition import moving_average_matrix
 from presurge.models.exact import Normalisation, anchor
 from presurge.models.networks.train import NetworkProblem, train_network
-from presurge.models.plan import TrainingPlan
 from presurge.progress import Progress, silent
 from presurge.series.panel import FloatArray
-from presurge.training.loop import TrainingOutcome
+from presurge.training.config import TrainingConfig
+from presurge.training.trainer import TrainingOutcome
 
 
 class DLinearNetwork(nn.Module):
@@ -115,7 +115,7 @@ class LinearShape(Protocol):
 
 
 def learn(
-    problem: NetworkProblem, plan: TrainingPlan, shape: LinearShape, *, progress: Progress = silent
+    problem: NetworkProblem, training: TrainingConfig, shape: LinearShape, *, progress: Progress = silent
 ) -> tuple[dict[str, FloatArray], TrainingOutcome, int]:
     """Train a DLinear by gradient: (its four arrays, the outcome, the number of training windows).
 
@@ -132,5 +132,5 @@ def learn(
             normalisation=shape.normalisation,
         )
 
-    network, outcome, windows = train_network(build, problem, plan, progress=progress)
+    network, outcome, windows = train_network(build, problem, training, progress=progress)
     return network.arrays(), outcome, windows

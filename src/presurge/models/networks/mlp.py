@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import nn
 
 from presurge.config import Config
+from presurge.models.forecaster import LossName
 from presurge.models.networks.forecaster import NetworkConfig, NetworkForecaster
 from presurge.models.networks.window import NetworkShape
-from presurge.models.plan import LossName
 
 
 class MLPConfig(NetworkConfig):

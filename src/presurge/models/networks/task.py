@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from presurge.models.plan import LossName
+from presurge.models.forecaster import LossName
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.timestamps import format_stamp
 from presurge.series.windows import IntArray, gather

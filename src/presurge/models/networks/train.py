@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from presurge.errors import DataError
+from presurge.models.forecaster import LossName
 from presurge.models.networks.task import ForecastLoss, WindowTask
-from presurge.models.plan import LossName, TrainingPlan
 from presurge.progress import Progress, silent
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import Scaler
 from presurge.series.spans import Span
 from presurge.series.windows import IntArray, complete, window_origins
-from presurge.training.loop import TrainingOutcome, fit
+from presurge.training.config import TrainingConfig
+from presurge.training.trainer import TrainingOutcome, fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +98,7 @@ N = TypeVar("N", bound=nn.Module)
 def train_network(
     build: Callable[[], N],
     problem: NetworkProblem,
-    plan: TrainingPlan,
+    training: TrainingConfig,
     *,
     progress: Progress = silent,
 ) -> tuple[N, TrainingOutcome, int]:
@@ -106,7 +107,7 @@ def train_network(
     Args:
         build: Makes the network; called after torch was seeded.
         problem: What to learn.
-        plan: How to train.
+        training: How to train.
         progress: Told the share done.
 
     Raises:
@@ -114,7 +115,7 @@ def train_network(
     """
     panel = problem.panel
     origins = problem.train_origins()
-    torch.manual_seed(plan.loop.seed)
+    torch.manual_seed(training.seed)
     network = build()
     module = ForecastLoss(
         network,
@@ -132,15 +133,15 @@ def train_network(
         validation=problem.validation_origins(),
         context=problem.context,
         horizon=problem.horizon,
-        batch_size=plan.batch_size,
+        batch_size=training.batch_size,
         architecture=problem.architecture,
     )
     outcome = fit(
         task,
-        plan.loop,
-        directory=plan.directory,
-        resume=plan.resume,
-        loggers=plan.loggers,
+        training,
+        directory=training.directory,
+        resume=training.resume,
+        loggers=training.loggers,
         progress=progress,
     )
     return network.to("cpu"), outcome, len(origins)

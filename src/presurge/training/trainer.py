@@ -17,6 +17,7 @@ import torch
 from presurge.errors import DataError, PresurgeError
 from presurge.progress import Progress, silent
 from presurge.training import checkpoint as files
+from presurge.training.config import TrainerConfig
 from presurge.training.devices import resolve_device, threads
 from presurge.training.distributed import (
     added_up,
@@ -31,7 +32,6 @@ from presurge.training.loggers import MetricLogger
 from presurge.training.meter import Meter
 from presurge.training.randomness import random_state, seeded, set_random_state
 from presurge.training.schedule import multiplier
-from presurge.training.settings import LoopSettings
 from presurge.training.task import LOSS, Batch, Epoch, Task
 
 logger = logging.getLogger("presurge.training")
@@ -101,7 +101,7 @@ class TrainingOutcome:
 
 def fit(
     task: Task,
-    settings: LoopSettings,
+    settings: TrainerConfig,
     *,
     directory: Path | None = None,
     resume: bool = False,
@@ -155,7 +155,7 @@ class _Run:
     loggers: Sequence[MetricLogger] = ()
     progress: Progress = staticmethod(silent)
 
-    def __init__(self, task: Task, settings: LoopSettings, learner: Learner, stop: StopRequest) -> None:
+    def __init__(self, task: Task, settings: TrainerConfig, learner: Learner, stop: StopRequest) -> None:
         self.task, self.settings, self.learner, self.stop = task, settings, learner, stop
         self.ranks, self.device = learner.ranks, learner.device
         self.at, self.meter = _Position(), Meter()
@@ -163,7 +163,7 @@ class _Run:
         self.batches = task.steps_per_epoch
         self.steps_per_epoch = math.ceil(self.batches / settings.accumulate)
         self.total_steps = self.steps_per_epoch * settings.epochs
-        own = settings.model_dump(exclude=_NOT_PART_OF_A_RUN)
+        own = settings.model_dump(include=TrainerConfig.model_fields.keys() - _NOT_PART_OF_A_RUN)
         self.identity = {**own, **task.identity, "processes": self.ranks.world}
         self.began = self.saved = self.told = time.monotonic()
 

@@ -12,8 +12,8 @@ from torch import nn
 from training_cases import RegressionTask, ScriptedTask, settings
 
 from presurge.errors import DataError
-from presurge.training.loop import NonFiniteLossError, OutOfDeviceMemoryError, fit
 from presurge.training.task import LOSS, Epoch
+from presurge.training.trainer import NonFiniteLossError, OutOfDeviceMemoryError, fit
 
 
 def weights(task: Any) -> dict[str, torch.Tensor]:

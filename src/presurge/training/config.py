@@ -1,18 +1,24 @@
-"""Settings of the training loop; what a model is made of is not among them."""
+"""Configuration of a training; what a model is made of is not part of it. Needs no torch."""
 
-from typing import Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from presurge.config import Config
+from presurge.errors import MissingDependencyError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step", "plateau"]
 
 
-class LoopSettings(BaseModel):
+class TrainerConfig(Config):
     """How to train: the same for every task.
 
     Attributes:
-        epochs: Passes over the training batches at most.
+        epochs: Maximum number of passes over the training batches.
+        batch_size: Rows of a batch, summed over all processes; tasks read it.
         learning_rate: Peak learning rate.
         optimizer: ``adam``, ``adamw`` (decoupled decay) or ``sgd`` (momentum 0.9).
         weight_decay: Decay of the weights, in the optimizer's own sense.
@@ -35,9 +41,8 @@ class LoopSettings(BaseModel):
         log_steps: Steps between two lines of the metrics log.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     epochs: int = Field(150, ge=1)
+    batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
@@ -56,3 +61,27 @@ class LoopSettings(BaseModel):
     checkpoint_seconds: float = Field(60.0, ge=0)
     checkpoint_steps: int | None = Field(None, ge=1)
     log_steps: int = Field(50, ge=1)
+
+
+class TrainingConfig(TrainerConfig):
+    """How a forecaster that learns by gradient is trained; models solved in closed form ignore it.
+
+    Attributes:
+        directory: Where checkpoints go; None writes none.
+        resume: Go on from the last checkpoint in the directory.
+        loggers: Metric loggers of ``presurge.training.loggers``.
+    """
+
+    directory: Path | None = None
+    resume: bool = False
+    loggers: tuple[Any, ...] = ()
+
+
+def require_torch(purpose: str) -> None:
+    """Say which extra brings torch if it is not installed.
+
+    Raises:
+        MissingDependencyError: It is not.
+    """
+    if find_spec("torch") is None:
+        raise MissingDependencyError("torch", purpose=purpose, extra="train")
