@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from exact import SHARED, etth1
 
-from presurge.models.dlinear import DLinear, DLinearConfig
-from presurge.models.exact import Normalisation
 from presurge.models.forecaster import Forecaster
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
+from presurge.models.linear.exact import Normalisation
 from presurge.models.networks.mlp import MLP, MLPConfig
 from presurge.series.panel import Panel
 from presurge.series.spans import Span

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.dlinear import DLinear, DLinearConfig
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.series.frequency import HOUR, SECOND
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span

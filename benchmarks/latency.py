@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from presurge.models.calibration import Calibration
-from presurge.models.dlinear import DLinear, DLinearConfig
+from presurge.models.conformal import Calibration
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.series.frequency import MINUTE
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span

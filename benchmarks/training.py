@@ -20,7 +20,7 @@ import polars as pl
 import torch
 from exact import CONTEXT, HORIZON, JUDGED, SHARED, synthetic
 
-from presurge.models.dlinear import DLinear, DLinearSettings
+from presurge.models.linear.dlinear import DLinear, DLinearSettings
 from presurge.models.networks.linear_maps import DLinearNetwork
 from presurge.models.networks.task import ForecastLoss, WindowTask
 from presurge.series.frequency import HOUR

@@ -11,7 +11,7 @@ from presurge.errors import ConfigError, HistoryError
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.tables import text_table
-from presurge.models.linear import Linear
+from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Panel

@@ -12,9 +12,9 @@ from presurge.errors import ConfigError
 from presurge.evaluation.fit import fit_model
 from presurge.models import registry
 from presurge.models.auto import Auto, AutoConfig
-from presurge.models.linear import Linear
+from presurge.models.linear.folds import Comparison, rolling_folds, thinned
+from presurge.models.linear.linear import Linear
 from presurge.models.naive import RecentMean
-from presurge.models.rolling_choice import Comparison, rolling_folds, thinned
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE
 from presurge.series.panel import Panel

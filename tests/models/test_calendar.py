@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.models.calendar import Calendar, joint_moments
-from presurge.models.gram import moments_of
+from presurge.models.linear.moments import moments_of
 from presurge.series.frequency import DAY, HOUR, MINUTE, WEEK
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from presurge.models.calibration import Calibration
+from presurge.models.conformal import Calibration
 from presurge.series.forecast import QUANTILE_LEVELS
 
 

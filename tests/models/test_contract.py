@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from presurge.errors import HistoryError, MissingDependencyError, ModelError
 from presurge.models import registry
-from presurge.models.calibration import Calibration
+from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Panel

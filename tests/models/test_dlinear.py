@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from presurge.errors import DataError
-from presurge.models.dlinear import DLinear, DLinearConfig
-from presurge.models.exact import DEFAULT_RIDGE
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
+from presurge.models.linear.exact import DEFAULT_RIDGE
 from presurge.series.panel import Panel
 from presurge.series.scalers import Scaler
 from presurge.series.spans import Span

@@ -9,7 +9,7 @@ import pytest
 
 from presurge.errors import DataError
 from presurge.models import registry
-from presurge.models.dlinear import DLinear, DLinearConfig
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import Panel
 from presurge.series.windows import batch_of, targets_of, window_origins

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 
 from presurge.errors import DataError
 from presurge.models import registry
-from presurge.models.linear import Linear, LinearConfig
+from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from presurge import store
 from presurge.errors import ModelError
-from presurge.models.dlinear import DLinear
+from presurge.models.linear.dlinear import DLinear
 from presurge.series.panel import Panel
 
 torch = pytest.importorskip("torch")

@@ -43,7 +43,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import test_tune as cases
-from presurge.models.dlinear import DLinear
+from presurge.models.linear.dlinear import DLinear
 
 fits, fit = 0, DLinear.fit
 

@@ -10,7 +10,7 @@ from presurge.evaluation.result import TABLE_METRICS, Evaluation, TableRow
 from presurge.evaluation.summary import RunSummary
 from presurge.evaluation.tables import HEADINGS, cell, quantity, ranked
 from presurge.evaluation.verdicts import Duel
-from presurge.models.tracking import BLOCK
+from presurge.models.conformal import BLOCK
 
 if TYPE_CHECKING:
     from presurge.evaluation.plots import Picture

@@ -11,10 +11,10 @@ import numpy as np
 from presurge.config import validated
 from presurge.errors import DataError
 from presurge.evaluation.walk import uncalibrated, usable_origins, walk
-from presurge.models.calibration import Calibration
+from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
+from presurge.models.linear.folds import rolling_folds
 from presurge.models.registry import model_class
-from presurge.models.rolling_choice import rolling_folds
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.panel import FloatArray, Panel

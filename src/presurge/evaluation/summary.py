@@ -8,9 +8,8 @@ from typing import Any
 
 from presurge import __version__
 from presurge.evaluation.result import Evaluation
-from presurge.models.calibration import Calibration
+from presurge.models.conformal import BLOCK, Calibration
 from presurge.models.forecaster import FitReport, Forecaster
-from presurge.models.tracking import BLOCK
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
 from presurge.series.panel import Panel
 from presurge.series.spans import Span

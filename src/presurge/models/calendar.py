@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.gram import Moments, no_moments, runs
+from presurge.models.linear.moments import Moments, no_moments, runs
 from presurge.series.frequency import DAY, WEEK
 from presurge.series.scalers import Float64Array
 from presurge.series.windows import IntArray, chunks

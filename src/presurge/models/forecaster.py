@@ -13,8 +13,7 @@ import numpy as np
 from presurge import __version__, store
 from presurge.config import Config
 from presurge.errors import HistoryError, ModelError
-from presurge.models.calibration import Calibration
-from presurge.models.tracking import IntervalTracker, in_words
+from presurge.models.conformal import Calibration, IntervalTracker, in_words
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast
 from presurge.series.frequency import SECOND, format_step

@@ -32,8 +32,8 @@ _OWN: dict[str, _Own] = {
     "recent-mean": _Own("naive:RecentMean", "the mean of the last rows goes on"),
     "drift": _Own("naive:Drift", "the line through the ends of the context goes on"),
     "seasonal-naive": _Own("naive:SeasonalNaive", "the last season repeats"),
-    "dlinear": _Own("dlinear:DLinear", "linear maps of season and trend, solved exactly"),
-    "linear": _Own("linear:Linear", "exact linear map on the best scale, with calendar"),
+    "dlinear": _Own("linear.dlinear:DLinear", "linear maps of season and trend, solved exactly"),
+    "linear": _Own("linear.linear:Linear", "exact linear map on the best scale, with calendar"),
     "auto": _Own("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
     "lstm": _Own(
         "networks.recurrent:LSTM", "recurrent network with long short-term memory, all channels at once"

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from presurge.models.decomposition import moving_average_matrix
-from presurge.models.exact import Normalisation, anchor
+from presurge.models.linear.decomposition import moving_average_matrix
+from presurge.models.linear.exact import Normalisation, anchor
 from presurge.models.networks.train import NetworkProblem, train_network
 from presurge.progress import Progress, silent
 from presurge.series.panel import FloatArray

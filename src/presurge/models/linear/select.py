@@ -10,9 +10,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.models.calendar import Calendar, joint_moments
-from presurge.models.gram import Moments, moments_of
-from presurge.models.linear_channel import ChannelModel, Scale, solve_channel
-from presurge.models.rolling_choice import Fold, thinned
+from presurge.models.linear.channel import ChannelModel, Scale, solve_channel
+from presurge.models.linear.folds import Fold, thinned
+from presurge.models.linear.moments import Moments, moments_of
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import Float64Array, TransformName
 from presurge.series.spans import Span

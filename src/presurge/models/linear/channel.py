@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from presurge.models.gram import Moments
-from presurge.models.least_squares import solve
+from presurge.models.linear.moments import Moments
+from presurge.models.linear.solve import solve
 from presurge.series.panel import FloatArray
 from presurge.series.scalers import TRANSFORMS, Float64Array, TransformName
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from presurge.models.gram import Moments
+from presurge.models.linear.moments import Moments
 from presurge.series.scalers import Float64Array
 
 RIDGES = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)

@@ -17,10 +17,10 @@ from pydantic import Field, field_validator, model_validator
 
 from presurge.config import Config
 from presurge.errors import ConfigError
-from presurge.models.decomposition import fold
-from presurge.models.exact import Normalisation, fit_exact, pose
-from presurge.models.folded import FoldedLinear
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
+from presurge.models.linear.decomposition import fold
+from presurge.models.linear.exact import Normalisation, fit_exact, pose
+from presurge.models.linear.folded import FoldedLinear
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel

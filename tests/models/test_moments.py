@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.gram import Moments, moments_of, no_moments
-from presurge.models.least_squares import solve, squared_errors, without_anchor
+from presurge.models.linear.moments import Moments, moments_of, no_moments
+from presurge.models.linear.solve import solve, squared_errors, without_anchor
 
 
 def close(moments: Moments, windows_BW: np.ndarray) -> None:

@@ -16,9 +16,9 @@ from presurge.config import Config
 from presurge.errors import DataError
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
-from presurge.models.linear_channel import ChannelModel, Scale
-from presurge.models.linear_choice import RIDGES, ChannelFit, Choice, channels_of, fit_channel
-from presurge.models.rolling_choice import Fold, rolling_folds
+from presurge.models.linear.channel import ChannelModel, Scale
+from presurge.models.linear.folds import Fold, rolling_folds
+from presurge.models.linear.select import RIDGES, ChannelFit, Choice, channels_of, fit_channel
 from presurge.progress import Progress
 from presurge.series.panel import Panel
 from presurge.series.scalers import Float64Array, TransformName

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.errors import DataError
-from presurge.models.gram import Moments, moments_of, no_moments
-from presurge.models.least_squares import RIDGES, LinearMap, solve, squared_errors, without_anchor
+from presurge.models.linear.moments import Moments, moments_of, no_moments
+from presurge.models.linear.solve import RIDGES, LinearMap, solve, squared_errors, without_anchor
 from presurge.series.panel import Panel
 from presurge.series.scalers import Float64Array, Scaler
 from presurge.series.spans import Span
