@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench docs freeze clean
+.PHONY: help demo test lint format lines bench docs freeze clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,9 @@ lint: $(FULL) ## Check style, format and types; change nothing
 format: $(FULL) ## Mend style and format in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lines: $(FULL) ## Count the code lines of each room against its budget
+	$(BIN)/python scripts/code_lines.py
 
 bench: $(FULL) ## Run the benchmarks one after another (ONLY=accuracy for one)
 	@for file in benchmarks/$(ONLY).py; do \
