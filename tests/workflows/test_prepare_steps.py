@@ -88,7 +88,7 @@ def test_help_of_the_whole_names_its_options_and_the_steps(capsys):
         ("prepare absent.csv --out x", "no such file"),
         ("prepare compress", "no such file, and it is what is read by default"),
         ("prepare dense --convert-original dataset/BurstGPT_1.csv", "Leave one of them out"),
-        ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,half", "no number"),
+        ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,half", "not a number"),
         ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,0.5", "not four"),
         ("prepare dataset/BurstGPT_1.csv --out x --step 1y", "not a step"),
         ("prepare split dataset/BurstGPT_1.csv", "Concurrent_requests"),

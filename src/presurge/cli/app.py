@@ -5,12 +5,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from presurge import __version__
 from presurge.cli import data, demo, evaluate, predict, prepare, train, tune
+from presurge.cli.command import command
 from presurge.cli.console import console, flag
 from presurge.errors import PresurgeError, spelled
 
@@ -18,15 +20,25 @@ USER_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
-_EPILOG = "Start with: presurge demo    Each command has its own help: presurge train --help"
+_ORDER = ("demo", "data", "prepare", "train", "tune", "backtest", "evaluate", "predict", "models")
+
+
+class _InOrder(TyperGroup):
+    """Lists its commands in the order of work; typer itself puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_ORDER)
+
 
 app = typer.Typer(
     name="presurge",
+    cls=_InOrder,
     help="Forecast load before it arrives: from request logs to a trained, measured and reported forecast.",
-    epilog=_EPILOG,
+    epilog="Start with `presurge demo`. Each command has its own help: `presurge train --help`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "token_normalize_func": lambda t: t.replace("_", "-"),
@@ -49,16 +61,18 @@ def _root(
     del version
 
 
-app.command()(demo.demo)
-app.add_typer(prepare.app)
-
 app.add_typer(data.app)
-app.command()(train.train)
-app.command()(tune.tune)
-app.command()(evaluate.backtest)
-app.command()(evaluate.evaluate)
-app.command()(predict.predict)
-app.command()(train.models)
+app.add_typer(prepare.app)
+for one in (
+    demo.demo,
+    train.train,
+    tune.tune,
+    evaluate.backtest,
+    evaluate.evaluate,
+    predict.predict,
+    train.models,
+):
+    command(app)(one)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _spoken_booleans(sys.argv[1:] if argv is None else argv)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # more threads only cost time at these matrix sizes
-    console.level, console.debug = "normal", False
+    console.level, console.debug, console.flags = "normal", False, {}
     _show_warnings()
     try:
         code = app(arguments, standalone_mode=False)
@@ -82,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             error.show()
             return int(error.exit_code)
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
-            hint = "Take a smaller model, a shorter --context or fewer rows."
-            return _report(f"Error: the memory of this machine does not suffice.\n  {hint}", USER_ERROR)
+            hint = "Use a smaller model, a shorter --context or fewer rows."
+            return _report(f"Error: this machine does not have enough memory.\n  {hint}", USER_ERROR)
         message = f"Error in Presurge itself: {type(error).__name__}: {error}\n  Run again with --debug and report it."
         return _report(message, INTERNAL_ERROR)
     return code if isinstance(code, int) else 0

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from presurge.errors import plain
+
 Level = Literal["quiet", "normal", "verbose"]
 
-_FLAGS = {"settings": "set", "model_settings": "set"}
-"""Settings whose flag has another name."""
+_FLAGS = {"settings": "set", "model_settings": "set", "values": "value", "kinds": "kind"}
+"""Settings that are called otherwise on the command line."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Where stderr is no terminal, long work tells where it stands this often."""
@@ -23,6 +25,7 @@ class Console:
     def __init__(self) -> None:
         self.level: Level = "normal"
         self.debug = False
+        self.flags: dict[str, str] = {}
 
     def say(self, text: str, *, level: Level = "normal") -> None:
         """Write a message to stderr unless the user wanted fewer words."""
@@ -143,9 +146,13 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_c
 
 
 def flag(setting: str, value: str | None = None) -> str:
-    """Spell a setting as the command line does: ``--horizon``, or ``--step 60s``."""
-    name = _FLAGS.get(setting, setting).replace("_", "-")
-    return f"--{name}" if value is None else f"--{name} {value}"
+    """Spell a setting as the running command takes it: ``--horizon``, ``--step 60s``, or ``--set ridge=0.1`` for a model's own."""
+    name = _FLAGS.get(setting, setting)
+    if name in console.flags:
+        return console.flags[name] if value is None else f"{console.flags[name]} {value}"
+    if "set" in console.flags:
+        return f"--set {setting}={'...' if value is None else value}"
+    return plain(setting, value)
 
 
 console = Console()

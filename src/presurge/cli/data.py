@@ -1,44 +1,44 @@
 """``presurge data``: public traces by name, and synthetic ones."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from presurge.cli.command import Options, command
 from presurge.cli.console import console
-from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.options import Common
 
 app = typer.Typer(
-    name="data", help="List and fetch public traces, or draw a synthetic one.", no_args_is_help=True
+    name="data",
+    help="List and fetch public traces, or draw a synthetic one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        metavar="DIR",
-        help="Where fetched files are kept. Default: $PRESURGE_CACHE, else presurge in $XDG_CACHE_HOME or ~/.cache.",
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(Options):
+    """Options.
+
+    Attributes:
+        cache: Where fetched files are kept (default: $PRESURGE_CACHE, or presurge in $XDG_CACHE_HOME or ~/.cache).
+    """
+
+    cache: Annotated[Path | None, "DIR"] = None
 
 
-@app.command("list")
-def list_traces(
-    cache: Cache = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@command(app, "list")
+def list_traces(options: CacheOptions, common: Common) -> None:
     """List the public traces that can be fetched by name: size, licence, citation and official address.
 
     Example:  presurge data list --json
     """
     from presurge.sources.catalog import CATALOG, cache_directory
 
-    folder = cache or cache_directory()
-    if json:
+    folder = options.cache or cache_directory()
+    if common.json:
         traces = [trace.to_dict(folder) for trace in CATALOG]
         console.result_json({"cache": str(folder), "traces": traces})
         return
@@ -50,18 +50,21 @@ def list_traces(
     console.say(f"\nFetch one: presurge data get NAME    Files are kept in {folder}")
 
 
-@app.command()
-def get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `presurge data list` gives it.")],
-    cache: Cache = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also copy the file there.")
-    ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class GetOptions(CacheOptions):
+    """Options.
+
+    Attributes:
+        name: Name of the trace, from `presurge data list`.
+        out: Also copy the file there.
+    """
+
+    name: Annotated[str, typer.Argument(metavar="NAME")]
+    out: Path | None = None
+
+
+@command(app)
+def get(options: GetOptions, common: Common) -> None:
     """Fetch a public trace from its official release, check it, and print where it is.
 
     A download that broke off goes on where it was. A file that was put into the cache by hand is checked and used.
@@ -71,11 +74,11 @@ def get(
     from presurge.sources.catalog import find_trace, get_trace
 
     with console.progress() as progress:
-        fetched = get_trace(name, cache=cache, out=out, progress=progress)
-    trace, path = find_trace(name), out or fetched.path
+        fetched = get_trace(options.name, cache=options.cache, out=options.out, progress=progress)
+    trace, path = find_trace(options.name), options.out or fetched.path
     if fetched.recorded:
         console.say(f"No checksum is published; recorded for later ones: sha256 {fetched.sha256}")
-    if json:
+    if common.json:
         source = "download" if fetched.downloaded else "cache"
         console.result_json(
             {
@@ -93,33 +96,29 @@ def get(
     console.say(f"Licence: {trace.licence}. Cite: {trace.citation}\nNext: {trace.use.format(path=path)}")
 
 
-@app.command()
-def synthesize(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Ending .csv, .csv.gz, .csv.zst or .parquet.")
-    ],
-    rows: Annotated[
-        int | None,
-        typer.Option(
-            "--rows", metavar="N", help="Exact number of requests, up to 100 million. Default 400,000."
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", metavar="R", help="Instead of --rows: mean requests a second.")
-    ] = None,
-    days: Annotated[float, typer.Option("--days", metavar="D", help="Length of the trace.")] = 10.0,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="The same seed gives the same file.")] = 0,
-    start: Annotated[
-        str,
-        typer.Option(
-            "--start", metavar="ISO", help="Date and time of the first minute: sets weekday and hour."
-        ),
-    ] = "2024-01-01",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeOptions(Options):
+    """Options.
+
+    Attributes:
+        out: File to write; its name ends in .csv, .csv.gz, .csv.zst or .parquet.
+        rows: Exact number of requests, up to 100 million (default: 400000).
+        rate: Mean requests per second, instead of --rows.
+        days: Length of the trace.
+        seed: The same seed gives the same file.
+        start: Date and time of the first minute, in ISO format; sets weekday and hour.
+    """
+
+    out: Path
+    rows: int | None = None
+    rate: float | None = None
+    days: float = 10.0
+    seed: int = 0
+    start: Annotated[str, "TIME"] = "2024-01-01"
+
+
+@command(app, "synthesize")
+def synthesize_trace(options: SynthesizeOptions, common: Common) -> None:
     """Write a synthetic LLM request trace in BurstGPT's columns, labelled as synthetic.
 
     A file of the same name with .json appended says what it is and how it was made.
@@ -128,10 +127,16 @@ def synthesize(
     """
     from presurge.sources.synthetic import SyntheticSpec, parse_start, synthesize
 
-    spec = SyntheticSpec(rows=rows, rate=rate, days=days, seed=seed, start=parse_start(start))
+    spec = SyntheticSpec(
+        rows=options.rows,
+        rate=options.rate,
+        days=options.days,
+        seed=options.seed,
+        start=parse_start(options.start),
+    )
     with console.progress() as progress:
-        report = synthesize(spec, out, progress=progress)
-    if json:
+        report = synthesize(spec, options.out, progress=progress)
+    if common.json:
         console.result_json(report.to_dict())
         return
     console.result(

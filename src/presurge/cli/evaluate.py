@@ -1,169 +1,131 @@
 """``presurge backtest`` and ``presurge evaluate``: measured error, always beside the naive baselines."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from presurge.cli.command import Options
 from presurge.cli.console import console, format_table, number
-from presurge.cli.dataset import (
-    Data,
-    FillOption,
-    Item,
-    Kind,
-    Step,
-    TestFraction,
-    Time,
-    ValidationFraction,
-    Value,
-    dataset_from,
-    table_changes,
+from presurge.cli.options import (
+    CommonWithModels,
+    DataOptions,
+    Learning,
+    ModelDirectory,
+    Split,
+    TableOptions,
+    Windows,
+    say_notes,
+    setting_pairs,
 )
-from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
-from presurge.cli.predict import ModelDirectory
-from presurge.cli.train_options import AllowFallback, Device, Epochs, Seed, setting_pairs
 
 if TYPE_CHECKING:
     from presurge.evaluation.backtest import Evaluation
 
-Context = Annotated[
-    int | None,
-    typer.Option(
-        "--context", "--sequence-length", metavar="L", help="Rows of history that a forecast reads."
-    ),
-]
-Horizon = Annotated[
-    int | None,
-    typer.Option("--horizon", "--prediction-horizon", metavar="H", help="Rows that a forecast gives."),
-]
-Stride = Annotated[int, typer.Option("--stride", metavar="N", help="Rows between two scored origins.")]
-SetOfModel = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="[MODEL:]KEY=VALUE",
-        help="A setting of one model, or of every compared model that has it; repeatable.",
-    ),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class Stride(Options):
+    """Options.
+
+    Attributes:
+        stride: Rows between two scored forecasts.
+    """
+
+    stride: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BacktestOptions(Stride):
+    """Options.
+
+    Attributes:
+        models: Models to compare; the baselines are always added.
+        season: Period of the seasonal baseline, such as 1d (default: detected).
+        set: A setting of one model, or of every compared model that has it; repeatable.
+    """
+
+    models: Annotated[str, "A,B,..."] = "dlinear"
+    season: Annotated[str | None, "STEP"] = None
+    set: Annotated[list[str], "[MODEL:]KEY=VALUE"] = field(default_factory=list)
 
 
 def backtest(
-    ctx: typer.Context,
-    data: Data,
-    models: Annotated[
-        str,
-        typer.Option("--models", metavar="A,B,…", help="Models to compare; the baselines are always added."),
-    ] = "dlinear",
-    context: Context = None,
-    horizon: Horizon = None,
-    stride: Stride = 1,
-    season: Annotated[
-        str | None,
-        typer.Option("--season", metavar="1d", help="Period of the seasonal baseline. Default: detected."),
-    ] = None,
-    settings: SetOfModel = None,
-    epochs: Epochs = None,
-    seed: Seed = None,
-    device: Device = None,
-    allow_fallback: AllowFallback = None,
-    time: Time = None,
-    value: Value = None,
-    item: Item = None,
-    step: Step = None,
-    kind: Kind = None,
-    fill: FillOption = None,
-    test_fraction: TestFraction = None,
-    validation_fraction: ValidationFraction = None,
-    plugin: Plugin = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    options: BacktestOptions,
+    windows: Windows,
+    learning: Learning,
+    data: DataOptions,
+    common: CommonWithModels,
 ) -> None:
-    """Train several models on the first rows and score them on the last, by rolling origin.
+    """Train several models on the first rows and score them on the last.
 
-    All models are scored on the same windows. The metrics of each channel are averaged over the horizon steps.
+    All models are scored on the same windows, by rolling origin. The metrics of each channel are averaged over the
+    horizon.
 
-    Example:  presurge backtest load.csv --time timestamp --value requests --models auto,gru --set gru:stride=10
+    Examples:
+      presurge backtest data --models auto,linear
+      presurge backtest load.csv --time t --value requests --models gru,mlp
+      presurge backtest data --models auto,gru --set gru:stride=10
     """
-    _backtest(ctx.params)
-
-
-def _backtest(given: dict[str, Any]) -> None:
-    """Act on the parameters of ``backtest``, by their names."""
-    from presurge.workflows.backtest import backtest as job
+    from presurge.workflows.backtest import backtest as run
     from presurge.workflows.backtest import with_season
     from presurge.workflows.settings import resolve_each, resolve_settings
 
-    shape = resolve_settings({name: given[name] for name in ("context", "horizon")})
-    names = [name.strip() for name in given["models"].split(",") if name.strip()]
-    training = {name: given[name] for name in ("epochs", "seed", "device", "allow_fallback")}
-    each = resolve_each(names, training, setting_pairs(given["settings"]) or {})
-    dataset = dataset_from(given)
-    say_notes(dataset.notes)
+    shape = resolve_settings(windows.given())
+    names = [name.strip() for name in options.models.split(",") if name.strip()]
+    each = resolve_each(names, learning.given(), setting_pairs(options.set) or {})
+    dataset = data.load()
     own = {name: one.model_settings for name, one in each.items()}
     with console.progress() as progress:
-        evaluation = job(
+        evaluation = run(
             dataset,
             names,
             context=shape.context,
             horizon=shape.horizon,
-            stride=given["stride"],
-            settings=with_season(own, given["season"], dataset.panel.step),
+            stride=options.stride,
+            settings=with_season(own, options.season, dataset.panel.step),
             trainings={name: one.training() for name, one in each.items()},
             progress=progress,
         )
-    print_evaluation(evaluation, as_json=given["json"])
+    print_evaluation(evaluation, as_json=common.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Stride):
+    """Options.
+
+    Attributes:
+        data: A prepared directory, a trace, or a table like the one that the model was trained on.
+    """
+
+    data: Annotated[Path, "DATA"]
 
 
 def evaluate(
-    model_dir: ModelDirectory,
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data", metavar="DATA", help="A prepared directory, a trace, or a table like the training one."
-        ),
-    ],
-    stride: Stride = 1,
-    time: Time = None,
-    value: Value = None,
-    item: Item = None,
-    step: Step = None,
-    kind: Kind = None,
-    fill: FillOption = None,
-    test_fraction: TestFraction = None,
-    validation_fraction: ValidationFraction = None,
-    plugin: Plugin = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    model: ModelDirectory,
+    options: EvaluateOptions,
+    table: TableOptions,
+    split: Split,
+    common: CommonWithModels,
 ) -> None:
-    """Score a trained model on the test rows of some data, beside baselines fitted to the rows before them.
+    """Score a trained model on the test rows of some data.
 
-    Example:  presurge evaluate run --data data --json
+    The baselines are fitted to the rows before those and scored on the same windows.
+
+    Example:  presurge evaluate run --data data
     """
-    from presurge.workflows.evaluate import evaluate as job
+    from presurge.workflows.evaluate import evaluate as run
 
     with console.progress() as progress:
-        evaluation, notes = job(
-            model_dir,
-            data,
-            table=table_changes(time, value, item, step, kind, fill),
-            stride=stride,
-            test_fraction=test_fraction,
-            validation_fraction=validation_fraction,
+        evaluation, notes = run(
+            model.model_dir,
+            options.data,
+            table=table.changes(),
+            stride=options.stride,
+            **split.fractions(),
             progress=progress,
         )
     say_notes(notes)
-    print_evaluation(evaluation, as_json=json)
-
-
-def say_notes(notes: "tuple[str, ...]") -> None:
-    """Print what was treated on the way in."""
-    for note in notes:
-        console.say(f"Note: {note}")
+    print_evaluation(evaluation, as_json=common.json)
 
 
 def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:

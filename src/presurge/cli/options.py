@@ -1,74 +1,262 @@
-"""Options that every command shares, as annotated types."""
+"""The options that several commands share."""
 
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from presurge.cli.command import Options
 from presurge.cli.console import console
+from presurge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from presurge.series.dataset import Dataset
 
 
-def _quiet(on: bool) -> bool:
-    if on:
-        console.level = "quiet"
-    return on
+@dataclass(frozen=True, kw_only=True)
+class Common(Options):
+    """Common options.
+
+    Attributes:
+        json: Print one JSON object instead of text.
+        quiet: Print results only.
+        verbose: Print more.
+        debug: Show the traceback of an error.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+    def begin(self) -> None:
+        """Tell the console how much to print."""
+        console.level = "verbose" if self.verbose else "quiet" if self.quiet else "normal"
+        console.debug = self.debug
 
 
-def _verbose(on: bool) -> bool:
-    if on:
-        console.level = "verbose"
-    return on
+@dataclass(frozen=True, kw_only=True)
+class CommonWithModels(Common):
+    """Common options.
+
+    Attributes:
+        plugin: Run a Python file that registers models of your own; repeatable. Also read from $PRESURGE_PLUGINS.
+    """
+
+    plugin: Annotated[
+        list[Path], typer.Option("--plugin", metavar="FILE.py", envvar="PRESURGE_PLUGINS", show_envvar=False)
+    ] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Register the models of the plugins."""
+        super().begin()
+        if self.plugin:
+            from presurge.models.registry import load_plugin
+
+            for file in self.plugin:
+                load_plugin(file)
 
 
-def _debug(on: bool) -> bool:
-    if on:
-        console.debug = True
-    return on
+@dataclass(frozen=True, kw_only=True)
+class ModelDirectory(Options):
+    """Arguments.
+
+    Attributes:
+        model_dir: What `presurge train --out` wrote.
+    """
+
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR")]
 
 
-def _plugins(files: list[Path] | None) -> list[Path] | None:
-    if files:
-        from presurge.models.registry import load_plugin
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Options):
+    """Reading a table.
 
-        for file in files:
-            load_plugin(file)
-    return files
+    Attributes:
+        time: Column of the time stamps.
+        value: Columns to forecast, or channels of a prepared directory or trace.
+        item: Column of the item names, for a table in long form.
+        step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace; a table tells its own).
+        kind: What a column holds. By default whole numbers that are never negative are counts, all others gauges.
+        fill: What a time without a row means. auto is zero for counts and missing for gauges (default: auto).
+    """
+
+    time: Annotated[str | None, "COL"] = None
+    value: Annotated[list[str], "COL[,COL...]"] = field(default_factory=list)
+    item: Annotated[str | None, "COL"] = None
+    step: Annotated[str | None, "STEP"] = None
+    kind: Annotated[list[str], "COL=count|gauge"] = field(default_factory=list)
+    fill: Literal["auto", "zero", "missing"] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The options that were given, by their names in ``TableConfig``.
+
+        Raises:
+            ConfigError: A kind is not ``COL=count`` or ``COL=gauge``.
+        """
+        columns = tuple(name.strip() for value in self.value for name in value.split(",") if name.strip())
+        kinds = {}
+        for pair in (part for value in self.kind for part in value.split(",")):
+            name, _, kind = pair.rpartition("=")
+            if not name or kind not in ("count", "gauge"):
+                raise ConfigError(
+                    f"{pair!r} names no kind", setting="kind", hint="For example: `kind=cpu=gauge`"
+                )
+            kinds[name] = kind
+        given = {
+            "time": self.time,
+            "values": columns,
+            "item": self.item,
+            "step": self.step,
+            "kinds": kinds,
+            "fill": self.fill,
+        }
+        return {name: value for name, value in given.items() if value}
 
 
-_COMMON = "Common options"
+@dataclass(frozen=True, kw_only=True)
+class Split(Options):
+    """Splitting.
 
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "--quiet", help="Print results only.", callback=_quiet, is_eager=True, rich_help_panel=_COMMON
-    ),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", help="Print more.", callback=_verbose, is_eager=True, rich_help_panel=_COMMON),
-]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        help="Show the traceback of an error.",
-        callback=_debug,
-        is_eager=True,
-        rich_help_panel=_COMMON,
-    ),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object instead of text.", rich_help_panel=_COMMON)
-]
-Plugin = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.py",
-        envvar="PRESURGE_PLUGINS",
-        help="Run a file of yours that registers models; repeatable.",
-        callback=_plugins,
-        is_eager=True,
-        rich_help_panel=_COMMON,
-    ),
-]
+    Attributes:
+        test_fraction: Last part of the rows, which is only scored (default: the prepared split, or 0.2).
+        validation_fraction: Last part of the rows before those, which chooses settings (default: the prepared split, or 0.2).
+    """
+
+    test_fraction: float | None = None
+    validation_fraction: float | None = None
+
+    def fractions(self) -> dict[str, float | None]:
+        """The fractions by name, None if not given."""
+        return {"test_fraction": self.test_fraction, "validation_fraction": self.validation_fraction}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Split, TableOptions):
+    """Arguments.
+
+    Attributes:
+        data: A prepared directory, a request trace of a known format, or a table with --time and --value.
+    """
+
+    data: Annotated[Path, typer.Argument(metavar="DATA")]
+
+    def load(self) -> "Dataset":
+        """Load the data set, and print what was done to it on the way in.
+
+        Raises:
+            ConfigError: The options contradict each other.
+            DataError: The data cannot be read.
+        """
+        from presurge.workflows.data import TableOptions as Reading
+        from presurge.workflows.data import load_dataset
+
+        changes, reading = self.changes(), None
+        if self.time is not None:
+            if not self.value:
+                raise ConfigError(
+                    "a table also needs `value`", setting="time", hint="For example: `value=requests`"
+                )
+            reading = Reading(**changes)
+        elif lonely := [f"`{name}`" for name in ("item", "kind", "fill") if getattr(self, name)]:
+            raise ConfigError(
+                f"{' and '.join(lonely)} cannot be used without `time` and `value`",
+                hint="Name the columns of the table.",
+            )
+        dataset = load_dataset(
+            self.data,
+            reading,
+            step=self.step,
+            channels=changes.get("values") if reading is None else None,
+            **self.fractions(),
+        )
+        say_notes(dataset.notes)
+        return dataset
+
+
+def say_notes(notes: tuple[str, ...]) -> None:
+    """Print what was done to the data on the way in."""
+    for note in notes:
+        console.say(f"Note: {note}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows(Options):
+    """Windows.
+
+    Attributes:
+        context: Rows of history that a forecast reads (default: that of the preset).
+        horizon: Rows that a forecast gives (default: that of the preset).
+    """
+
+    context: Annotated[int | None, "L", "--context", "--sequence-length"] = None
+    horizon: Annotated[int | None, "H", "--horizon", "--prediction-horizon"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile(Options):
+    """Configuration.
+
+    Attributes:
+        preset: minute-3 (120 rows to 3) or long-20 (100 rows to 20) (default: minute-3).
+        config: JSON or YAML file of settings; an option given here beats it.
+    """
+
+    preset: str | None = None
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Options):
+    """Learning by gradient.
+
+    Attributes:
+        epochs: Maximum number of epochs (default: 150 unless the model sets its own).
+        seed: Seed of weights, order and dropout (default: 0).
+        device: Where to train (default: auto).
+        allow_fallback: Use the CPU if the device does not exist.
+    """
+
+    epochs: int | None = None
+    seed: int | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    allow_fallback: Annotated[bool | None, "--allow-fallback"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate(Learning):
+    """Learning by gradient.
+
+    Attributes:
+        batch_size: Windows in a batch (default: 128 unless the model sets its own).
+        learning_rate: Peak learning rate (default: 0.001 unless the model sets its own).
+        patience: Epochs without a better validation loss before training stops (default: 15).
+        threads: CPU threads of torch (default: 1).
+    """
+
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    patience: Annotated[int | None, "--patience", "--early-stopping-patience"] = None
+    threads: int | None = None
+
+
+def setting_pairs(texts: list[str]) -> dict[str, Any] | None:
+    """The pairs KEY=VALUE of ``--set``, with values read as JSON if they are JSON; None if there are none.
+
+    Raises:
+        ConfigError: One of them is not a pair.
+    """
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(
+                f"{text!r} is not KEY=VALUE", setting="set", hint="For example: `set=ridge=0.01`"
+            )
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs or None

@@ -1,79 +1,61 @@
 """``presurge predict``: the forecast that follows a history."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
+from presurge.cli.command import Options
 from presurge.cli.console import console, format_table, number
-from presurge.cli.dataset import FillOption, Item, Kind, Step, Time, Value, table_changes
-from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
+from presurge.cli.options import CommonWithModels, ModelDirectory, TableOptions
 
 if TYPE_CHECKING:
     from presurge.series.forecast import Forecast
 
-ModelDirectory = Annotated[
-    Path, typer.Argument(metavar="MODEL_DIR", help="What `presurge train --out` wrote.", show_default=False)
-]
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Options.
+
+    Attributes:
+        history: The latest rows: at least as many as the model's context.
+        horizon: Rows to forecast (default: as many as the model can).
+        output: Also write the forecast to this file.
+        fill_gaps: What to do about missing rows in the context: stop, or interpolate between their neighbours.
+    """
+
+    history: Path
+    horizon: Annotated[int | None, "H", "--horizon", "--prediction-horizon"] = None
+    output: Annotated[Path | None, "FILE.csv|FILE.json"] = None
+    fill_gaps: Literal["error", "interpolate"] = "error"
 
 
 def predict(
-    model_dir: ModelDirectory,
-    history: Annotated[
-        Path, typer.Option("--history", help="The latest rows: at least as many as the model's context.")
-    ],
-    horizon: Annotated[
-        int | None,
-        typer.Option(
-            "--horizon", "--prediction-horizon", help="Rows to forecast. Default: all that the model can."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="FILE.csv|FILE.json", help="Also write the forecast to a file."),
-    ] = None,
-    fill_gaps: Annotated[
-        str,
-        typer.Option(
-            "--fill-gaps",
-            metavar="error|interpolate",
-            help="Missing rows in the context: an error, or straight lines.",
-        ),
-    ] = "error",
-    time: Time = None,
-    value: Value = None,
-    item: Item = None,
-    step: Step = None,
-    kind: Kind = None,
-    fill: FillOption = None,
-    plugin: Plugin = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    model: ModelDirectory, options: PredictOptions, table: TableOptions, common: CommonWithModels
 ) -> None:
     """Forecast what follows a history, with intervals and real time stamps.
 
     The first forecast row lies one step after the last complete row of the history. Columns are found under the names
     that the model was trained on, unless --time and --value name others.
 
-    Example:  presurge predict run --history data/BurstGPT_1_compressed_60s.csv
+    Examples:
+      presurge predict run --history data
+      presurge predict run --history latest.csv --output forecast.csv
     """
-    from presurge.workflows import predict as job
+    from presurge.workflows import predict as workflow
 
-    forecast = job.predict(
-        model_dir,
-        history,
-        table=table_changes(time, value, item, step, kind, fill),
-        horizon=horizon,
-        gaps=job.gap_rule(fill_gaps),
+    forecast = workflow.predict(
+        model.model_dir,
+        options.history,
+        table=table.changes(),
+        horizon=options.horizon,
+        gaps=options.fill_gaps,
     )
     for flag in forecast.flags:
         console.warn(flag)
-    if output is not None:
-        job.write_forecast(forecast, output)
-        console.say(f"Wrote {output}")
-    if json:
+    if options.output is not None:
+        workflow.write_forecast(forecast, options.output)
+        console.say(f"Wrote {options.output}")
+    if common.json:
         console.result_json(forecast.to_dict())
     else:
         console.result(forecast_text(forecast))

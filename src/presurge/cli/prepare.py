@@ -1,16 +1,20 @@
 """``presurge prepare``: a trace becomes a prepared directory; ``dense``, ``compress`` and ``split`` are its steps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from presurge.cli.command import Options, command
 from presurge.cli.console import console, format_table
-from presurge.cli.options import Debug, Json, Quiet, Verbose
+from presurge.cli.options import Common
+from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from presurge.workflows.counted_input import TraceReading
     from presurge.workflows.prepared_files import Prepared
     from presurge.workflows.statistics import Statistics
 
@@ -42,69 +46,109 @@ app = typer.Typer(
     name="prepare",
     cls=_WholeByDefault,
     no_args_is_help=True,
+    rich_markup_mode=None,
     help="Turn a request trace into a regular series, its split and its files.",
 )
 
-_READING = "Reading the trace"
-Trace = Annotated[Path, typer.Argument(metavar="TRACE", help="A request trace.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; other files there stay.")]
-Name = Annotated[str, typer.Option("--name", metavar="NAME", help="What the file names begin with.")]
-Step = Annotated[
-    str, typer.Option("--step", metavar="STEP", help="Distance of the rows: 1s, 60s, 5m, 1h, 1d, up to 1w.")
-]
-Split = Annotated[
-    str,
-    typer.Option(
-        "--split", metavar="F,F,F,F", help="Shares of train, val, rl and test, in the order of time."
-    ),
-]
-Analyze = Annotated[bool, typer.Option("--analyze", help="Print what the trace holds, in numbers.")]
-Failures = Annotated[
-    Literal["keep", "drop"],
-    typer.Option(
-        "--failures",
-        help="Failed requests (no output token): keep counts them as requests too, drop as failures only.",
-        rich_help_panel=_READING,
-    ),
-]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format", metavar="FORMAT", help="Told by the columns if not given.", rich_help_panel=_READING
-    ),
-]
-TimeUnit = Annotated[
-    Literal["s", "ms", "us", "ns"] | None,
-    typer.Option(
-        "--time-unit", help="Of numeric stamps; told by their size if not given.", rich_help_panel=_READING
-    ),
-]
-BadRows = Annotated[
-    Literal["error", "drop"],
-    typer.Option(
-        "--bad-rows", help="A bad stamp or token count: an error, or left out.", rich_help_panel=_READING
-    ),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(Options):
+    """Reading the trace.
+
+    Attributes:
+        failures: Count failed requests, which have no output token, as requests and as failures (keep), or as
+            failures only (drop).
+        format: Format of the trace (default: recognised by its columns).
+        time_unit: Unit of numeric stamps (default: recognised by their size).
+        bad_rows: Stop at a bad stamp or token count, or leave the row out.
+    """
+
+    failures: Literal["keep", "drop"] = "keep"
+    format: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    bad_rows: Literal["error", "drop"] = "error"
+
+    def reading(self) -> "TraceReading":
+        """These options as the workflow takes them."""
+        from presurge.workflows.counted_input import TraceReading
+
+        return TraceReading(
+            failures=self.failures, format=self.format, time_unit=self.time_unit, bad_rows=self.bad_rows
+        )
 
 
-@app.command(_ALL, hidden=True)
-def whole(
-    trace: Trace,
-    out: Out,
-    step: Step = "60s",
-    dense: Annotated[bool, typer.Option("--dense", help="Write the series of seconds too.")] = False,
-    split: Split = "0.6,0.1,0.2,0.1",
-    name: Name = "BurstGPT_1",
-    analyze: Analyze = False,
-    failures: Failures = "keep",
-    format: Format = None,
-    time_unit: TimeUnit = None,
-    bad_rows: BadRows = "error",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class NameOptions(Options):
+    """Options.
+
+    Attributes:
+        name: What the names of the files begin with.
+    """
+
+    name: str = "BurstGPT_1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(Options):
+    """Options.
+
+    Attributes:
+        split: Shares of train, val, rl and test, in the order of time.
+    """
+
+    split: Annotated[str, "F,F,F,F"] = "0.6,0.1,0.2,0.1"
+
+    def fractions(self) -> list[str]:
+        """The shares, as they were written."""
+        parts = [part.strip() for part in self.split.split(",")]
+        for part in parts:
+            try:
+                float(part)
+            except ValueError as error:
+                hint = "Write four shares, for example 0.6,0.1,0.2,0.1."
+                raise ConfigError(f"{part!r} is not a number", setting="split", hint=hint) from error
+        return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions(Options):
+    """Options.
+
+    Attributes:
+        step: Time between two rows: 1s, 60s, 5m, 1h, 1d, up to 1w.
+    """
+
+    step: Annotated[str, "STEP"] = "60s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(Options):
+    """Options.
+
+    Attributes:
+        analyze: Print statistics of the trace.
+    """
+
+    analyze: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeOptions(NameOptions, AnalyzeOptions, SplitOptions, StepOptions):
+    """Options.
+
+    Attributes:
+        trace: A request trace.
+        out: Directory to write; other files in it stay.
+        dense: Also write the series of seconds.
+    """
+
+    trace: Annotated[Path, typer.Argument(metavar="TRACE")]
+    out: Annotated[Path, "DIR"]
+    dense: bool = False
+
+
+@command(app, _ALL, hidden=True)
+def whole(options: WholeOptions, reading: ReadingOptions, common: Common) -> None:
     """Turn a request trace into a regular series with its split: a directory that train, evaluate and predict read.
 
     Reads BurstGPT, Azure LLM and Mooncake traces, as CSV, Parquet or JSON lines, plain or compressed (gz, zst).
@@ -116,134 +160,130 @@ def whole(
     Example:  presurge prepare trace.csv --out data --step 60s --analyze
     """
     from presurge.series.frequency import parse_step
-    from presurge.workflows.counted_input import TraceReading
     from presurge.workflows.prepare import PrepareOptions, prepare
 
-    options = PrepareOptions(
-        step=parse_step(step),
-        dense=dense,
-        split=_fractions(split),
-        name=name,
-        analyze=analyze,
-        reading=TraceReading(failures=failures, format=format, time_unit=time_unit, bad_rows=bad_rows),
-    )
     with console.progress() as progress:
-        prepared = prepare(trace, out, options, progress=progress)
-    _print(prepared, as_json=json)
+        prepared = prepare(
+            options.trace,
+            options.out,
+            PrepareOptions(
+                step=parse_step(options.step),
+                dense=options.dense,
+                split=options.fractions(),
+                name=options.name,
+                analyze=options.analyze,
+                reading=reading.reading(),
+            ),
+            progress=progress,
+        )
+    _print(prepared, as_json=common.json)
 
 
-@app.command()
-def dense(
-    trace: Annotated[
-        Path | None, typer.Argument(metavar="TRACE", help="A request trace; DIR/NAME.csv if not given.")
-    ] = None,
-    out: Out = Path("dataset"),
-    convert_original: Annotated[
-        bool,
-        typer.Option("--convert-original", help="As in the guide: convert the original trace, DIR/NAME.csv."),
-    ] = False,
-    analyze: Analyze = False,
-    name: Name = "BurstGPT_1",
-    failures: Failures = "keep",
-    format: Format = None,
-    time_unit: TimeUnit = None,
-    bad_rows: BadRows = "error",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class GuideOptions(NameOptions):
+    """Options.
+
+    Attributes:
+        out: Directory to read and write; other files in it stay.
+    """
+
+    out: Annotated[Path, "DIR"] = Path("dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOptions(GuideOptions, AnalyzeOptions):
+    """Options.
+
+    Attributes:
+        trace: A request trace (default: DIR/NAME.csv).
+        convert_original: Convert the original trace, DIR/NAME.csv, as in the guide.
+    """
+
+    trace: Annotated[Path | None, typer.Argument(metavar="TRACE")] = None
+    convert_original: bool = False
+
+
+@command(app)
+def dense(options: DenseOptions, reading: ReadingOptions, common: Common) -> None:
     """First step of the guide: a row for every second of the trace.
 
     Example:  presurge prepare dense --convert-original --analyze
     """
-    from presurge.errors import ConfigError
-    from presurge.workflows.counted_input import TraceReading
     from presurge.workflows.guide_steps import prepare_dense
 
-    if convert_original and trace is not None:
+    if options.convert_original and options.trace is not None:
         raise ConfigError(
-            "--convert-original means the original trace, but another is named",
-            where=str(trace),
-            hint=f"Leave one of them out; the original trace is {out / name}.csv.",
+            "`convert_original` means the original trace, but another is named",
+            where=str(options.trace),
+            hint=f"Leave one of them out; the original trace is {options.out / options.name}.csv.",
         )
-    reading = TraceReading(failures=failures, format=format, time_unit=time_unit, bad_rows=bad_rows)
     with console.progress() as progress:
-        prepared = prepare_dense(trace, out, name=name, analyze=analyze, reading=reading, progress=progress)
-    _print(prepared, as_json=json)
+        prepared = prepare_dense(
+            options.trace,
+            options.out,
+            name=options.name,
+            analyze=options.analyze,
+            reading=reading.reading(),
+            progress=progress,
+        )
+    _print(prepared, as_json=common.json)
 
 
-@app.command()
-def compress(
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="A file of seconds or a request trace; what dense wrote in DIR if not given.",
-        ),
-    ] = None,
-    out: Out = Path("dataset"),
-    step: Step = "60s",
-    name: Name = "BurstGPT_1",
-    failures: Failures = "keep",
-    format: Format = None,
-    time_unit: TimeUnit = None,
-    bad_rows: BadRows = "error",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions(GuideOptions, StepOptions):
+    """Options.
+
+    Attributes:
+        source: A file of seconds or a request trace (default: what `presurge prepare dense` wrote in DIR).
+    """
+
+    source: Annotated[Path | None, typer.Argument(metavar="INPUT")] = None
+
+
+@command(app)
+def compress(options: CompressOptions, reading: ReadingOptions, common: Common) -> None:
     """Second step of the guide: a row for every minute, or another step.
 
     Example:  presurge prepare compress --step 60s
     """
     from presurge.series.frequency import parse_step
-    from presurge.workflows.counted_input import TraceReading
     from presurge.workflows.guide_steps import prepare_compress
 
-    reading = TraceReading(failures=failures, format=format, time_unit=time_unit, bad_rows=bad_rows)
     with console.progress() as progress:
         prepared = prepare_compress(
-            source, out, step=parse_step(step), name=name, reading=reading, progress=progress
+            options.source,
+            options.out,
+            step=parse_step(options.step),
+            name=options.name,
+            reading=reading.reading(),
+            progress=progress,
         )
-    _print(prepared, as_json=json)
+    _print(prepared, as_json=common.json)
 
 
-@app.command()
-def split(
-    source: Annotated[
-        Path | None,
-        typer.Argument(metavar="INPUT", help="A file of minutes; what compress wrote in DIR if not given."),
-    ] = None,
-    out: Out = Path("dataset"),
-    split: Split = "0.6,0.1,0.2,0.1",
-    name: Name = "BurstGPT_1",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
-) -> None:
-    """Third step of the guide: training, validation, reinforcement learning and test rows, and the manifest.
+@dataclass(frozen=True, kw_only=True)
+class SplitStepOptions(GuideOptions, SplitOptions):
+    """Options.
+
+    Attributes:
+        source: A file of minutes (default: what `presurge prepare compress` wrote in DIR).
+    """
+
+    source: Annotated[Path | None, typer.Argument(metavar="INPUT")] = None
+
+
+@command(app)
+def split(options: SplitStepOptions, common: Common) -> None:
+    """Third step of the guide: the rows of each part, and the manifest.
+
+    Writes rows for training, validation, reinforcement learning and testing.
 
     Example:  presurge prepare split --split 0.6,0.1,0.2,0.1
     """
     from presurge.workflows.guide_steps import prepare_split
 
-    _print(prepare_split(source, out, split=_fractions(split), name=name), as_json=json)
-
-
-def _fractions(text: str) -> list[str]:
-    from presurge.errors import ConfigError
-
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        try:
-            float(part)
-        except ValueError as error:
-            hint = "Write four shares, for example 0.6,0.1,0.2,0.1."
-            raise ConfigError(f"{part!r} is no number", where="--split", hint=hint) from error
-    return parts
+    prepared = prepare_split(options.source, options.out, split=options.fractions(), name=options.name)
+    _print(prepared, as_json=common.json)
 
 
 def _print(prepared: "Prepared", *, as_json: bool) -> None:

@@ -1,58 +1,20 @@
-"""``presurge train``."""
+"""``presurge train`` and ``presurge models``."""
 
 import shlex
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import typer
-
-from presurge.cli.console import console, format_table
-from presurge.cli.dataset import (
-    Data,
-    FillOption,
-    Item,
-    Kind,
-    Step,
-    TestFraction,
-    Time,
-    ValidationFraction,
-    Value,
-    dataset_from,
-)
-from presurge.cli.evaluate import Context, Horizon, print_evaluation, say_notes
-from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
-from presurge.cli.train_options import (
-    Accumulate,
-    AllowFallback,
-    BatchSize,
-    Channels,
-    ClipNorm,
-    Config,
-    Device,
-    Epochs,
-    Individual,
-    Kernel,
+from presurge.cli.command import Options
+from presurge.cli.console import console, flag, format_table
+from presurge.cli.evaluate import print_evaluation
+from presurge.cli.options import (
+    CommonWithModels,
+    ConfigFile,
+    DataOptions,
     LearningRate,
-    Loggers,
-    Loss,
-    Model,
-    Out,
-    Patience,
-    Plots,
-    Precision,
-    Preset,
-    Resume,
-    Schedule,
-    Seed,
-    Set,
-    Solver,
-    Threads,
-    UseWandb,
-    WandbEntity,
-    WandbProject,
-    WandbRunName,
-    WeightDecay,
+    Windows,
     setting_pairs,
 )
 
@@ -67,120 +29,154 @@ _GRADIENT_ONLY = (
     "precision",
     "seed",
 )
-"""Options that a model solved in closed form does not read."""
+"""Options without effect on a model that is solved in closed form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """The run.
+
+    Attributes:
+        out: The run directory.
+        resume: Go on from the last checkpoint in --out.
+        plots: Draw the plots of the report (default: --plots).
+    """
+
+    out: Annotated[Path, "DIR"] = Path("training_output")
+    resume: bool = False
+    plots: Annotated[bool, "--plots/--no-plots"] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """The model.
+
+    Attributes:
+        model: Model to train; auto chooses by validation, `presurge models` lists all (default: dlinear).
+        set: A setting of the model, such as ridge=0.01; repeatable.
+        solver: How DLinear is fitted (default: auto).
+        loss: Loss that training minimises (default: mse).
+        individual: Give each channel its own weights (default), or share them.
+        kernel_size: Rows of DLinear's moving average, an odd number (default: 25).
+        channels: Refuse data with another number of channels.
+    """
+
+    model: str | None = None
+    set: Annotated[list[str], "KEY=VALUE"] = field(default_factory=list)
+    solver: Annotated[str | None, "auto|exact|sgd"] = None
+    loss: Annotated[str | None, "mse|mae|huber|quantile"] = None
+    individual: Annotated[bool | None, "--individual/--shared"] = None
+    kernel_size: int | None = None
+    channels: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllLearning(LearningRate):
+    """Learning by gradient.
+
+    Attributes:
+        schedule: How the learning rate changes (default: constant unless the model sets its own).
+        weight_decay: Weight decay (default: 0 unless the model sets its own).
+        clip_norm: Largest norm of a gradient (default: unlimited unless the model sets its own).
+        accumulate: Batches averaged into one optimizer step (default: 1).
+        precision: Number format; bf16 and fp16 are automatic mixed precision (default: fp32).
+    """
+
+    schedule: Literal["constant", "cosine", "one-cycle", "step", "plateau"] | None = None
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+    accumulate: int | None = None
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerOptions(Options):
+    """Metric loggers.
+
+    Attributes:
+        use_wandb: Log to Weights & Biases (default: --no-wandb).
+        wandb_project: Its project.
+        wandb_entity: Its team.
+        wandb_run_name: Name of the run there.
+        loggers: Log there too; repeatable.
+    """
+
+    use_wandb: Annotated[bool | None, "--use-wandb/--no-wandb"] = None
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+    wandb_run_name: str | None = None
+    loggers: Annotated[list[str], "--logger", "tensorboard|mlflow"] = field(default_factory=list)
 
 
 def train(
-    ctx: typer.Context,
-    data: Data,
-    out: Out = Path("training_output"),
-    model: Model = None,
-    preset: Preset = None,
-    config: Config = None,
-    context: Context = None,
-    horizon: Horizon = None,
-    settings: Set = None,
-    solver: Solver = None,
-    loss: Loss = None,
-    individual: Individual = None,
-    kernel_size: Kernel = None,
-    channels: Channels = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    schedule: Schedule = None,
-    weight_decay: WeightDecay = None,
-    clip_norm: ClipNorm = None,
-    accumulate: Accumulate = None,
-    patience: Patience = None,
-    seed: Seed = None,
-    device: Device = None,
-    allow_fallback: AllowFallback = None,
-    precision: Precision = None,
-    threads: Threads = None,
-    resume: Resume = False,
-    use_wandb: UseWandb = None,
-    wandb_project: WandbProject = None,
-    wandb_entity: WandbEntity = None,
-    wandb_run_name: WandbRunName = None,
-    loggers: Loggers = None,
-    plots: Plots = True,
-    time: Time = None,
-    value: Value = None,
-    item: Item = None,
-    step: Step = None,
-    kind: Kind = None,
-    fill: FillOption = None,
-    test_fraction: TestFraction = None,
-    validation_fraction: ValidationFraction = None,
-    plugin: Plugin = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    run: RunOptions,
+    file: ConfigFile,
+    windows: Windows,
+    model: ModelOptions,
+    learning: AllLearning,
+    loggers: LoggerOptions,
+    data: DataOptions,
+    common: CommonWithModels,
 ) -> None:
-    """Train a forecaster, measure it beside the naive baselines, and write a run directory with a report.
+    """Train a forecaster and score it beside the naive baselines.
 
-    A flag beats the --config file, that beats the preset, and that the default.
+    Writes a run directory with the model, plots and a report. An option here beats the --config file, which beats the
+    preset, which beats the default.
 
-    Example:  presurge train data --out run --model auto
+    Examples:
+      presurge train data --out run --model auto
+      presurge train load.csv --time t --value requests --model gru --epochs 20
+      presurge train data --config config.yaml --set hidden_size=32
     """
-    _train(ctx.params)
-
-
-def _train(given: dict[str, Any]) -> None:
-    """Act on the parameters of ``train``, by their names."""
     from presurge.training.interruption import TrainingInterrupted
     from presurge.workflows.run_directory import CHECKPOINTS, resumable
-    from presurge.workflows.settings import MODEL_KEYS, TrainConfig, check_model, resolve_settings
+    from presurge.workflows.settings import check_model, resolve_settings
     from presurge.workflows.train import further_process, help_to_train
-    from presurge.workflows.train import train as job
+    from presurge.workflows.train import train as workflow
 
-    flags = {name: given[name] for name in (*TrainConfig.model_fields, *MODEL_KEYS) if name in given}
-    flags |= {"model_settings": setting_pairs(given["settings"]), "loggers": given["loggers"] or None}
-    resolved = resolve_settings(flags, given["config"])
+    given = file.given() | windows.given() | model.given() | learning.given() | loggers.given()
+    given["model_settings"] = setting_pairs(given.pop("set", []))
+    config_file = given.pop("config", None)
+    resolved = resolve_settings(given, config_file)
     check_model(resolved)
-    dataset = dataset_from(given)
     if further_process():
-        help_to_train(dataset, resolved)
+        console.level = "quiet"
+        help_to_train(data.load(), resolved)
         return
-    say_notes(dataset.notes)
-    out = given["out"]
+    dataset = data.load()
     try:
         with console.progress() as progress:
-            result = job(
+            result = workflow(
                 dataset,
                 resolved,
-                out,
+                run.out,
                 progress=progress,
-                split={name: given[name] for name in ("test_fraction", "validation_fraction")},
-                resume=given["resume"],
-                plots=given["plots"],
+                split=data.fractions(),
+                resume=run.resume,
+                plots=run.plots,
             )
     except TrainingInterrupted:
-        if resumable(out):
-            console.warn(
-                f"Interrupted; the last checkpoint is in {out / CHECKPOINTS}. To go on:\n  {_resume_command()}"
-            )
+        if resumable(run.out):
+            last = run.out / CHECKPOINTS
+            console.warn(f"Interrupted; the last checkpoint is in {last}. To go on:\n  {_resuming()}")
         raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
     if not result.fitted.report.history and result.fitted.model.refits:
-        idle = [f"--{name.replace('_', '-')}" for name in _GRADIENT_ONLY if given.get(name) is not None]
+        idle = ", ".join(flag(name) for name in _GRADIENT_ONLY if name in given)
         if idle:
-            console.warn(
-                f"{', '.join(idle)} had no effect: {resolved.model} was solved, not trained by gradient."
-            )
-    print_evaluation(result.evaluation, as_json=given["json"])
-    console.say(f"Model:  {out / 'models'}\nReport: {result.report}")
+            console.warn(f"{idle} had no effect: {resolved.model} was solved, not trained by gradient.")
+    print_evaluation(result.evaluation, as_json=common.json)
+    console.say(f"Model:  {run.out / 'models'}\nReport: {result.report}")
 
 
-def _resume_command() -> str:
+def _resuming() -> str:
+    """This command, resumed."""
     words = ["presurge", *sys.argv[1:]]
     return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
-    """What validation chose, one line a channel where channels chose for themselves."""
+    """What validation chose, one line for each channel if channels chose for themselves."""
     plain = {key: value for key, value in chosen.items() if not isinstance(value, dict)}
     lines = [f"\n  {key}: {_words(value)}" for key, value in chosen.items() if isinstance(value, dict)]
     return (f" ({_words(plain)})" if plain else "") + "".join(lines)
@@ -190,7 +186,7 @@ def _words(chosen: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
 
 
-def models(plugin: Plugin = None, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+def models(common: CommonWithModels) -> None:
     """List the models that can be trained and compared.
 
     Example:  presurge models
@@ -198,7 +194,7 @@ def models(plugin: Plugin = None, json: Json = False, quiet: Quiet = False, debu
     from presurge.models.registry import BASELINES, model_names, summary
 
     summaries = {name: summary(name) for name in model_names()}
-    if json:
+    if common.json:
         rows = [{"name": n, "summary": s, "baseline": n in BASELINES} for n, s in summaries.items()]
         console.result_json({"models": rows})
         return

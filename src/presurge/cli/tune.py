@@ -2,153 +2,98 @@
 
 import shlex
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from presurge.cli.command import Options
 from presurge.cli.console import console, format_table, number
-from presurge.cli.dataset import (
-    Data,
-    FillOption,
-    Item,
-    Kind,
-    Step,
-    TestFraction,
-    Time,
-    ValidationFraction,
-    Value,
-    dataset_from,
-)
-from presurge.cli.evaluate import Context, Horizon, say_notes
-from presurge.cli.options import Debug, Json, Plugin, Quiet, Verbose
-from presurge.cli.train_options import (
-    AllowFallback,
-    BatchSize,
-    Config,
-    Device,
-    Epochs,
+from presurge.cli.options import (
+    CommonWithModels,
+    ConfigFile,
+    DataOptions,
     LearningRate,
-    Model,
-    Patience,
-    Preset,
-    Set,
-    Threads,
+    Windows,
     setting_pairs,
 )
 
 if TYPE_CHECKING:
     from presurge.workflows.tune import Trial, TuneResult
 
-_SEARCH = "The search"
 _SHOWN = 10
 
-Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Its directory; the same one goes on with the search.")
-]
-Trials = Annotated[
-    int,
-    typer.Option("--trials", min=1, help="How many trials there shall be in all.", rich_help_panel=_SEARCH),
-]
-Timeout = Annotated[
-    str | None,
-    typer.Option("--timeout", metavar="10m", help="Begin no trial after so long.", rich_help_panel=_SEARCH),
-]
-SpaceFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--space",
-        metavar="FILE.json",
-        help="What to search, instead of what is declared for the model.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option("--seed", help="Of the search and of every training. 0.", rich_help_panel=_SEARCH),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Options):
+    """The search.
+
+    Attributes:
+        out: Directory of the search; the same one continues it.
+        model: Model to tune (default: dlinear).
+        trials: Total number of trials.
+        timeout: Start no trial after this time, such as 90s, 10m or 2h.
+        space: JSON file of what to search (default: what the model declares).
+        set: A setting of the model, which is then not searched; repeatable.
+    """
+
+    out: Annotated[Path, "DIR"]
+    model: str | None = None
+    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1)] = 30
+    timeout: Annotated[str | None, "TIME"] = None
+    space: Annotated[Path | None, "FILE.json"] = None
+    set: Annotated[list[str], "KEY=VALUE"] = field(default_factory=list)
 
 
 def tune(
-    ctx: typer.Context,
-    data: Data,
-    out: Out,
-    model: Model = None,
-    trials: Trials = 30,
-    timeout: Timeout = None,
-    space: SpaceFile = None,
-    seed: Seed = None,
-    preset: Preset = None,
-    config: Config = None,
-    context: Context = None,
-    horizon: Horizon = None,
-    settings: Set = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    patience: Patience = None,
-    device: Device = None,
-    allow_fallback: AllowFallback = None,
-    threads: Threads = None,
-    time: Time = None,
-    value: Value = None,
-    item: Item = None,
-    step: Step = None,
-    kind: Kind = None,
-    fill: FillOption = None,
-    test_fraction: TestFraction = None,
-    validation_fraction: ValidationFraction = None,
-    plugin: Plugin = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    search: SearchOptions,
+    file: ConfigFile,
+    windows: Windows,
+    learning: LearningRate,
+    data: DataOptions,
+    common: CommonWithModels,
 ) -> None:
-    """Search the settings of a model by their error on the validation rows; the test rows take no part.
+    """Search the settings of a model by their error on the validation rows.
 
-    What an option, --set or --config fixes is not searched. The best settings go into DIR/best_config.json, which
-    presurge train --config takes. The same command goes on with a search that was cut off.
+    The test rows take no part. What an option, --set or --config fixes is not searched. The best settings go into
+    DIR/best_config.json, which presurge train --config takes. The same command continues an interrupted search.
 
     Example:  presurge tune data --out search --model dlinear --trials 30
     """
-    _tune(ctx.params)
-
-
-def _tune(given: dict[str, Any]) -> None:
-    """Act on the parameters of ``tune``, by their names."""
-    from presurge.workflows.settings import TrainConfig, resolve_settings
+    from presurge.workflows.settings import resolve_settings
     from presurge.workflows.tune import config_keys, space_of
-    from presurge.workflows.tune import tune as job
+    from presurge.workflows.tune import tune as workflow
 
-    flags = {name: given[name] for name in TrainConfig.model_fields if given.get(name) is not None}
-    resolved = resolve_settings(flags | {"model_settings": setting_pairs(given["settings"])}, given["config"])
-    space = space_of(resolved, given["space"], fixed={*flags, *config_keys(given["config"])})
-    timeout = _seconds(given["timeout"])
-    dataset = dataset_from(given)
-    say_notes(dataset.notes)
+    flags = file.given() | windows.given() | learning.given()
+    config_file = flags.pop("config", None)
+    if search.model is not None:
+        flags["model"] = search.model
+    resolved = resolve_settings(flags | {"model_settings": setting_pairs(search.set)}, config_file)
+    space = space_of(resolved, search.space, fixed={*flags, *config_keys(config_file)})
+    timeout = _seconds(search.timeout)
+    dataset = data.load()
     try:
         with console.progress() as progress:
-            result = job(
+            result = workflow(
                 dataset,
                 resolved,
                 space,
-                given["out"],
-                trials=given["trials"],
+                search.out,
+                trials=search.trials,
                 timeout=timeout,
                 progress=progress,
             )
     except KeyboardInterrupt:
-        console.warn(
-            f"Interrupted; the trials so far are in {given['out']}. To go on:\n  "
-            + shlex.join(["presurge", *sys.argv[1:]])
-        )
+        again = shlex.join(["presurge", *sys.argv[1:]])
+        console.warn(f"Interrupted; the trials so far are in {search.out}. To go on:\n  {again}")
         raise
-    if given["json"]:
+    if common.json:
         console.result_json(result.to_dict())
         return
     _print(result)
-    plugins = [word for file in given["plugin"] or () for word in ("--plugin", str(file))]
-    command = ["presurge", "train", str(given["data"]), "--config", str(result.best_config), *plugins]
+    plugins = [word for path in common.plugin for word in ("--plugin", str(path))]
+    command = ["presurge", "train", str(data.data), "--config", str(result.best_config), *plugins]
     console.say(f"Best settings: {result.best_config}\nTrain with them: {shlex.join(command)}")
 
 
@@ -162,7 +107,7 @@ def _seconds(timeout: str | None) -> float | None:
         return parse_step(timeout) / SECOND
     except ConfigError as error:
         raise ConfigError(
-            f"{timeout!r} is no duration", where="--timeout", hint="For example: 90s, 10m or 2h."
+            f"{timeout!r} is not a duration", setting="timeout", hint="For example: 90s, 10m or 2h."
         ) from error
 
 
