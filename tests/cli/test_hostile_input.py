@@ -166,7 +166,7 @@ def trained(run: Run) -> Path:
     """A model directory, beside the prepared data that it was trained on."""
     write("trace.csv", rows(40_000))
     assert run("prepare", "trace.csv", "--out", "data", "--quiet")[0] == 0
-    assert run("train", "data", "--out", "run", "--model", "dlinear", "--quiet")[0] == 0
+    assert run("train", "data", "--out", "run", "--model", "dlinear", "--quiet", "--no-plots")[0] == 0
     return Path("run", "models")
 
 

@@ -91,7 +91,15 @@ def test_the_configuration_file_of_the_guide(run: Run, table: Path) -> None:
     assert settings["patience"] == 15
     assert settings["model_settings"] == {"individual": False, "kernel_size": 25}
     code, _, err = run(
-        "train", table, *COLUMNS, "--config", "run/training_config.json", "--out", "again", "--quiet"
+        "train",
+        table,
+        *COLUMNS,
+        "--config",
+        "run/training_config.json",
+        "--out",
+        "again",
+        "--quiet",
+        "--no-plots",
     )
     assert code == 0, err
 
