@@ -141,10 +141,10 @@ def make_trace(path: Path, rows: int) -> None:
     """A synthetic trace with the columns and the whole seconds of BurstGPT's first release."""
     import polars as pl
 
-    from presurge.sources.synthetic import SyntheticSpec, synthesize
+    from presurge.sources.synthetic import SyntheticConfig, synthesize
 
     full = path.with_name("synthetic.parquet")
-    synthesize(SyntheticSpec(rows=rows, days=DAYS, seed=1), full)
+    synthesize(SyntheticConfig(rows=rows, days=DAYS, seed=1), full)
     columns = ["Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"]
     pl.scan_parquet(full).select(pl.col("Timestamp").floor().cast(pl.Int64), *columns).sink_csv(path)
     full.unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from presurge.errors import FetchError, StorageError
-from presurge.sources.download import RECORD, Fetched, RemoteFile, fetch
+from presurge.sources.public import RECORD, Fetched, RemoteFile, fetch
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -143,7 +143,7 @@ def test_a_corrupted_file_is_refused(site: Site, tmp_path: Path) -> None:
 
 def test_a_file_of_another_size_is_refused_before_it_is_sent(site: Site, tmp_path: Path) -> None:
     site.content = CONTENT[:-1]
-    with pytest.raises(FetchError, match=r"offers 1,048,575 bytes, and the published file has 1,048,576"):
+    with pytest.raises(FetchError, match=r"offers 1,048,575 bytes, but the published file has 1,048,576"):
         site.fetch(tmp_path)
     assert names_in(tmp_path) == set()
 

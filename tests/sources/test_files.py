@@ -41,9 +41,9 @@ readers = pytest.mark.parametrize("read", [as_trace, as_table])
         ("a.csv.gz", gzip.compress(MANY.encode(), mtime=0)[:-8], "damaged or was cut off"),
         ("a.csv.gz", gzip.compress(MANY.encode(), mtime=0)[:20], "damaged or was cut off"),
         ("a.csv.zst", zstandard.compress(MANY.encode())[:50_000], "damaged or was cut off"),
-        ("a.parquet", b"PAR1" + bytes(100), "no readable Parquet"),
+        ("a.parquet", b"PAR1" + bytes(100), "is not a readable Parquet file"),
         ("a.xlsx", b"PK\x03\x04" + bytes(100), "zip archive or an Excel"),
-        ("a.jsonl", b'{"timestamp": 1, "input_length": NaN, "output_length": 1}\n', "no valid JSON"),
+        ("a.jsonl", b'{"timestamp": 1, "input_length": NaN, "output_length": 1}\n', "is not valid JSON"),
     ],
 )
 def test_unreadable(
@@ -77,7 +77,7 @@ def test_a_truncated_parquet_file(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pl.DataFrame({"Timestamp": np.arange(1000)}).write_parquet(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="no readable Parquet file"):
+    with pytest.raises(DataError, match="is not a readable Parquet file"):
         recognise_file(path)
 
 

@@ -17,10 +17,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from presurge.errors import ConfigError, StorageError
 from presurge.sources import check_trace, open_trace
 from presurge.sources.rhythm import gamma_process
-from presurge.sources.synthetic import parse_start, synthesize
-from presurge.sources.synthetic_requests import SCHEMA, SyntheticSpec, SyntheticTrace
+from presurge.sources.synthetic import SCHEMA, SyntheticConfig, SyntheticTrace, parse_start, synthesize
 
-FORTNIGHT = SyntheticSpec(rows=400_000, days=14, seed=3)
+FORTNIGHT = SyntheticConfig(rows=400_000, days=14, seed=3)
 ENDINGS = ["csv", "csv.gz", "csv.zst", "parquet"]
 
 
@@ -38,7 +37,7 @@ def per_minute(frame: pl.DataFrame, days: int = 14) -> npt.NDArray[np.float64]:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, ending: str) -> None:
-    spec = SyntheticSpec(rows=300_000, days=2, seed=5)
+    spec = SyntheticConfig(rows=300_000, days=2, seed=5)
     written = []
     for folder in ("a", "b"):
         path = tmp_path / folder / f"trace.{ending}"
@@ -48,7 +47,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, ending: str) -> None
 
 
 def test_another_seed_gives_another_trace() -> None:
-    one, other = (next(SyntheticTrace(SyntheticSpec(rows=1000, days=1, seed=s)).blocks()) for s in (1, 2))
+    one, other = (next(SyntheticTrace(SyntheticConfig(rows=1000, days=1, seed=s)).blocks()) for s in (1, 2))
     assert not one.equals(other)
 
 
@@ -62,7 +61,7 @@ def test_another_seed_gives_another_trace() -> None:
 def test_any_trace_is_exact_and_does_not_depend_on_chunks(
     rows: int, minutes: int, seed: int, chunk: int
 ) -> None:
-    trace = SyntheticTrace(SyntheticSpec(rows=rows, days=minutes / 1440, seed=seed))
+    trace = SyntheticTrace(SyntheticConfig(rows=rows, days=minutes / 1440, seed=seed))
     frames = list(trace.frames(chunk))
     assert {len(frame) for frame in frames[:-1]} <= {chunk}
     whole = pl.concat(frames)
@@ -90,7 +89,7 @@ def test_a_lazy_scan_gives_the_same_rows(fortnight: pl.DataFrame) -> None:
 
 
 def test_the_rate_sets_the_number_of_requests() -> None:
-    rows = [SyntheticTrace(SyntheticSpec(rate=0.5, days=2, seed=seed)).rows for seed in range(20)]
+    rows = [SyntheticTrace(SyntheticConfig(rate=0.5, days=2, seed=seed)).rows for seed in range(20)]
     assert len(set(rows)) > 10
     assert abs(np.mean(rows) - 86_400) < 5 * np.sqrt(86_400 / 20)
 
@@ -98,7 +97,7 @@ def test_the_rate_sets_the_number_of_requests() -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_is_reported_is_what_is_in_the_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"trace.{ending}"
-    report = synthesize(SyntheticSpec(rows=5000, days=1), path)
+    report = synthesize(SyntheticConfig(rows=5000, days=1), path)
     trace = open_trace(path)
     counts = check_trace(trace)
     assert (trace.format, trace.has_elapsed) == ("burstgpt", True)
@@ -109,7 +108,7 @@ def test_what_is_reported_is_what_is_in_the_file(tmp_path: Path, ending: str) ->
 
 def test_it_is_labelled_synthetic_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "trace.parquet"
-    report = synthesize(SyntheticSpec(rows=500, days=1, seed=9), path)
+    report = synthesize(SyntheticConfig(rows=500, days=1, seed=9), path)
     beside = json.loads(report.sidecar.read_text())
     assert beside["synthetic"] is True
     assert beside["parameters"]["seed"] == 9
@@ -124,7 +123,7 @@ def test_it_is_labelled_synthetic_everywhere(tmp_path: Path) -> None:
 
 def test_progress_runs_from_start_to_end(tmp_path: Path) -> None:
     told: list[tuple[str, float, str]] = []
-    spec = SyntheticSpec(rows=600_000, days=3)
+    spec = SyntheticConfig(rows=600_000, days=3)
     synthesize(spec, tmp_path / "t.parquet", progress=lambda *words: told.append(words))
     shares = [share for _, share, _ in told]
     assert shares == sorted(shares)
@@ -135,14 +134,14 @@ def test_progress_runs_from_start_to_end(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_rows() -> None:
     """The largest block is no larger when there are four times as many rows."""
     small, large = (
-        max(frame.estimated_size() for frame in SyntheticTrace(SyntheticSpec(rows=rows, days=30)).blocks())
+        max(frame.estimated_size() for frame in SyntheticTrace(SyntheticConfig(rows=rows, days=30)).blocks())
         for rows in (2_000_000, 8_000_000)
     )
     assert large < 1.1 * small
 
 
 def test_the_largest_trace_begins_at_once() -> None:
-    trace = SyntheticTrace(SyntheticSpec(rows=100_000_000, days=60))
+    trace = SyntheticTrace(SyntheticConfig(rows=100_000_000, days=60))
     assert trace.rows == 100_000_000
     assert 200_000 < len(next(trace.blocks())) < 300_000
 
@@ -156,10 +155,10 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, ending: str)
         pytest.skip("mounting a small tmpfs is not permitted here")
     try:
         path = disk / f"trace.{ending}"
-        synthesize(SyntheticSpec(rows=1000, days=1), path)
+        synthesize(SyntheticConfig(rows=1000, days=1), path)
         before = {file.name: file.read_bytes() for file in disk.iterdir()}
         with pytest.raises(StorageError, match=r"(?i)no space"):
-            synthesize(SyntheticSpec(rows=300_000, days=1), path)
+            synthesize(SyntheticConfig(rows=300_000, days=1), path)
         assert {file.name: file.read_bytes() for file in disk.iterdir()} == before
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -170,7 +169,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(BaseException, match=r"^$|Interrupt"):
-        synthesize(SyntheticSpec(rows=1000, days=1), tmp_path / "out" / "trace.csv", progress=stop)
+        synthesize(SyntheticConfig(rows=1000, days=1), tmp_path / "out" / "trace.csv", progress=stop)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -213,7 +212,7 @@ def test_there_is_a_daily_cycle_and_a_quieter_weekend(fortnight: pl.DataFrame) -
 def test_the_start_sets_hour_and_weekday() -> None:
     """A trace that begins on Saturday evening counts its seconds from that day's midnight."""
     assert parse_start("2024-02-29") == datetime(2024, 2, 29)
-    spec = SyntheticSpec(rows=2000, days=1, start=parse_start("2024-01-06T18:30"))
+    spec = SyntheticConfig(rows=2000, days=1, start=parse_start("2024-01-06T18:30"))
     frame = next(SyntheticTrace(spec).blocks())
     assert 18.5 * 3600 <= frame["Timestamp"][0] < 19.5 * 3600
     assert frame["Timestamp"][-1] < (18.5 + 24) * 3600
@@ -270,13 +269,13 @@ def test_a_linear_model_beats_last_value_and_recent_mean(fortnight: pl.DataFrame
 )
 def test_impossible_parameters(options: dict[str, float], where: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        SyntheticSpec(**options)  # type: ignore[arg-type]
+        SyntheticConfig(**options)  # type: ignore[arg-type]
     assert caught.value.setting == where
 
 
 def test_too_many_requests_for_one_minute() -> None:
     with pytest.raises(ConfigError, match="busiest minute") as caught:
-        SyntheticTrace(SyntheticSpec(rows=50_000_000, days=0.01))
+        SyntheticTrace(SyntheticConfig(rows=50_000_000, days=0.01))
     assert "more days" in str(caught.value)
 
 
@@ -288,7 +287,7 @@ def test_an_impossible_start(text: str) -> None:
 
 def test_an_unknown_ending_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trace\.xlsx"):
-        synthesize(SyntheticSpec(), tmp_path / "trace.xlsx")
+        synthesize(SyntheticConfig(), tmp_path / "trace.xlsx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -177,7 +177,7 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
 def test_more_that_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'v': a count cannot be negative \(-3\)"):
         read(tmp_path, "t,v\n0,1\n60,-3\n", kinds={"v": "count"})
-    with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'item': an empty cell is no item"):
+    with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'item': an empty cell is not an item"):
         read(tmp_path, "t,item,v\n0,a,1\n60,,2\n", item="item")
     with pytest.raises(DataError, match="The columns are: t, v, w"):
         read(tmp_path, "t,v,w\n0,a,1\n60,b,2\n")

@@ -5,6 +5,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import zstandard
@@ -12,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presurge.errors import DataError, FormatError
-from presurge.sources import TRACE_FORMATS, check_trace, open_trace, recognise_file
+from presurge.sources import (
+    TRACE_FORMATS,
+    Trace,
+    check_trace,
+    open_trace,
+    recognise_file,
+    requests_panel,
+)
 
 V1 = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,472,18,490,Conversation log
@@ -204,7 +212,7 @@ def test_recognition(tmp_path: Path) -> None:
     )
     with pytest.raises(FormatError, match=r"several formats \(burstgpt, azure-llm\)"):
         open_trace(both)
-    with pytest.raises(FormatError, match="no trace format"):
+    with pytest.raises(FormatError, match="is not a trace format"):
         open_trace(strange, format="csv")
     with pytest.raises(FormatError, match="no column 'TIMESTAMP', 'ContextTokens', 'GeneratedTokens'"):
         open_trace(tmp_path / "a.csv", format="azure-llm")
@@ -259,7 +267,7 @@ def test_repeated_stamps_of_a_shuffled_trace_are_counted_in_parts(
     stamps = [1_700_000_000 + (i * 7919) % 101 for i in range(500)]
     frame = pl.DataFrame({"Timestamp": stamps, "Request tokens": 1, "Response tokens": 1})
     frame.write_parquet(tmp_path / "a.parquet")
-    monkeypatch.setattr("presurge.sources.counts._DISTINCT_AT_ONCE", 60)
+    monkeypatch.setattr("presurge.sources.trace._DISTINCT_AT_ONCE", 60)
     assert check_trace(open_trace(tmp_path / "a.parquet")).duplicate_stamps == 500 - 101
 
 
@@ -267,3 +275,42 @@ def test_columns_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", V1)
     plan = open_trace(path).events.select("time_us", "input_tokens").explain()
     assert "PROJECT 2/6 COLUMNS" in plan
+
+
+# One row per request
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Trace:
+    table = pl.DataFrame(
+        {
+            "Timestamp": [10.5, 2.0, 2.0, 7.0],
+            "Request tokens": [4, 1, 2, 3],
+            "Response tokens": [40, 10, 0, 30],
+        }
+    )
+    table.write_csv(tmp_path / "trace.csv")
+    return open_trace(tmp_path / "trace.csv")
+
+
+def test_requests_follow_each_other_in_the_order_of_time(requests: Trace) -> None:
+    panel = requests_panel(requests)
+    expected = [[np.nan, 1, 10], [0, 2, 0], [5, 3, 30], [3.5, 4, 40]]
+    np.testing.assert_array_equal(panel.values, np.array(expected, np.float32))
+    assert panel.channel_names == ("inter_arrival", "input_tokens", "output_tokens")
+    assert [channel.kind for channel in panel.channels] == ["gauge", "count", "count"]
+    assert (panel.clock, panel.step_seconds, panel.start.tolist()) == ("relative", 1, [0])
+
+
+def test_failed_requests_can_be_left_out(requests: Trace, tmp_path: Path) -> None:
+    assert requests_panel(requests, "drop").values[1].tolist() == [5, 3, 30]
+    (tmp_path / "failed.csv").write_text("Timestamp,Request tokens,Response tokens\n1,5,0\n")
+    with pytest.raises(DataError, match="no request is left"):
+        requests_panel(open_trace(tmp_path / "failed.csv"), "drop")
+
+
+def test_real_requests(shared: Path) -> None:
+    panel = requests_panel(open_trace(shared / "data" / "llm" / "AzureLLMInferenceTrace_conv.csv.gz"))
+    assert len(panel) == 19_366
+    assert np.nansum(panel.values[:, 0], dtype=np.float64) == pytest.approx(3_500, rel=0.05)
+    assert (panel.values[1:, 0] >= 0).all()

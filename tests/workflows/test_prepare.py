@@ -326,7 +326,7 @@ def test_no_row_is_an_error_and_one_row_is_enough(tmp_path, rows):
 
 
 def losing_one_request(events, failures):
-    from presurge.sources.requests import counted
+    from presurge.sources.trace import counted
 
     return counted(events, failures).slice(1)
 

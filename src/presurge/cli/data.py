@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -35,7 +36,7 @@ def list_traces(options: CacheOptions, common: Common) -> None:
 
     Example:  presurge data list --json
     """
-    from presurge.sources.catalog import CATALOG, cache_directory
+    from presurge.sources.public import CATALOG, cache_directory
 
     folder = options.cache or cache_directory()
     if common.json:
@@ -71,7 +72,7 @@ def get(options: GetOptions, common: Common) -> None:
 
     Example:  presurge data get burstgpt-1
     """
-    from presurge.sources.catalog import find_trace, get_trace
+    from presurge.sources.public import find_trace, get_trace
 
     with console.progress() as progress:
         fetched = get_trace(options.name, cache=options.cache, out=options.out, progress=progress)
@@ -84,7 +85,7 @@ def get(options: GetOptions, common: Common) -> None:
             {
                 "name": trace.name,
                 "path": str(path),
-                "size": path.stat().st_size,
+                "size": fetched.path.stat().st_size,
                 "sha256": fetched.sha256,
                 "source": source,
                 "licence": trace.licence,
@@ -93,7 +94,10 @@ def get(options: GetOptions, common: Common) -> None:
         )
         return
     console.result(str(path))
-    console.say(f"Licence: {trace.licence}. Cite: {trace.citation}\nNext: {trace.use.format(path=path)}")
+    settings = [f"--{name} {quote(str(value))}" for name, value in trace.settings.items()]
+    example = ["presurge", trace.command, quote(str(path)), *settings]
+    console.say(f"Licence: {trace.licence}. Cite: {trace.citation}")
+    console.say(f"Next: {trace.note or ' '.join(example)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +129,9 @@ def synthesize_trace(options: SynthesizeOptions, common: Common) -> None:
 
     Example:  presurge data synthesize --out trace.csv.gz --days 14 --rate 2 --seed 7
     """
-    from presurge.sources.synthetic import SyntheticSpec, parse_start, synthesize
+    from presurge.sources.synthetic import SyntheticConfig, parse_start, synthesize
 
-    spec = SyntheticSpec(
+    config = SyntheticConfig(
         rows=options.rows,
         rate=options.rate,
         days=options.days,
@@ -135,7 +139,7 @@ def synthesize_trace(options: SynthesizeOptions, common: Common) -> None:
         start=parse_start(options.start),
     )
     with console.progress() as progress:
-        report = synthesize(spec, options.out, progress=progress)
+        report = synthesize(config, options.out, progress=progress)
     if common.json:
         console.result_json(report.to_dict())
         return

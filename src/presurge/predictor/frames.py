@@ -17,7 +17,7 @@ from presurge.series.panel import FloatArray, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
 from presurge.sources.columns import Rows, read_numbers, read_stamps, without_blank
 from presurge.sources.files import RowFrame
-from presurge.sources.requests import REQUEST_CHANNELS
+from presurge.sources.formats import REQUEST_CHANNELS
 from presurge.sources.table import read_frame
 from presurge.workflows.guide_files import COUNT_COLUMNS, TRAINING
 from presurge.workflows.prepared_files import CHANNELS

@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: what counts as a number, a count or a gauge, and which cell is to blame if it is neither."""
+"""Columns of a table as times, items and numbers; an error names the first cell at fault."""
 
 from dataclasses import dataclass
 
@@ -17,21 +17,21 @@ _TRUTH = {"true": 1, "false": 0}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Some columns of a file in memory; ``number`` holds the position in the file of each row kept."""
+    """Some columns of a file in memory; ``number`` holds the position of each row in the file."""
 
     file: RowFile
     frame: pl.DataFrame
     number: npt.NDArray[np.int64]
 
     def complain(self, what: str, column: str, at: pl.Series, hint: str) -> DataError:
-        """An error about the first row in which ``at`` is true; ``{}`` in ``what`` stands for the value found there."""
+        """An error about the first row where ``at`` is true; ``{}`` in ``what`` becomes the value found there."""
         row = int(at.arg_true()[0])
         where = self.file.where(int(self.number[row]), column)
         return DataError(what.format(quoted(self.frame[column][row])), where=where, hint=hint)
 
 
 def without_blank(file: RowFile, frame: pl.DataFrame) -> Rows:
-    """Leave out the rows that hold nothing at all: empty lines of a text file.
+    """Leave out rows without any value, such as the empty lines of a text file.
 
     Raises:
         DataError: No row is left.
@@ -54,62 +54,81 @@ def read_stamps(rows: Rows, column: str, unit: TimeUnit | None) -> tuple[npt.NDA
     stamps = rows.frame.select(stamp_expr(column, form)).to_series()
     if stamps.null_count():
         raise rows.complain(
-            "{} is not a time", column, stamps.is_null(), "Every row needs its time: mend or remove this one."
+            "{} is not a time", column, stamps.is_null(), "Every row needs a time: fix or remove this one."
         )
     check_unit(form, int(stamps.min()), int(stamps.max()), where=where)  # type: ignore[arg-type]
     return stamps.to_numpy(), form
 
 
 def read_items(rows: Rows, column: str | None) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """The number of the item of each row, and the names of the items in their natural order.
+    """The item of each row as a number, and the names of the items in their natural order.
 
     Raises:
-        DataError: A row names no item.
+        DataError: A row does not name its item.
     """
     if column is None:
         return np.zeros(len(rows.frame), np.int64), ("",)
     items = rows.frame[column]
     if items.null_count():
-        raise rows.complain("{} is no item", column, items.is_null(), "Every row needs the name of its item.")
+        raise rows.complain(
+            "{} is not an item", column, items.is_null(), "Every row needs the name of its item."
+        )
     names = items.unique().sort().cast(pl.String)
     codes = items.cast(pl.String).cast(pl.Enum(names)).to_physical()
     return codes.cast(pl.Int64).to_numpy(), tuple(names)
 
 
 def read_numbers(rows: Rows, column: str) -> pl.Series:
-    """A value column as Int64 or Float64; null where missing (NaN too), and Int64 if it holds whole numbers only.
+    """A value column as Int64 if all its numbers are whole, else as Float64; missing values and NaN become null.
 
     Raises:
-        DataError: The column holds something else than numbers, an infinite value, or no value at all.
+        DataError: The column holds something other than numbers, an infinite value, or no value at all.
     """
-    raw = rows.frame[column]
-    numbers = _from_text(rows, column) if raw.dtype == pl.String else raw
+    raw, where = rows.frame[column], f"{rows.file.path}, column {column!r}"
+    hint = f"A value column holds numbers. The columns are: {', '.join(rows.file.columns)}."
+    numbers = _from_text(rows, column, hint) if raw.dtype == pl.String else raw
     if not (numbers.dtype.is_numeric() or numbers.dtype in (pl.Boolean, pl.Null)):
-        raise _not_numbers(rows, f"holds {raw.dtype}, not numbers", column)
+        raise DataError(f"holds {raw.dtype}, not numbers", where=where, hint=hint)
     if not numbers.dtype.is_integer() and numbers.dtype != pl.Boolean:
         numbers = numbers.cast(pl.Float64).fill_nan(None)
         infinite = numbers.is_infinite()
         if infinite.any():
-            raise rows.complain("the value is infinite ({})", column, infinite, "Mend or remove this row.")
+            raise rows.complain("the value is infinite ({})", column, infinite, "Fix or remove this row.")
     if numbers.null_count() == len(numbers):
-        raise DataError(
-            "no row has a value", where=f"{rows.file.path}, column {column!r}", hint="Leave the column out."
-        )
-    if numbers.dtype.is_float() and (numbers == numbers.floor()).all() and numbers.abs().max() <= _EXACT:  # type: ignore[operator]
-        return numbers.cast(pl.Int64)
-    return numbers if numbers.dtype.is_float() else _to_int64(rows, column, numbers)
+        raise DataError("no row has a value", where=where, hint="Leave the column out.")
+    if numbers.dtype.is_float():
+        whole = bool((numbers == numbers.floor()).all()) and numbers.abs().max() <= _EXACT  # type: ignore[operator]
+        return numbers.cast(pl.Int64) if whole else numbers
+    integers = numbers.cast(pl.Int64, strict=False)
+    lost = integers.is_null() & numbers.is_not_null()
+    if lost.any():
+        raise rows.complain("{} does not fit into 64 bits", column, lost, "Fix or remove this row.")
+    return integers
+
+
+def _from_text(rows: Rows, column: str, hint: str) -> pl.Series:
+    """Text as Float64, or as Boolean where it says true and false."""
+    text = rows.frame[column].str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False)
+    foreign = numbers.is_null() & text.is_not_null()
+    if not foreign.any():
+        return numbers
+    truth = text.str.to_lowercase().replace_strict(_TRUTH, default=None, return_dtype=pl.Int64)
+    if truth.null_count() == text.null_count():
+        return truth.cast(pl.Boolean)
+    raise rows.complain("{} is not a number", column, foreign, hint)
 
 
 def choose_kind(rows: Rows, column: str, numbers: pl.Series, declared: ChannelKind | None) -> ChannelKind:
-    """A column of whole numbers that is never negative is a count, unless it is of truth values; others are gauges.
+    """Tell a count, a column of whole numbers that are never negative, from a gauge; truth values are a gauge.
 
     Raises:
-        DataError: The column is declared a count and has a negative value.
+        DataError: The column was declared a count and has a negative value.
     """
     negative = numbers < 0
     if declared == "count" and negative.any():
         raise rows.complain(
-            "a count cannot be negative ({})", column, negative, f"Declare it a level: `kind={column}=gauge`"
+            "a count cannot be negative ({})", column, negative, f"Declare it a gauge: `kind={column}=gauge`"
         )
     if declared is not None:
         return declared
@@ -127,35 +146,6 @@ def exact_total(rows: Rows, column: str, numbers: pl.Series) -> int:
         raise DataError(
             "the sum of the values does not fit into 64 bits",
             where=f"{rows.file.path}, column {column!r}",
-            hint=f"Declare it a level: `kind={column}=gauge`",
+            hint=f"Declare it a gauge: `kind={column}=gauge`",
         )
     return int(numbers.sum())
-
-
-def _to_int64(rows: Rows, column: str, numbers: pl.Series) -> pl.Series:
-    whole = numbers.cast(pl.Int64, strict=False)
-    lost = whole.is_null() & numbers.is_not_null()
-    if lost.any():
-        raise rows.complain("{} does not fit into 64 bits", column, lost, "Mend or remove this row.")
-    return whole
-
-
-def _from_text(rows: Rows, column: str) -> pl.Series:
-    text = rows.frame[column].str.strip_chars()
-    numbers = text.cast(pl.Float64, strict=False)
-    foreign = numbers.is_null() & text.is_not_null()
-    if not foreign.any():
-        return numbers
-    truth = text.str.to_lowercase().replace_strict(_TRUTH, default=None, return_dtype=pl.Int64)
-    if truth.null_count() == text.null_count():
-        return truth.cast(pl.Boolean)
-    found = rows.complain("{} is not a number", column, foreign, "")
-    raise _not_numbers(rows, found.what, column, found.where)
-
-
-def _not_numbers(rows: Rows, what: str, column: str, where: str | None = None) -> DataError:
-    return DataError(
-        what,
-        where=where or f"{rows.file.path}, column {column!r}",
-        hint=f"A value column holds numbers. The columns are: {', '.join(rows.file.columns)}.",
-    )

@@ -1,4 +1,4 @@
-"""Opening a file of rows: CSV, Parquet or JSON lines, plain or compressed. What cannot be read is said in plain words."""
+"""Open a file of rows (CSV, Parquet or JSON lines, plain or compressed), or say in plain words why it cannot be read."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ FileKind = Literal["csv", "parquet", "json"]
 Types = Mapping[str, type[pl.DataType] | pl.DataType]
 
 MISSING_WORDS = ["NA", "N/A", "n/a", "null", "NULL", "None", "none"]
-"""Text that means "no value" in a table; NaN is a number and is kept as one until the rules for it are known."""
+"""Text that means "no value" in a table. NaN is not among them: it is a number until the rules for it are known."""
 
 _SNIFF_BYTES = 65_536
 _SNIFF_ROWS = 1_000
@@ -25,22 +25,22 @@ _FOREIGN = {
     b"\xfd7zXZ": "compressed with xz",
 }
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-_CONVERT = "Convert it: iconv -f LATIN1 -t UTF-8 FILE > NEW (or -f UTF-16, whichever it was written in)."
+_CONVERT = "Convert it from the encoding that it was written in: iconv -f LATIN1 -t UTF-8 FILE > NEW."
 _COMPLAINTS = (
-    # Words in the reader's message, what they mean, what to do.
+    # Words in Polars's message, what they mean, what to do.
     (("end of file", "incomplete frame", "checksum", "corrupt", "deflate"),
      "the compressed file is damaged or was cut off", "Copy or download it again."),
     (("utf-8", "utf8"), "the text is not UTF-8", _CONVERT),
-    (("more fields than",), "a row has more fields than the header", "Quote fields that hold the separator."),
-    (("parsing line", "json", "tape"), "a line is no valid JSON (NaN and Infinity are none)", "Mend or remove that line."),
-    (("parquet", "par1"), "is no readable Parquet file", "It is damaged or was cut off: write or copy it again."),
-    (("permission denied",), "cannot be read: permission denied", "Check the rights of the file."),
+    (("more fields than",), "a row has more fields than the header", "Quote the fields that contain the separator."),
+    (("parsing line", "json", "tape"), "a line is not valid JSON (NaN and Infinity are not)", "Fix or remove that line."),
+    (("parquet", "par1"), "is not a readable Parquet file", "It is damaged or was cut off: write or copy it again."),
+    (("permission denied",), "cannot be read: permission denied", "Check the permissions of the file."),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class RowFile:
-    """A file of rows that was looked at: what it is and which columns it has."""
+    """An opened file of rows: its kind and its columns. Pass it on, so that the file is examined only once."""
 
     path: Path
     kind: FileKind
@@ -49,9 +49,10 @@ class RowFile:
     is_array: bool = False
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
-        """The rows, lazily. In a text file the named columns get the given types and what does not parse is null.
+        """The rows, lazily.
 
-        Columns of a CSV that are not named are text. A Parquet file keeps the types that it has.
+        In a text file the columns named get the given types, with null where a value does not parse; the other columns
+        of a CSV are text. A Parquet file keeps its own types.
         """
         types = types or {}
         if self.kind == "parquet":
@@ -75,7 +76,7 @@ class RowFile:
         return self.scan(types).select(column).head(_SNIFF_ROWS).collect()[column]
 
     def read(self, columns: list[str]) -> pl.DataFrame:
-        """Some columns, all rows, with the types that fit all values."""
+        """All rows of some columns, in types that fit every value."""
         if self.kind == "parquet" or self.is_array:
             return self.scan().select(columns).collect(engine="streaming")
         try:
@@ -97,13 +98,13 @@ class RowFile:
         return frame.select(columns).collect(engine="streaming")
 
     def where(self, row: int, column: str | None = None) -> str:
-        """Name a place in the file; ``row`` counts from 0 inside and from 1 in words."""
+        """Name a place in the file for an error message; ``row`` counts from 0, the message from 1."""
         line = {"csv": f" (line {row + 2})", "json": "", "parquet": ""}[self.kind]
         place = f"{self.path}, row {row + 1}{line}"
         return f"{place}, column {column!r}" if column else place
 
     def text_at(self, row: int, column: str) -> str:
-        """What stands in one cell as it was written, in quotes; all of the line in a JSON lines file."""
+        """The text of one cell as it was written, in quotes; the whole line of a JSON lines file."""
         if self.kind == "json" and not self.is_array:
             return quoted(pl.scan_lines(self.path, glob=False).slice(row, 1).collect().item())
         return quoted(self.scan().select(column).slice(row, 1).collect().item())
@@ -111,13 +112,13 @@ class RowFile:
 
 @dataclass(frozen=True, slots=True)
 class RowFrame(RowFile):
-    """A frame in memory, read as a Parquet file is: with the types that it has."""
+    """A frame in memory, which keeps its own types as a Parquet file does."""
 
     frame: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> Self:
-        """A frame as rows that errors can point into."""
+        """Wrap a frame so that errors can point into it."""
         return cls(Path("data frame"), "parquet", tuple(frame.columns), frame=frame)
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
@@ -126,12 +127,15 @@ class RowFrame(RowFile):
         return self.frame.lazy()
 
 
-def open_file(path: Path) -> RowFile:
-    """Look at a file: its kind by its content, its columns by its header.
+def open_file(source: Path | str | RowFile) -> RowFile:
+    """Examine a file: its kind by its content, its columns by its header. An opened file is returned as it is.
 
     Raises:
         DataError: There is no such file, or it is empty, a directory, damaged, or not UTF-8.
     """
+    if isinstance(source, RowFile):
+        return source
+    path = Path(source)
     head = _first_bytes(path)
     with reading(path):
         if head.startswith(b"PAR1"):
@@ -139,28 +143,22 @@ def open_file(path: Path) -> RowFile:
         lines = pl.scan_lines(path, glob=False, n_rows=1).collect().to_series()
         first = str(lines[0]).removeprefix("\ufeff").strip() if len(lines) else ""
         if not first:
-            raise DataError("the file is empty", where=str(path), hint="Check how it was made or copied.")
-        if first[0] in "[{":
-            columns = (
-                (
-                    pl.read_json(path)
-                    if first[0] == "["
-                    else pl.scan_ndjson(path, infer_schema_length=_SNIFF_ROWS)
-                )
-                .collect_schema()
-                .names()
-            )
-            return RowFile(path, "json", tuple(columns), is_array=first[0] == "[")
+            raise _empty(path)
+        if first[0] == "[":
+            return RowFile(path, "json", tuple(pl.read_json(path).columns), is_array=True)
+        if first[0] == "{":
+            rows = pl.scan_ndjson(path, infer_schema_length=_SNIFF_ROWS)
+            return RowFile(path, "json", tuple(rows.collect_schema().names()))
         separator = max(_SEPARATORS, key=first.count)
         header = pl.scan_csv(path, separator=separator, glob=False, infer_schema=False, n_rows=0)
         return RowFile(path, "csv", tuple(header.collect_schema().names()), separator)
 
 
 def check_columns(file: RowFile, names: list[str]) -> None:
-    """Check that the file has the named columns.
+    """Check that the file has some columns.
 
     Raises:
-        DataError: It lacks one; the message lists those it has.
+        DataError: One is missing; the message lists those that the file has.
     """
     missing = [name for name in names if name not in file.columns]
     if missing:
@@ -172,22 +170,20 @@ def check_columns(file: RowFile, names: list[str]) -> None:
 
 
 def quoted(value: object) -> str:
-    """A value of a cell for an error message."""
-    return (
-        "an empty cell"
-        if value is None
-        else repr(value if isinstance(value, int | float) else str(value)[:200])
-    )
+    """A cell's value for an error message."""
+    if value is None:
+        return "an empty cell"
+    return repr(value if isinstance(value, int | float) else str(value)[:200])
 
 
 def no_rows(path: Path) -> DataError:
-    """The error for a file with a header and nothing else."""
+    """The error for a file with a header and no rows below it."""
     return DataError("holds no rows", where=str(path), hint="There is nothing below the header.")
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn the reader's complaints about a file into a DataError that says what to do.
+    """Turn what Polars or the system says about a file into a DataError that says what to do.
 
     Raises:
         DataError: The body could not read the file.
@@ -202,7 +198,12 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"cannot be read: {message.splitlines()[0]}", where=str(path)) from error
 
 
+def _empty(path: Path) -> DataError:
+    return DataError("the file is empty", where=str(path), hint="Check how it was made or copied.")
+
+
 def _first_bytes(path: Path) -> bytes:
+    """The first bytes of a file that may hold rows; an error if they show that it does not."""
     where = str(path)
     if path.is_dir():
         raise DataError("is a directory, not a file", where=where, hint="Name one of the files in it.")
@@ -211,18 +212,14 @@ def _first_bytes(path: Path) -> bytes:
     with reading(path), path.open("rb") as stream:
         head = stream.read(_SNIFF_BYTES)
     if not head:
-        raise DataError("the file is empty", where=where, hint="Check how it was made or copied.")
+        raise _empty(path)
     for magic, meaning in _FOREIGN.items():
         if head.startswith(magic):
-            raise DataError(
-                f"is {meaning}, which is not read here",
-                where=where,
-                hint="Unpack it to CSV, Parquet or .csv.gz.",
-            )
+            hint = "Unpack it to CSV, Parquet or .csv.gz."
+            raise DataError(f"is {meaning}, which Presurge does not read", where=where, hint=hint)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            "the text is UTF-16, not UTF-8", where=where, hint="Convert it: iconv -f UTF-16 -t UTF-8."
-        )
+        hint = "Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW."
+        raise DataError("the text is UTF-16, not UTF-8", where=where, hint=hint)
     if b"\0" in head and not head.startswith((b"PAR1", *_COMPRESSED)):
         raise DataError("is a binary file, or text that is not UTF-8", where=where, hint=_CONVERT)
     return head

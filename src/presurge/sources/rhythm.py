@@ -19,7 +19,7 @@ _MINUTES_PER_WEEK = 7 * MINUTES_PER_DAY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinuteLoad:
-    """What each of M minutes asks for. ``conversation`` and ``api`` add up to one over all minutes.
+    """The load of each of M minutes. ``conversation`` and ``api`` add up to one over all minutes.
 
     Attributes:
         conversation: Share of all requests that are conversation requests of this minute, [M].
@@ -82,7 +82,7 @@ def gamma_process(
 
 
 def _autoregressive(minutes: int, *, coefficient: float, rng: np.random.Generator) -> FloatArray:
-    """A stationary Gaussian AR(1) process of variance 1, by repeated doubling instead of a loop over minutes."""
+    """A stationary Gaussian AR(1) process of variance 1, computed by repeated doubling instead of a loop over minutes."""
     z = rng.standard_normal(minutes)
     z[1:] *= np.sqrt(1 - coefficient**2)
     shift, factor = 1, float(coefficient)
@@ -117,7 +117,7 @@ def _api_rhythm(
 
 
 def _failure_episodes(minutes: int, rng: np.random.Generator) -> FloatArray:
-    """A background of half a per cent, and about two short episodes a day in which much fails."""
+    """A background of half a per cent, and about two short episodes a day with many failures."""
     failure = np.full(minutes, 0.005)
     episodes = rng.poisson(2 * minutes / MINUTES_PER_DAY)
     first = rng.integers(0, minutes, episodes)

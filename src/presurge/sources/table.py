@@ -1,16 +1,21 @@
-"""Any table with a time column as a Panel: wide (one column a channel) or long (with an item column)."""
+"""Any table with a time column as a Panel: wide (one column per channel) or long (with an item column).
+
+Every row goes into the bucket of a regular grid in which its stamp falls.
+Shapes: N rows of the table, R rows of the grid (all items one after another), C channels.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Required, TypedDict, Unpack
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from presurge.errors import ConfigError, DataError
 from presurge.series.frequency import format_step, infer_step, parse_step
-from presurge.series.panel import Channel, ChannelKind, Panel
+from presurge.series.panel import Channel, ChannelKind, FloatArray, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit
 from presurge.sources.columns import (
     Rows,
@@ -22,21 +27,18 @@ from presurge.sources.columns import (
     without_blank,
 )
 from presurge.sources.files import RowFile, RowFrame, check_columns, open_file, reading
-from presurge.sources.gridding import IntArray, fill_grid, lay_grid
-from presurge.sources.recognise import GUIDE_COLUMNS
+from presurge.sources.formats import GUIDE_COUNTS, GUIDE_TIME, LOAD_CHANNELS
 
 Fill = Literal["auto", "zero", "missing"]
+IntArray = npt.NDArray[np.int64]
 
-_GUIDE_CHANNELS = {
-    "Concurrent_requests": ("requests", "requests"),
-    "Request_tokens_sum": ("input_tokens", "tokens"),
-    "Response_tokens_sum": ("output_tokens", "tokens"),
-}
+MAX_ROWS = 200_000_000
+"""A larger grid means a wrong time column or far too small a step, and would fill the memory with empty rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableCounts:
-    """What was found in a table.
+    """What a table holds.
 
     Attributes:
         rows: Rows of the table.
@@ -44,7 +46,7 @@ class TableCounts:
         duplicates: Rows that repeat the stamp of another row (of the same item).
         off_grid: Rows whose stamp is not the beginning of its bucket.
         empty_buckets: Buckets without a row.
-        missing: Values that are null or NaN, by column.
+        missing: Number of null or NaN values by column.
     """
 
     rows: int
@@ -61,9 +63,9 @@ class Table:
 
     Attributes:
         panel: The regular series.
-        counts: What was found and treated.
-        totals: Exact sum of each count column of whole numbers, taken before anything became a float.
-        notes: What was treated and by which rule, in words.
+        counts: What the table holds.
+        totals: Exact sum of each count column of whole numbers, taken before anything becomes a float.
+        notes: What was done to the rows and by which rule, in words.
     """
 
     panel: Panel
@@ -73,7 +75,7 @@ class Table:
 
 
 def read_table(
-    path: Path | str,
+    source: Path | str | RowFile,
     *,
     time: str,
     values: Sequence[str],
@@ -85,105 +87,81 @@ def read_table(
 ) -> Table:
     """Read a CSV, Parquet or JSON lines table (plain, gz or zst) as a panel.
 
-    Rows of one item that fall into one bucket are summed for counts and averaged for gauges; their order does not matter.
-    Each item runs from its own first row to its own last one.
+    Rows of one item that fall into the same bucket are summed for counts and averaged for gauges, in any order. Each item
+    runs from its own first row to its own last one.
 
     Args:
-        path: The file.
+        source: The file, or what ``open_file`` made of it.
         time: Its time column.
         values: Its value columns, which become the channels.
-        item: The column that names the series of a row, in a long table.
-        step: Width of a bucket (``"60s"``, ``"5m"``, or seconds); the most frequent distance of two rows if not given.
-        kinds: Columns that are to be a count or a gauge, whatever their values look like.
+        item: The column that names the series of each row, in a long table.
+        step: Width of a bucket (``"60s"``, ``"5m"``, or seconds); by default the most frequent distance between rows.
+        kinds: Columns to read as a count or a gauge, whatever their values look like.
         fill: What a bucket without a row holds: ``auto`` is zero for counts and missing for gauges.
-        time_unit: Unit of numeric stamps; told by their magnitude if not given.
+        time_unit: Unit of numeric stamps; by default their magnitude decides.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or holds a value that is no time or no number.
+        DataError: The file cannot be read, lacks a column, or holds a value that is not a time or not a number.
         ConfigError: ``step`` or ``kinds`` cannot be used.
     """
-    options = _Options(time, tuple(values), item, step, kinds or {}, fill, time_unit)
-    return _read(open_file(Path(path)), options)
+    file, kinds = open_file(source), kinds or {}
+    needed = [time, *([item] if item else []), *values]
+    check_columns(file, needed)
+    for name, kind in kinds.items():
+        if name not in values or kind not in ("count", "gauge"):
+            raise ConfigError(
+                f"{name}={kind} is not the kind of a value column",
+                setting="kind",
+                hint=f"Write COLUMN=count or COLUMN=gauge for one of: {', '.join(values)}.",
+            )
+    with reading(file.path):
+        rows = without_blank(file, file.read(list(dict.fromkeys(needed))))
+    stamp_N, form = read_stamps(rows, time, time_unit)
+    item_N, items = read_items(rows, item)
+    numbers = [read_numbers(rows, name) for name in values]
+    channels = tuple(
+        Channel(name, kind=choose_kind(rows, name, column, kinds.get(name)))
+        for name, column in zip(values, numbers, strict=True)
+    )
+    parsed = _Parsed(rows, stamp_N, form, item_N, items, channels, numbers)
+    return _bucketed(parsed, None if step is None else parse_step(step), fill)
 
 
-def read_frame(
-    frame: pl.DataFrame,
-    *,
-    time: str,
-    values: Sequence[str],
-    item: str | None = None,
-    step: str | int | None = None,
-    kinds: Mapping[str, ChannelKind] | None = None,
-    fill: Fill = "auto",
-    time_unit: TimeUnit | None = None,
-) -> Table:
-    """Take a Polars frame as a panel, by the same rules and arguments as ``read_table``.
+class _Columns(TypedDict, total=False):
+    """The arguments of ``read_table``."""
 
-    Raises:
-        DataError: The frame is empty, lacks a column, or holds a value that is no time or no number.
-        ConfigError: ``step`` or ``kinds`` cannot be used.
-    """
-    options = _Options(time, tuple(values), item, step, kinds or {}, fill, time_unit)
-    return _read(RowFrame.of(frame), options)
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The arguments of ``read_table`` and ``read_frame``."""
-
-    time: str
-    values: tuple[str, ...]
+    time: Required[str]
+    values: Required[Sequence[str]]
     item: str | None
     step: str | int | None
-    kinds: Mapping[str, ChannelKind]
+    kinds: Mapping[str, ChannelKind] | None
     fill: Fill
     time_unit: TimeUnit | None
 
 
-def _read(file: RowFile, options: _Options) -> Table:
-    names, item = list(options.values), options.item
-    needed = [options.time, *([item] if item else []), *names]
-    check_columns(file, needed)
-    _check_kinds(options.kinds, names)
-    with reading(file.path):
-        rows = without_blank(file, file.read(list(dict.fromkeys(needed))))
-    stamp_N, form = read_stamps(rows, options.time, options.time_unit)
-    item_N, items = read_items(rows, item)
-    numbers = [read_numbers(rows, name) for name in names]
-    channels = tuple(
-        Channel(name, kind=choose_kind(rows, name, column, options.kinds.get(name)))
-        for name, column in zip(names, numbers, strict=True)
-    )
-    parsed = _Parsed(rows, stamp_N, form, item_N, items, channels, numbers)
-    return _bucketed(parsed, parse_step(options.step) if options.step is not None else None, options.fill)
+def read_frame(frame: pl.DataFrame, **columns: Unpack[_Columns]) -> Table:
+    """Turn a Polars frame into a panel; the arguments, rules and errors are those of ``read_table``."""
+    return read_table(RowFrame.of(frame), **columns)
 
 
-def read_guide_csv(path: Path | str, *, step: str | int | None = None) -> Table:
+def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = None) -> Table:
     """Read the second or the minute series of the training guide: requests, input and output tokens, all of them counts.
 
     Raises:
-        DataError: The file cannot be read or has not the guide's columns.
+        DataError: The file cannot be read or lacks one of the guide's columns.
     """
-    file = open_file(Path(path))
-    check_columns(file, list(GUIDE_COLUMNS))
-    table = read_table(
-        path,
-        time=GUIDE_COLUMNS[0],
-        values=list(_GUIDE_CHANNELS),
-        step=step,
-        kinds=dict.fromkeys(_GUIDE_CHANNELS, "count"),
-    )
-    channels = tuple(Channel(*_GUIDE_CHANNELS[name], kind="count") for name in table.panel.channel_names)
+    kinds: dict[str, ChannelKind] = dict.fromkeys(GUIDE_COUNTS.values(), "count")
+    table = read_table(source, time=GUIDE_TIME, values=list(kinds), step=step, kinds=kinds)
     return replace(
         table,
-        panel=table.panel.replace(values=table.panel.values, channels=channels),
-        totals={_GUIDE_CHANNELS[name][0]: total for name, total in table.totals.items()},
+        panel=table.panel.replace(values=table.panel.values, channels=LOAD_CHANNELS),
+        totals={name: table.totals[column] for name, column in GUIDE_COUNTS.items()},
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Parsed:
-    """The columns of a table as numbers: one stamp, item number and value per channel for each of N rows."""
+    """The columns of a table as numbers: a stamp, an item number and a value per channel for each of N rows."""
 
     rows: Rows
     stamp_N: IntArray
@@ -195,19 +173,18 @@ class _Parsed:
 
 
 def _bucketed(parsed: _Parsed, step: int | None, fill: Fill) -> Table:
-    gaps, unsorted, duplicates = _gaps(parsed.stamp_N, parsed.item_N)
-    path, channels = parsed.rows.file.path, parsed.channels
-    width = _infer(gaps, path) if step is None else step
-    columns = list(zip(channels, parsed.numbers, strict=True))
+    stamp_N, channels, where = parsed.stamp_N, parsed.channels, str(parsed.rows.file.path)
+    gaps, unsorted, duplicates = _gaps(stamp_N, parsed.item_N)
+    width = _infer(gaps, where) if step is None else step
     totals = {
         channel.name: exact_total(parsed.rows, channel.name, numbers)
-        for channel, numbers in columns
+        for channel, numbers in zip(channels, parsed.numbers, strict=True)
         if channel.kind == "count" and numbers.dtype.is_integer()
     }
-    grid = lay_grid(parsed.stamp_N, parsed.item_N, len(parsed.items), width, where=str(path))
+    grid = _lay_grid(stamp_N, parsed.item_N, len(parsed.items), width, where=where)
     zero = [fill == "zero" or (fill == "auto" and channel.kind == "count") for channel in channels]
-    filled, empty = fill_grid(grid, parsed.numbers, channels, zero)
-    clock = parsed.form.clock(int(parsed.stamp_N.min()))
+    filled, empty = _fill_grid(grid, parsed.numbers, channels, zero)
+    clock = parsed.form.clock(int(stamp_N.min()))
     panel = Panel(
         values=filled,
         channels=channels,
@@ -218,32 +195,20 @@ def _bucketed(parsed: _Parsed, step: int | None, fill: Fill) -> Table:
         clock=clock,
     )
     counts = TableCounts(
-        rows=len(parsed.stamp_N),
+        rows=len(stamp_N),
         unsorted=unsorted,
         duplicates=duplicates,
         off_grid=grid.off_grid,
         empty_buckets=empty,
-        missing={channel.name: numbers.null_count() for channel, numbers in columns},
+        missing={c.name: numbers.null_count() for c, numbers in zip(channels, parsed.numbers, strict=True)},
     )
-    notes = (
-        f"time stamps: {parsed.form.describe(clock)}",
-        *_notes(counts, panel, zero, guessed=step is None),
-    )
-    return Table(panel=panel, counts=counts, totals=totals, notes=notes)
-
-
-def _check_kinds(kinds: Mapping[str, ChannelKind], names: Sequence[str]) -> None:
-    for name, kind in kinds.items():
-        if name not in names or kind not in ("count", "gauge"):
-            raise ConfigError(
-                f"{name}={kind} is not the kind of a value column",
-                setting="kind",
-                hint=f"Write COLUMN=count or COLUMN=gauge for one of: {', '.join(names)}.",
-            )
+    notes = _notes(counts, panel, zero, guessed=step is None)
+    notes = [f"time stamps: {parsed.form.describe(clock)}", *notes]
+    return Table(panel=panel, counts=counts, totals=totals, notes=tuple(notes))
 
 
 def _gaps(stamp_N: IntArray, item_N: IntArray) -> tuple[IntArray, int, int]:
-    """Positive distances of neighbouring rows of each item, rows out of order, and rows that repeat a stamp."""
+    """Positive distances between neighbouring rows of each item, rows out of order, and rows that repeat a stamp."""
     if (item_N[1:] < item_N[:-1]).any():
         order = np.argsort(item_N, kind="stable")
         stamp_N, item_N = stamp_N[order], item_N[order]
@@ -255,25 +220,115 @@ def _gaps(stamp_N: IntArray, item_N: IntArray) -> tuple[IntArray, int, int]:
     return gaps[same & (gaps > 0)], unsorted, int(np.count_nonzero(same & (gaps == 0)))
 
 
-def _infer(gaps: IntArray, path: Path) -> int:
+def _infer(gaps: IntArray, where: str) -> int:
     try:
         return infer_step(np.concatenate(([0], np.cumsum(gaps))))
     except DataError as error:
-        raise DataError(error.what, where=str(path), hint=error.hint) from error
+        raise DataError(error.what, where=where, hint=error.hint) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grid:
+    """The buckets of a table.
+
+    Attributes:
+        start: int64 [items], first bucket of each item, microseconds since the Unix epoch.
+        indptr: int64 [items + 1], rows of each item.
+        cell_N: int64, the row of the grid into which each row of the table falls.
+        off_grid: Rows of the table whose stamp is not the beginning of its bucket.
+    """
+
+    start: IntArray
+    indptr: IntArray
+    cell_N: IntArray
+    off_grid: int
+
+
+def _lay_grid(stamp_N: IntArray, item_N: IntArray, items: int, step: int, *, where: str) -> _Grid:
+    """Lay buckets of one step over the stamps of every item, from its first to its last.
+
+    An item whose stamps are all congruent modulo the step keeps its phase: hours logged at ten past stay at ten past.
+    Otherwise its buckets begin at multiples of the step since the Unix epoch.
+
+    Raises:
+        DataError: There would be more than `MAX_ROWS` buckets.
+    """
+    phase_N = stamp_N % step
+    low, high = _ends(phase_N, item_N, items)
+    phase = np.where(low == high, low, 0)
+    bucket_N = (stamp_N - phase[item_N]) // step
+    first, last = _ends(bucket_N, item_N, items)
+    rows = last - first + 1
+    indptr = np.concatenate(([0], np.cumsum(rows)))
+    if indptr[-1] > MAX_ROWS:
+        usual = [seconds * 1_000_000 for seconds in (1, 10, 60, 300, 900, 3600, 86_400, 604_800)]
+        enough = next((each for each in usual if int(rows.max()) * step // each < MAX_ROWS // 10), usual[-1])
+        raise DataError(
+            f"{len(stamp_N):,} rows would become {int(indptr[-1]):,} buckets of {format_step(step)}",
+            where=where,
+            hint=f"Give a larger step, such as `step={format_step(enough)}`, and check the first and the last stamp.",
+        )
+    return _Grid(
+        start=first * step + phase,
+        indptr=indptr,
+        cell_N=bucket_N - first[item_N] + indptr[item_N],
+        off_grid=int(np.count_nonzero(phase_N != phase[item_N])),
+    )
+
+
+def _ends(value_N: IntArray, item_N: IntArray, items: int) -> tuple[IntArray, IntArray]:
+    """The least and the greatest value of each item."""
+    least = np.full(items, np.iinfo(np.int64).max)
+    greatest = np.full(items, np.iinfo(np.int64).min)
+    np.minimum.at(least, item_N, value_N)
+    np.maximum.at(greatest, item_N, value_N)
+    return least, greatest
+
+
+def _fill_grid(
+    grid: _Grid, values: Sequence[pl.Series], channels: Sequence[Channel], zero: Sequence[bool]
+) -> tuple[FloatArray, int]:
+    """Put the values of N rows into R buckets: sum counts, average gauges.
+
+    Null and NaN are left out. A bucket whose rows have no value stays missing; a bucket without any row is zero for the
+    channels in ``zero`` and missing for the others.
+
+    Returns:
+        float32 [R, C] with NaN where missing, and the number of buckets without a row.
+    """
+    rows = int(grid.indptr[-1])
+    filled = np.empty((rows, len(channels)), np.float32)
+    filled[:] = np.where(np.array(zero), np.float32(0), np.float32(np.nan))
+    frame = pl.DataFrame(
+        [pl.Series("cell", grid.cell_N), *(v.alias(c.name) for v, c in zip(values, channels, strict=True))]
+    )
+    if len(grid.cell_N) > 1 and not bool((np.diff(grid.cell_N) > 0).all()):  # some rows share a bucket
+        frame = frame.group_by("cell").agg(_merge(frame[c.name], c) for c in channels)
+    cells = frame["cell"].to_numpy()
+    for index, channel in enumerate(channels):
+        filled[cells, index] = frame[channel.name].cast(pl.Float32).fill_null(np.nan).to_numpy()
+    return filled, rows - len(cells)
+
+
+def _merge(values: pl.Series, channel: Channel) -> pl.Expr:
+    value = pl.col(channel.name)
+    if channel.kind == "count":
+        # A sum of floats depends on their order, and must not depend on that of the rows: so they are sorted first.
+        total = value.sum() if values.dtype.is_integer() else value.sort().sum()
+        return pl.when(value.count() > 0).then(total).alias(channel.name)
+    return value.sort().mean().alias(channel.name)
 
 
 def _notes(counts: TableCounts, panel: Panel, zero: Sequence[bool], *, guessed: bool) -> list[str]:
-    notes = [
-        f"step: {format_step(panel.step)}{', the most frequent distance of two rows' if guessed else ''}"
-    ]
+    guess = ", the most frequent distance between rows" if guessed else ""
+    notes = [f"step: {format_step(panel.step)}{guess}"]
     for channel, filled in zip(panel.channels, zero, strict=True):
         merged = "summed" if channel.kind == "count" else "averaged"
-        notes.append(
-            f"{channel.name}: {channel.kind} ({merged} in a bucket; {'zero' if filled else 'missing'} where there is no row)"
-        )
-    hint = "" if len(panel.items) > 1 else " (if they are of several series, name their column: `item`)"
+        empty = "zero" if filled else "missing"
+        notes.append(f"{channel.name}: {channel.kind} ({merged} in a bucket; {empty} where there is no row)")
+    hint = "" if len(panel.items) > 1 else " (if they belong to several series, name their column: `item`)"
     found = {
-        "rows out of order (their place does not matter)": (counts.unsorted, counts.rows),
+        "rows out of order (harmless)": (counts.unsorted, counts.rows),
         f"rows with the stamp of another row{hint}": (counts.duplicates, counts.rows),
         "rows inside a bucket, not at its beginning": (counts.off_grid, counts.rows),
         "buckets without a row": (counts.empty_buckets, len(panel)),

@@ -1,44 +1,50 @@
-"""Request traces: one row a request, scanned lazily, so that a trace may be larger than the memory."""
+"""Request traces: one row per request, scanned lazily, so that a trace may be larger than memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from presurge.errors import DataError
+from presurge.series.buckets import ELAPSED, TIME
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Clock
+from presurge.series.panel import Clock, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit, check_unit, detect_form, stamp_expr
 from presurge.sources.files import RowFile, no_rows, open_file, reading
-from presurge.sources.recognise import TraceFormat, trace_format
+from presurge.sources.formats import REQUEST_CHANNELS, TraceFormat, trace_format
 
 BadRows = Literal["error", "drop"]
+FailureRule = Literal["keep", "drop"]
 Queries = Callable[[pl.LazyFrame], Sequence[pl.LazyFrame]]
-"""From the events to what is asked of them."""
+"""Takes the events and returns what to compute from them."""
 
 _LARGEST = 2**53
-"""Token counts beyond this are not exact as floats, which is how the text of a number is first read."""
+"""Larger token counts are not exact as floats, which is how the text of a number is first read."""
+_BATCH = 1_000_000
+_DISTINCT_AT_ONCE = 25_000_000
+"""Stamps whose distinct values are counted together in an unsorted trace: about half a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A trace of requests whose every row was checked.
+    """A trace of requests with every row checked.
 
     Attributes:
         path: The file.
         format: Name of its format.
         clock: Of its stamps.
-        has_elapsed: The events have the column ``elapsed_us``.
+        has_elapsed: Whether the events have the column ``elapsed_us``.
         events: ``time_us``, ``input_tokens``, ``output_tokens`` (Int64), ``failed`` (Boolean: no output token), and where
             the file has them ``elapsed_us`` (Int64, null where unknown), ``model`` and ``log_type`` (String); in file order.
         rows: Number of events.
-        first_us: Earliest stamp.
-        last_us: Latest stamp.
+        first_us: Earliest stamp in microseconds.
+        last_us: Latest stamp in microseconds.
         dropped: Bad rows left out.
-        notes: What was treated on the way in, in words.
-        answers: To the queries that were asked along with the checks.
+        notes: What was changed on the way in, in words.
+        answers: Results of the queries that were computed along with the checks.
     """
 
     path: Path
@@ -52,6 +58,59 @@ class Trace:
     dropped: int = 0
     notes: tuple[str, ...] = ()
     answers: tuple[pl.DataFrame, ...] = field(default=(), repr=False)
+
+
+def open_trace(
+    source: Path | str | RowFile,
+    *,
+    format: str | None = None,
+    time_unit: TimeUnit | None = None,
+    bad_rows: BadRows = "error",
+    also: Queries | None = None,
+) -> Trace:
+    """Open a request trace and check every row of it in one pass, without holding it in memory.
+
+    Args:
+        source: CSV (plain, gz, zst), Parquet or JSON lines, or what ``open_file`` made of it.
+        format: One of `TRACE_FORMATS`; by default the columns decide.
+        time_unit: Unit of numeric stamps; by default the format or their magnitude decides.
+        bad_rows: Whether a bad stamp or token count is an error or drops its row (the notes count them).
+        also: Queries on the events to compute in the same pass as the checks, which saves reading the file again.
+
+    Raises:
+        DataError: The file cannot be read or has a bad row.
+        FormatError: The columns fit no format, or several.
+    """
+    file = open_file(source)
+    with reading(file.path):
+        wanted = trace_format(file, format)
+        layout = _lay_out(file, wanted, time_unit, pl.Int64)
+        survey = _survey(layout, layout.scan, also)
+        if survey.counts[f"bad {wanted.input_tokens}"] or survey.counts[f"bad {wanted.output_tokens}"]:
+            # Reading whole numbers as such is fastest; only a file that also writes them as 12.0 is read as decimals.
+            layout = _lay_out(file, wanted, time_unit, pl.Float64)
+            survey = _survey(layout, layout.scan, also)
+        (scan, counts, answers), dropped, notes = _cleaned(layout, survey, bad_rows, also)
+    if not counts["rows"]:
+        raise no_rows(file.path)
+    first, last = counts["first"], counts["last"]
+    check_unit(layout.form, first, last, where=f"{file.path}, column {wanted.time!r}")
+    clock = layout.form.clock(first)
+    if counts.get("bad elapsed"):
+        notes.append(f"negative or infinite elapsed times taken as unknown: {counts['bad elapsed']:,}")
+    return Trace(
+        path=file.path,
+        format=wanted.name,
+        clock=clock,
+        has_elapsed=wanted.elapsed in file.columns,
+        events=scan.select(_event_columns(layout, file.columns)),
+        rows=counts["rows"],
+        first_us=first,
+        last_us=last,
+        dropped=dropped,
+        notes=(f"time stamps: {layout.form.describe(clock)}", *notes),
+        answers=answers,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +141,6 @@ class _Layout:
         return pl.all_horizontal(pl.col(column).is_null() for column in self.format.needs)
 
 
-def open_trace(
-    path: Path | str,
-    *,
-    format: str | None = None,
-    time_unit: TimeUnit | None = None,
-    bad_rows: BadRows = "error",
-    also: Queries | None = None,
-) -> Trace:
-    """Open a request trace and check every row of it in one pass, without holding it in memory.
-
-    Args:
-        path: CSV (plain, gz, zst), Parquet or JSON lines.
-        format: One of `TRACE_FORMATS`; told by the columns if not given.
-        time_unit: Unit of numeric stamps; told by the format or by their magnitude if not given.
-        bad_rows: Whether a bad stamp or token count is an error or drops its row (counted in the notes).
-        also: Queries on the events to answer in the same pass as the checks, which saves reading the file again.
-
-    Raises:
-        DataError: The file cannot be read or has a bad row.
-        FormatError: The columns fit no format or several.
-    """
-    file = open_file(Path(path))
-    with reading(file.path):
-        wanted = trace_format(file.columns, path=file.path, name=format)
-        layout = _lay_out(file, wanted, time_unit, pl.Int64)
-        survey = _survey(layout, layout.scan, also)
-        if survey.counts[f"bad {wanted.input_tokens}"] or survey.counts[f"bad {wanted.output_tokens}"]:
-            # Whole numbers are fastest read as such; only a file that also writes them as 12.0 is read as decimals.
-            layout = _lay_out(file, wanted, time_unit, pl.Float64)
-            survey = _survey(layout, layout.scan, also)
-        return _checked(layout, survey, bad_rows, also)
-
-
 def _lay_out(file: RowFile, wanted: TraceFormat, unit: TimeUnit | None, tokens: type[pl.DataType]) -> _Layout:
     sample = file.sample(wanted.time)
     if sample.is_empty():
@@ -128,70 +154,21 @@ def _lay_out(file: RowFile, wanted: TraceFormat, unit: TimeUnit | None, tokens: 
         wanted.output_tokens: tokens,
     }
     optional = {wanted.elapsed: pl.Float64, wanted.model: pl.String, wanted.log_type: pl.String}
-    types |= {
-        column: kind for column, kind in optional.items() if column is not None and column in file.columns
-    }
+    types |= {name: kind for name, kind in optional.items() if name is not None and name in file.columns}
     scan = file.scan(types)
     stored = scan.collect_schema()
     # Parquet keeps its own types: a decimal or a text there becomes the number that it would be in a CSV.
     odd = [c for c in types if types[c].is_numeric() and not (stored[c].is_integer() or stored[c].is_float())]
-    return _Layout(
-        file, wanted, form, scan.with_columns(pl.col(odd).cast(pl.Float64, strict=False)) if odd else scan
-    )
-
-
-def _checked(layout: _Layout, survey: "_Survey", bad_rows: BadRows, also: Queries | None) -> Trace:
-    file, source = layout.file, layout.format
-    (scan, counts, answers), dropped, notes = _cleaned(layout, survey, bad_rows, also)
-    if not counts["rows"]:
-        raise no_rows(file.path)
-    first, last = counts["first"], counts["last"]
-    check_unit(layout.form, first, last, where=f"{file.path}, column {source.time!r}")
-    clock = layout.form.clock(first)
-    if counts.get("bad elapsed"):
-        notes.append(f"negative or infinite elapsed times taken as unknown: {counts['bad elapsed']:,}")
-    return Trace(
-        path=file.path,
-        format=source.name,
-        clock=clock,
-        has_elapsed=source.elapsed in file.columns,
-        events=scan.select(_event_columns(layout, file.columns)),
-        rows=counts["rows"],
-        first_us=first,
-        last_us=last,
-        dropped=dropped,
-        notes=(f"time stamps: {layout.form.describe(clock)}", *notes),
-        answers=answers,
-    )
+    scan = scan.with_columns(pl.col(odd).cast(pl.Float64, strict=False)) if odd else scan
+    return _Layout(file, wanted, form, scan)
 
 
 class _Survey(NamedTuple):
-    """Rows, what was counted of them, and the answers to the queries asked along."""
+    """Rows, what was counted in them, and the results of the queries computed along."""
 
     scan: pl.LazyFrame
     counts: dict[str, int]
     answers: tuple[pl.DataFrame, ...]
-
-
-def _cleaned(
-    layout: _Layout, survey: _Survey, bad_rows: BadRows, also: Queries | None
-) -> tuple[_Survey, int, list[str]]:
-    """See what is wrong, and count again where rows are left out: (survey, rows dropped, notes)."""
-    notes, dropped = [], 0
-    if survey.counts["blank"]:
-        notes.append(f"empty rows skipped: {survey.counts['blank']:,}")
-        survey = _survey(layout, survey.scan.filter(~layout.blank), also)
-    counts = {c: survey.counts[f"bad {c}"] for c in layout.format.needs if survey.counts[f"bad {c}"]}
-    if counts and bad_rows == "error":
-        raise _first_bad(layout, counts)
-    if counts:
-        before = survey.counts["rows"]
-        good = ~pl.any_horizontal(layout.bad(column) for column in counts)
-        survey = _survey(layout, survey.scan.filter(good), also)
-        dropped = before - survey.counts["rows"]
-        found = ", ".join(f"{column}: {number:,}" for column, number in counts.items())
-        notes.append(f"bad rows left out: {dropped:,} ({found})")
-    return survey, dropped, notes
 
 
 def _survey(layout: _Layout, scan: pl.LazyFrame, also: Queries | None) -> _Survey:
@@ -210,11 +187,32 @@ def _survey(layout: _Layout, scan: pl.LazyFrame, also: Queries | None) -> _Surve
         known.append(str(elapsed))
     if also is None:
         return _Survey(scan, scan.select(wanted).collect(engine="streaming").row(0, named=True), ())
-    # The cache makes checks and queries share one reading of the file; nothing of it is kept.
+    # The cache lets checks and queries share one reading of the file; none of it is kept.
     shared = scan.select(known).cache()
     queries = [shared.select(wanted), *also(shared.select(_event_columns(layout, known)))]
     counts, *answers = pl.collect_all(queries, engine="streaming")
     return _Survey(scan, counts.row(0, named=True), tuple(answers))
+
+
+def _cleaned(
+    layout: _Layout, survey: _Survey, bad_rows: BadRows, also: Queries | None
+) -> tuple[_Survey, int, list[str]]:
+    """Leave out blank and bad rows and survey the others again: (survey, bad rows dropped, notes)."""
+    notes, dropped = [], 0
+    if survey.counts["blank"]:
+        notes.append(f"empty rows skipped: {survey.counts['blank']:,}")
+        survey = _survey(layout, survey.scan.filter(~layout.blank), also)
+    counts = {c: survey.counts[f"bad {c}"] for c in layout.format.needs if survey.counts[f"bad {c}"]}
+    if counts and bad_rows == "error":
+        raise _first_bad(layout, counts)
+    if counts:
+        before = survey.counts["rows"]
+        good = ~pl.any_horizontal(layout.bad(column) for column in counts)
+        survey = _survey(layout, survey.scan.filter(good), also)
+        dropped = before - survey.counts["rows"]
+        found = ", ".join(f"{column}: {number:,}" for column, number in counts.items())
+        notes.append(f"bad rows left out: {dropped:,} ({found})")
+    return survey, dropped, notes
 
 
 def _usable_elapsed(value: pl.Expr) -> pl.Expr:
@@ -222,11 +220,11 @@ def _usable_elapsed(value: pl.Expr) -> pl.Expr:
 
 
 def _event_columns(layout: _Layout, known: Sequence[str]) -> list[pl.Expr]:
-    """The columns of the events from those that are known; where a row is bad there may be nulls."""
+    """The columns of the events that can be made from the known ones; a bad row may give nulls."""
     source = layout.format
     outputs = pl.col(source.output_tokens).cast(pl.Int64, strict=False)
     columns = [
-        layout.stamp.alias("time_us"),
+        layout.stamp.alias(TIME),
         pl.col(source.input_tokens).cast(pl.Int64, strict=False).alias("input_tokens"),
         outputs.alias("output_tokens"),
         (outputs == 0).alias("failed"),
@@ -234,7 +232,7 @@ def _event_columns(layout: _Layout, known: Sequence[str]) -> list[pl.Expr]:
     if source.elapsed in known:
         seconds = pl.col(str(source.elapsed))
         elapsed = (seconds.cast(pl.Float64) * SECOND).round().cast(pl.Int64, strict=False)
-        columns.append(pl.when(_usable_elapsed(seconds)).then(elapsed).alias("elapsed_us"))
+        columns.append(pl.when(_usable_elapsed(seconds)).then(elapsed).alias(ELAPSED))
     for column, name in ((source.model, "model"), (source.log_type, "log_type")):
         if column in known:
             columns.append(pl.col(str(column)).cast(pl.String).alias(name))
@@ -260,5 +258,123 @@ def _first_bad(layout: _Layout, counts: dict[str, int]) -> DataError:
     return DataError(
         f"{file.text_at(row, column)} is not {wanted} ({rows} bad value{'s' if rows > 1 else ''} in all)",
         where=file.where(row, column),
-        hint="Mend the file, or leave such rows out (they are counted): `bad_rows=drop`",
+        hint="Fix the file, or leave such rows out (they are counted): `bad_rows=drop`",
+    )
+
+
+def counted(events: pl.LazyFrame, failures: FailureRule = "keep") -> pl.LazyFrame:
+    """The events of a trace as columns that add up: ``requests``, ``input_tokens``, ``output_tokens``, ``failures``.
+
+    Args:
+        events: As in a ``Trace``; ``elapsed_us`` is kept if they have it.
+        failures: ``keep`` counts failed requests as requests with the tokens that they have; ``drop`` counts them only in
+            ``failures``, not as requests, tokens or time in flight.
+    """
+    columns = {"requests": pl.lit(1, pl.Int64)}
+    columns |= {name: pl.col(name) for name in ("input_tokens", "output_tokens")}
+    if ELAPSED in events.collect_schema():
+        columns[ELAPSED] = pl.col(ELAPSED)
+    if failures == "drop":
+        kept = (~pl.col("failed")).cast(pl.Int64)
+        columns = {name: column * kept for name, column in columns.items()}
+    return events.select(pl.col(TIME), **columns, failures=pl.col("failed").cast(pl.Int64))
+
+
+def requests_panel(trace: Trace, failures: FailureRule = "keep") -> Panel:
+    """The request-level view: one row per request with the time since the request before it and its tokens.
+
+    Rows are in the order of time (of the file, among equal stamps). Requests have no fixed distance, so the step of one
+    second and the start at zero are nominal and the clock is relative: a forecast of three rows is one of the next three
+    requests. The inter-arrival time of the first request is missing.
+
+    Raises:
+        DataError: No request is left.
+    """
+    columns = [TIME, "input_tokens", "output_tokens"]
+    events = trace.events if failures == "keep" else trace.events.filter(~pl.col("failed"))
+    frame = events.select(columns).collect(engine="streaming").sort(TIME, maintain_order=True)
+    if frame.is_empty():
+        raise DataError("no request is left without the failed ones", where=str(trace.path))
+    values = np.full((len(frame), 3), np.nan, np.float32)
+    values[1:, 0] = np.diff(frame[TIME].to_numpy()) / SECOND
+    values[:, 1] = frame["input_tokens"].to_numpy()
+    values[:, 2] = frame["output_tokens"].to_numpy()
+    return Panel(
+        values=values, channels=REQUEST_CHANNELS, step=SECOND, start=np.zeros(1, np.int64), clock="relative"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceCounts:
+    """Exact counts of a trace.
+
+    Attributes:
+        rows: Requests.
+        first_us: Earliest stamp in microseconds.
+        last_us: Latest stamp in microseconds.
+        unsorted_steps: Requests that are earlier than the one before them in the file.
+        duplicate_stamps: Requests minus distinct stamps.
+        fractional_stamps: Stamps that are not whole seconds.
+        failures: Requests without an output token.
+        bad_rows: Bad rows left out when the trace was opened.
+        input_tokens: Their sum.
+        output_tokens: Their sum.
+    """
+
+    rows: int
+    first_us: int
+    last_us: int
+    unsorted_steps: int
+    duplicate_stamps: int
+    fractional_stamps: int
+    failures: int
+    bad_rows: int
+    input_tokens: int
+    output_tokens: int
+
+
+def check_trace(trace: Trace) -> TraceCounts:
+    """Count exactly what a trace holds and how regular it is, in batches and with bounded memory.
+
+    An unsorted trace of more than 25 million requests costs one further pass for every 25 million, each of which counts
+    the distinct stamps of one stretch of time.
+    """
+    unsorted = repeated = fractional = failures = inputs = outputs = 0
+    previous = np.zeros(0, np.int64)
+    events = trace.events.select(TIME, "input_tokens", "output_tokens", "failed")
+    for batch in events.collect_batches(chunk_size=_BATCH, maintain_order=True, engine="streaming"):
+        stamps = np.concatenate((previous, batch[TIME].to_numpy()))
+        gaps = np.diff(stamps)
+        unsorted += int(np.count_nonzero(gaps < 0))
+        repeated += int(np.count_nonzero(gaps == 0))
+        fractional += int(np.count_nonzero(stamps[len(previous) :] % SECOND))
+        failures += int(batch["failed"].sum())
+        inputs += int(batch["input_tokens"].sum())
+        outputs += int(batch["output_tokens"].sum())
+        previous = stamps[-1:]
+    return TraceCounts(
+        rows=trace.rows,
+        first_us=trace.first_us,
+        last_us=trace.last_us,
+        unsorted_steps=unsorted,
+        duplicate_stamps=trace.rows - _distinct(trace) if unsorted else repeated,
+        fractional_stamps=fractional,
+        failures=failures,
+        bad_rows=trace.dropped,
+        input_tokens=inputs,
+        output_tokens=outputs,
+    )
+
+
+def _distinct(trace: Trace) -> int:
+    """Number of distinct stamps, counted over stretches of time that fit into memory."""
+    parts = -(-trace.rows // _DISTINCT_AT_ONCE)
+    edges = np.linspace(trace.first_us, trace.last_us + 1, parts + 1).astype(np.int64)
+    stamp = pl.col(TIME)
+    return sum(
+        trace.events.filter(stamp >= low, stamp < high)
+        .select(stamp.n_unique())
+        .collect(engine="streaming")
+        .item()
+        for low, high in zip(edges.tolist(), edges[1:].tolist(), strict=False)
     )

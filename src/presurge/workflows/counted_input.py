@@ -9,10 +9,9 @@ from presurge.series.buckets import BUSY, Buckets, Totals, bucket, bucket_querie
 from presurge.series.frequency import format_step
 from presurge.series.panel import Clock
 from presurge.series.timestamps import TimeUnit
-from presurge.sources.recognise import GUIDE_SERIES, recognise_file
-from presurge.sources.requests import FailureRule, counted
-from presurge.sources.synthetic_label import is_synthetic
-from presurge.sources.trace import BadRows, Trace, open_trace
+from presurge.sources.formats import GUIDE_SERIES, recognise_file
+from presurge.sources.synthetic import is_synthetic
+from presurge.sources.trace import BadRows, FailureRule, Trace, counted, open_trace
 from presurge.workflows.guide_files import GuideFile, read_guide_file
 
 

@@ -10,7 +10,7 @@ from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
-from presurge.sources.synthetic import SyntheticSpec, synthesize
+from presurge.sources.synthetic import SyntheticConfig, synthesize
 from presurge.training.config import TrainingConfig
 from presurge.workflows.backtest import backtest
 from presurge.workflows.data import load_dataset
@@ -40,7 +40,7 @@ class DemoResult:
 def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress = silent) -> DemoResult:
     """Synthesize, prepare, train and measure ``auto``, report, compare networks, forecast the next three minutes."""
     trace, data, run = out / "trace.csv", out / "data", out / "run"
-    synthesize(SyntheticSpec(rows=rows, days=days, seed=seed), trace, progress=progress)
+    synthesize(SyntheticConfig(rows=rows, days=days, seed=seed), trace, progress=progress)
     prepare(trace, data, progress=progress)
     dataset = load_dataset(data)
     trained = train(dataset, resolve_settings({"model": "auto"}), run, progress=progress)

@@ -8,7 +8,7 @@ from presurge.errors import DataError
 from presurge.files import staged
 from presurge.progress import Progress, silent
 from presurge.series.frequency import MINUTE, SECOND, check_step
-from presurge.sources.recognise import GUIDE_SERIES
+from presurge.sources.formats import GUIDE_SERIES
 from presurge.workflows import guide_files as guide
 from presurge.workflows import prepared_files as files
 from presurge.workflows.counted_input import TraceReading, count_any, count_trace, describe_source

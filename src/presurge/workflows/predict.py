@@ -15,7 +15,7 @@ from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
 from presurge.sources.files import open_file
-from presurge.sources.recognise import recognise_file
+from presurge.sources.formats import recognise_file
 from presurge.workflows.data import TableOptions, load_series
 
 GapRule = Literal["error", "interpolate"]

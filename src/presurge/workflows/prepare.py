@@ -16,7 +16,7 @@ from presurge.progress import Progress, silent
 from presurge.series.buckets import BUSY, check_conserved
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Panel
-from presurge.sources.recognise import GUIDE_SERIES, recognise_file
+from presurge.sources.formats import GUIDE_SERIES, recognise_file
 from presurge.workflows import prepared_files as files
 from presurge.workflows.counted_input import (
     CountedInput,

@@ -6,7 +6,7 @@ from typing import Any
 from presurge.series.buckets import BUSY
 from presurge.series.frequency import SECOND
 from presurge.series.timestamps import format_stamp
-from presurge.sources.counts import check_trace
+from presurge.sources.trace import check_trace
 from presurge.workflows.counted_input import CountedInput
 
 

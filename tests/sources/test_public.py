@@ -1,11 +1,11 @@
-"""The public traces: each entry complete, found by name, fetched through the command line."""
+"""The public traces: every entry is complete, found by name, and fetched through the command line."""
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,8 +15,8 @@ import pytest
 
 from presurge.cli import main
 from presurge.errors import ConfigError, FetchError
-from presurge.sources import catalog, open_trace
-from presurge.sources.catalog import CATALOG, cache_directory, find_trace, get_trace
+from presurge.sources import open_trace, public
+from presurge.sources.public import CATALOG, PublicTrace, cache_directory, find_trace, get_trace, read_catalog
 
 TRACE = b"TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:15:46.6805900,374,44\r\n"
 each_trace = pytest.mark.parametrize("trace", CATALOG, ids=lambda trace: trace.name)
@@ -24,7 +24,7 @@ each_trace = pytest.mark.parametrize("trace", CATALOG, ids=lambda trace: trace.n
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of this test."""
+    """An empty cache of this test's own."""
     monkeypatch.setenv("PRESURGE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -40,16 +40,18 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         url = f"http://127.0.0.1:{server.server_port}/small.csv"
         digest = hashlib.sha256(TRACE).hexdigest()
-        known = replace(CATALOG[0], name="known", file="known.csv", url=url, size=len(TRACE), sha256=digest)
-        unknown = replace(known, name="unknown", file="unknown.csv", size=None, sha256=None)
-        monkeypatch.setattr(catalog, "CATALOG", (known, unknown))
+        here = {"name": "known", "file": "known.csv", "url": url, "size": len(TRACE), "sha256": digest}
+        known = CATALOG[0].model_copy(update=here)
+        unsigned = {"name": "unknown", "file": "unknown.csv", "size": None, "sha256": None}
+        unknown = known.model_copy(update=unsigned)
+        monkeypatch.setattr(public, "CATALOG", (known, unknown))
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield
         server.shutdown()
 
 
 def taxis(shared: Path) -> str:
-    """The published file of the taxis, written anew from their series; its last line has no end."""
+    """The published file of the taxis, rebuilt from their series; its last line has no line end."""
     series = pl.read_parquet(shared / "data" / "workload" / "nab_real.parquet")
     rows = (
         series.filter(pl.col("series") == "realKnownCause/nyc_taxi")
@@ -61,7 +63,7 @@ def taxis(shared: Path) -> str:
 
 
 @each_trace
-def test_an_entry_is_complete(trace: catalog.PublicTrace) -> None:
+def test_an_entry_is_complete(trace: PublicTrace) -> None:
     assert re.fullmatch(r"[a-z0-9-]+", trace.name)
     assert trace.url.startswith("https://")
     assert trace.title
@@ -80,22 +82,22 @@ def test_names_files_and_checksums_are_unique() -> None:
 
 
 @each_trace
-def test_an_address_without_a_checksum_is_no_moving_branch_unless_it_is_said(
-    trace: catalog.PublicTrace,
+def test_an_address_on_a_moving_branch_has_no_checksum(
+    trace: PublicTrace,
 ) -> None:
-    """A published checksum belongs to a release or a commit; what lies on a branch is trusted on first use."""
+    """A published checksum belongs to a release or a commit; a file on a branch is trusted on first use."""
     if "/master/" in trace.url or "/main/" in trace.url:
         assert trace.sha256 is None
         assert trace.checksum_text == "recorded at first download"
 
 
 @each_trace
-def test_a_trace_is_found_by_name_and_by_file(trace: catalog.PublicTrace) -> None:
+def test_a_trace_is_found_by_name_and_by_file(trace: PublicTrace) -> None:
     assert find_trace(trace.name.upper()) is trace
     assert find_trace(trace.file) is trace
 
 
-def test_an_unknown_name_is_answered_with_near_ones() -> None:
+def test_an_unknown_name_suggests_near_ones() -> None:
     with pytest.raises(ConfigError, match="'burst-gpt1'") as caught:
         find_trace("burst-gpt1")
     assert "burstgpt-1" in str(caught.value)
@@ -103,7 +105,7 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
         find_trace("")
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("PRESURGE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -115,7 +117,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_the_published_trace_matches_its_entry(shared: Path, cache: Path, tmp_path: Path) -> None:
-    """The copies at hand are the published files, byte for byte, and are taken from the cache without a network."""
+    """The local copies are the published files byte for byte, and come from the cache without a network."""
     import gzip
 
     copies = {
@@ -131,13 +133,13 @@ def test_the_published_trace_matches_its_entry(shared: Path, cache: Path, tmp_pa
     assert open_trace(tmp_path / "azure-2023-conversation").rows == 19_366
 
 
-def test_a_file_is_copied_to_where_it_is_wanted(published: None, cache: Path, tmp_path: Path) -> None:
+def test_a_fetched_file_is_copied_to_out(published: None, cache: Path, tmp_path: Path) -> None:
     fetched = get_trace("known", out=tmp_path / "here" / "trace.csv")
     assert fetched.path == cache / "known.csv"
     assert (tmp_path / "here" / "trace.csv").read_bytes() == TRACE
 
 
-def test_get_prints_where_the_file_is(
+def test_get_prints_the_path_of_the_file(
     published: None, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "get", "known"]) == 0
@@ -157,7 +159,7 @@ def test_get_as_json(published: None, tmp_path: Path, capsys: pytest.CaptureFixt
         assert (printed["size"], printed["sha256"]) == (len(TRACE), hashlib.sha256(TRACE).hexdigest())
 
 
-def test_list_names_all_of_it(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_every_field(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list"]) == 0
     printed = capsys.readouterr().out
     for trace in CATALOG:
@@ -165,7 +167,7 @@ def test_list_names_all_of_it(cache: Path, capsys: pytest.CaptureFixture[str]) -
             assert text in printed
 
 
-def test_list_says_where_no_checksum_is_known(
+def test_list_marks_traces_without_a_checksum(
     published: None, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "list"]) == 0
@@ -174,7 +176,7 @@ def test_list_says_where_no_checksum_is_known(
     assert printed.count("checksum: recorded at first download") == 1
 
 
-def test_list_as_json_knows_what_is_in_the_cache(
+def test_list_as_json_tells_what_is_cached(
     published: None, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     get_trace("known")
@@ -195,3 +197,66 @@ def test_an_error_of_the_server_is_a_user_error(
         get_trace("known")
     assert main(["data", "get", "known"]) == 2
     assert str(cache / "known.csv") in capsys.readouterr().err
+
+
+ENTRY = """
+[[trace]]
+name = "mine"
+file = "mine.csv"
+title = "My trace"
+url = "https://example.org/mine.csv"
+licence = "MIT"
+citation = "Me"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("colour = 'red'", "table: unknown key 'trace.0.colour'"),
+        ("size = 'large'", "table: trace.0.size: "),
+        ("[other]", "table: unknown key 'other'"),
+    ],
+)
+def test_a_wrong_entry_is_named_by_its_path(line: str, words: str) -> None:
+    assert read_catalog(ENTRY)[0].settings == {"out": "data"}
+    with pytest.raises(ConfigError) as caught:
+        read_catalog(f"{ENTRY}{line}\n", where="table")
+    assert str(caught.value).startswith(words)
+
+
+def test_an_entry_without_a_licence_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trace\.0\.licence: field required"):
+        read_catalog(ENTRY.replace('licence = "MIT"\n', ""))
+
+
+def test_the_examples_are_commands_with_flags_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in {trace.command for trace in CATALOG}:
+        assert main([command, "--help"]) == 0
+        text = capsys.readouterr().out
+        for trace in CATALOG:
+            assert trace.command != command or all(f"--{name}" in text for name in trace.settings)
+
+
+def test_the_example_of_a_table_names_its_columns(
+    published: None, monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = {"command": "backtest", "settings": {"time": "date", "horizon": 96}}
+    monkeypatch.setattr(public, "CATALOG", (public.CATALOG[0].model_copy(update=example),))
+    assert main(["data", "get", "known"]) == 0
+    expected = f"Next: presurge backtest {cache / 'known.csv'} --time date --horizon 96\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+def test_get_writes_through_a_fifo(
+    published: None, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fifo, read = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()))
+    reader.start()
+    assert main(["data", "get", "known", "--out", str(fifo), "--json"]) == 0
+    reader.join(timeout=30)
+    assert read == [TRACE]
+    assert fifo.is_fifo()
+    assert json.loads(capsys.readouterr().out)["size"] == len(TRACE)
