@@ -36,21 +36,35 @@ def validated(
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            if len(first["loc"]) > 1:
-                raise ConfigError(f"unknown key {key!r}", where=where) from error
-            names = ", ".join(sorted({*kind.model_fields, *known}))
-            raise ConfigError(f"unknown key {key!r}", where=where, hint=f"Known keys: {names}.") from error
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
-        if not key:
-            raise ConfigError(message, where=where) from error
-        message = f"{message} (got {first['input']!r})"
-        if where is None:
-            raise ConfigError(message, setting=key) from error
-        raise ConfigError(message, where=f"{where}: {key}") from error
+        raise refusal(error, where=where, known=(*kind.model_fields, *known)) from error
+
+
+def refusal(
+    error: ValidationError, *, where: str | None = None, key: str = "", known: Iterable[str] = ()
+) -> ConfigError:
+    """Say the first thing that pydantic found wrong as an error that names the path of the key.
+
+    Args:
+        error: What pydantic raised.
+        where: As in ``validated``.
+        key: The key of the value that was validated, where it was one value alone.
+        known: The keys that there are, to be listed where a key is unknown.
+    """
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"])) or key
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        names = ", ".join(sorted({*known})) if len(first["loc"]) == 1 else ""
+        return ConfigError(
+            f"unknown key {key!r}", where=where, hint=f"Known keys: {names}." if names else None
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
+    if not key:
+        return ConfigError(message, where=where)
+    message = f"{message} (got {first['input']!r})"
+    if where is None:
+        return ConfigError(message, setting=key)
+    return ConfigError(message, where=f"{where}: {key}")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -25,20 +25,20 @@ from presurge.predictor import (
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"sequence_length": True}, "sequence_length: must be a whole number from 1, not True"),
-        ({"batch_size": "32"}, "batch_size: must be a whole number from 1, not '32'"),
-        ({"learning_rate": "0.1"}, "learning_rate: must be a number above 0, not '0.1'"),
-        ({"learning_rate": float("inf")}, "learning_rate: must be a number above 0, not inf"),
-        ({"learning_rate": None}, "learning_rate: must be a number above 0, not None"),
-        ({"early_stopping": "no"}, "early_stopping: must be True or False, not 'no'"),
-        ({"model_name": ""}, "model_name: must be a name, not ''"),
-        ({"model_name": 5}, "model_name: must be a name, not 5"),
-        ({"model_type": 3}, "model_type: must be a name, not 3"),
-        ({"device": ["cpu"]}, "device: ['cpu'] is no device"),
+        ({"sequence_length": True}, "sequence_length: input should be a valid integer (got True)"),
+        ({"batch_size": "32"}, "batch_size: input should be a valid integer (got '32')"),
+        ({"learning_rate": "0.1"}, "learning_rate: input should be a valid number (got '0.1')"),
+        ({"learning_rate": float("inf")}, "learning_rate: input should be a finite number (got inf)"),
+        ({"learning_rate": None}, "learning_rate: input should be a valid number (got None)"),
+        ({"early_stopping": "no"}, "early_stopping: input should be a valid boolean (got 'no')"),
+        ({"model_name": ""}, "model_name: string should have at least 1 character (got '')"),
+        ({"model_name": 5}, "model_name: input should be a valid string (got 5)"),
+        ({"model_type": 3}, "model_type: input should be a valid string (got 3)"),
+        ({"device": ["cpu"]}, "device: there is no device ['cpu']"),
         ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES=1"),
-        ({"custom_params": None}, "custom_params: must be a dictionary with names as keys, not None"),
-        ({"custom_params": [1]}, "custom_params: must be a dictionary with names as keys, not [1]"),
-        ({"custom_params": {1: 2}}, "custom_params: must be a dictionary with names as keys"),
+        ({"custom_params": None}, "custom_params: input should be a valid dictionary (got None)"),
+        ({"custom_params": [1]}, "custom_params: input should be a valid dictionary (got [1])"),
+        ({"custom_params": {1: 2}}, "custom_params.1.[key]: input should be a valid string (got 1)"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict[str, Any], words: str) -> None:
@@ -139,7 +139,7 @@ def test_names_may_be_one() -> None:
     predictor = EnhancedRequestPredictor()
     assert predictor.add_models("linear") == {"linear": True}
     assert predictor.add_models(["drift", 3]) == {"drift": True, 3: False}
-    assert "must be a name, not 3" in str(predictor.last_error)
+    assert "name: input should be a valid string (got 3)" in str(predictor.last_error)
     with pytest.raises(ConfigError, match="must be a list of names, not None"):
         create_enhanced_predictor(models=None)
 

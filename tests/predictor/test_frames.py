@@ -64,7 +64,7 @@ def test_whole_numbers_of_pandas_may_be_nullable() -> None:
     expected = read_history(pl.DataFrame(REQUESTS)).panel.values
     np.testing.assert_array_equal(read_history(frame).panel.values, expected)
     frame.loc[2, "Request tokens"] = pd.NA
-    with pytest.raises(DataError, match="an empty cell is no number of tokens"):
+    with pytest.raises(DataError, match="an empty cell is not a number of tokens"):
         read_history(frame)
 
 
@@ -121,8 +121,8 @@ def test_the_last_row_is_named_as_a_prediction_is() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"Request tokens": [1, -2, 3, 4]}, "-2 is no number of tokens"),
-        ({"Response tokens": [1.0, np.nan, 3, 4]}, "no number of tokens"),
+        ({"Request tokens": [1, -2, 3, 4]}, "-2 is not a number of tokens"),
+        ({"Response tokens": [1.0, np.nan, 3, 4]}, "not a number of tokens"),
         ({"Response tokens": ["1", "two", "3", "4"]}, "'two' is not a number"),
         ({"Timestamp": ["soon", "later", "then", "now"]}, "cannot be read as a time"),
         ({"Timestamp": [1.0, None, 3.0, 4.0]}, "not a time"),
@@ -135,16 +135,16 @@ def test_a_bad_value_is_named(change: dict[str, list[object]], words: str) -> No
 
 
 def test_what_is_no_frame_of_ours_is_refused() -> None:
-    with pytest.raises(DataError, match="list is no data frame"):
+    with pytest.raises(DataError, match="list is not a data frame"):
         read_history([1, 2, 3])
     with pytest.raises(DataError, match="neither requests nor minutes: Timestamp, tokens") as caught:
         read_history(pl.DataFrame({"Timestamp": [1], "tokens": [2]}))
     assert "Request tokens" in str(caught.value)
     for no_frame in (pl.LazyFrame(REQUESTS), pd.DataFrame, pd.DataFrame(REQUESTS)["Timestamp"]):
-        with pytest.raises(DataError, match="is no data frame"):
+        with pytest.raises(DataError, match="is not a data frame"):
             read_history(no_frame)
     twice = pd.concat([pd.DataFrame(REQUESTS), pd.DataFrame(REQUESTS)[["Request tokens"]]], axis=1)
-    with pytest.raises(DataError, match="two columns have the name 'Request tokens'"):
+    with pytest.raises(DataError, match="two columns are named 'Request tokens'"):
         read_history(twice)
     with pytest.raises(HistoryError, match="1 rows, and 2 are needed"):
         read_history(pl.DataFrame(REQUESTS).head(1))

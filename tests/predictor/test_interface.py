@@ -26,8 +26,7 @@ from presurge.predictor import (
     model_registry,
     register_model,
 )
-from presurge.predictor.config import usable_device
-from presurge.predictor.params import sorted_params, training_of
+from presurge.predictor.config import sorted_params, training_of, usable_device
 
 
 class MeanOfHistory(BasePredictor):
@@ -82,10 +81,10 @@ def test_types_and_devices_may_be_text() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"device": "tpu"}, "'tpu' is no device\n  Choose one of: auto, cpu, cuda, mps"),
-        ({"sequence_length": 0}, "ModelConfig.sequence_length: must be a whole number from 1, not 0"),
-        ({"epochs": 1.5}, "ModelConfig.epochs"),
-        ({"learning_rate": 0}, "ModelConfig.learning_rate"),
+        ({"device": "tpu"}, "there is no device 'tpu'\n  Choose one of: auto, cpu, cuda, mps"),
+        ({"sequence_length": 0}, "ModelConfig: sequence_length: input should be at least 1 (got 0)"),
+        ({"epochs": 1.5}, "ModelConfig: epochs"),
+        ({"learning_rate": 0}, "ModelConfig: learning_rate"),
     ],
 )
 def test_an_impossible_value_is_refused(values: dict[str, Any], words: str) -> None:
@@ -164,7 +163,7 @@ def test_epochs_can_be_limited_from_outside(monkeypatch: pytest.MonkeyPatch) -> 
     assert training_of(ModelConfig("dlinear"), kind).epochs == 3
     assert training_of(ModelConfig("dlinear", epochs=2), kind).epochs == 2
     monkeypatch.setenv("PRESURGE_MAX_EPOCHS", "few")
-    with pytest.raises(ConfigError, match="'few' is no number of epochs"):
+    with pytest.raises(ConfigError, match="'few' is not a number of epochs"):
         training_of(ModelConfig("dlinear"), kind)
 
 

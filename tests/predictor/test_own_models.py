@@ -57,17 +57,29 @@ def answering(answer: Answer) -> EnhancedRequestPredictor:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda n: PredictionResult([], [], [], 0.5, "", 0.0), "gave 0 timestamps where 1 were asked"),
+        (lambda n: PredictionResult([], [], [], 0.5, "", 0.0), "gave 0 timestamps where 1 were asked for"),
         (lambda n: PredictionResult([0.0], [1.0, 2.0], [1.0], 0.5, "", 0.0), "2 request_tokens where 1 were"),
         (lambda n: PredictionResult([0.0] * 10, [1.0] * 10, [1.0] * 10, 0.5, "", 0.0), "10 timestamps where"),
         (
             lambda n: PredictionResult([0.0], [math.nan], [1.0], 0.5, "", 0.0),
-            "gave nan as a number of tokens",
+            "request_tokens.0: input should be a finite number (got nan)",
         ),
-        (lambda n: PredictionResult([0.0], [1.0], [None], 0.5, "", 0.0), "gave None as a number of tokens"),
-        (lambda n: PredictionResult([0.0], [1.0], [1.0], None, "", 0.0), "gave None as confidence"),
-        (lambda n: PredictionResult([0.0], [1.0], [1.0], 9.9, "", 0.0), "gave 9.9 as confidence"),
-        (lambda n: PredictionResult([0.0], [1.0], [1.0], 0.5, "", 0.0, None), "gave None as metadata"),
+        (
+            lambda n: PredictionResult([0.0], [1.0], [None], 0.5, "", 0.0),
+            "response_tokens.0: input should be a valid number (got None)",
+        ),
+        (
+            lambda n: PredictionResult([0.0], [1.0], [1.0], None, "", 0.0),
+            "confidence: input should be a valid number (got None)",
+        ),
+        (
+            lambda n: PredictionResult([0.0], [1.0], [1.0], 9.9, "", 0.0),
+            "confidence: must be a number from 0 to 1, or NaN (got 9.9)",
+        ),
+        (
+            lambda n: PredictionResult([0.0], [1.0], [1.0], 0.5, "", 0.0, None),
+            "metadata: input should be a valid dictionary (got None)",
+        ),
         (lambda n: PredictionResult([], [], [], 0.5, "", 0.0, {"error": ""}), "gave no reason"),
     ],
 )

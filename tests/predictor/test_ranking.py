@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 
 from presurge.predictor import EnhancedRequestPredictor, ForecasterPredictor, ModelConfig, ModelManager
-from presurge.predictor.measuring import fingerprint
-from presurge.predictor.ranking import rank
+from presurge.predictor.ranking import fingerprint, rank
 
 
 def measured(name: str, errors: list[float], rows: str) -> ForecasterPredictor:
@@ -44,7 +43,7 @@ def test_only_models_of_the_same_rows_are_ranked() -> None:
     assert list(ranking.errors) == ["there", "also there"]
     assert ranking.unranked == {
         "here": "measured on other rows",
-        "somewhere": "which rows it was measured on is not known",
+        "somewhere": "the rows it was measured on are unknown",
         "never": "its error was not measured",
     }
     assert "here is not ranked: measured on other rows" in ranking.verdict

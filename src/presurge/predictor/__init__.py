@@ -1,11 +1,17 @@
-"""The published request-predictor interface: data frames in, the next requests out, models of your own beside ours."""
+"""The published request-predictor interface: data frames in, the next requests out; your own models beside ours."""
 
 from presurge.predictor.adapter import ForecasterPredictor
 from presurge.predictor.config import ModelConfig, ModelDevice, ModelType
 from presurge.predictor.enhanced import EnhancedRequestPredictor, create_enhanced_predictor
-from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
+from presurge.predictor.interface import (
+    BasePredictor,
+    ModelRegistry,
+    PredictionResult,
+    TrainingResult,
+    model_registry,
+    register_model,
+)
 from presurge.predictor.manager import ModelManager
-from presurge.predictor.registry import ModelRegistry, model_registry, register_model
 
 __all__ = [
     "BasePredictor",

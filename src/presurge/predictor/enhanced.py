@@ -1,66 +1,75 @@
 """The request predictor: models by a short name, the next requests as plain dictionaries."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import wraps
+from statistics import fmean
+from typing import Any, Concatenate, ParamSpec
 
 from presurge.errors import ConfigError, ModelError, PresurgeError
-from presurge.predictor.answers import failures, mean, rows_of
-from presurge.predictor.calls import is_good
-from presurge.predictor.config import (
-    ModelConfig,
-    ModelDevice,
-    config_of,
-    logger,
-    model_type_of,
-    named,
-    usable_device,
-    whole,
-)
+from presurge.predictor import config as cfg
 from presurge.predictor.frames import Frame, check_rows, last_row, level_of
-from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
+from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult, model_registry
 from presurge.predictor.manager import ModelManager
-from presurge.predictor.params import PRESETS
-from presurge.predictor.registry import model_registry
 
 MIN_ROWS = 10
+P = ParamSpec("P")
+
+
+def attempt(
+    method: Callable[Concatenate["EnhancedRequestPredictor", P], Any],
+) -> Callable[Concatenate["EnhancedRequestPredictor", P], bool]:
+    """Make a method return whether it succeeded; the log and ``last_error`` say why not. Models of users may raise anything."""
+
+    @wraps(method)
+    def tried(self: "EnhancedRequestPredictor", *args: P.args, **named: P.kwargs) -> bool:
+        try:
+            method(self, *args, **named)
+        except Exception as error:
+            cfg.logger.warning("%s", error, exc_info=not isinstance(error, PresurgeError))
+            self.last_error = error
+            return False
+        self.last_error = None
+        return True
+
+    return tried  # type: ignore[return-value]
 
 
 class EnhancedRequestPredictor:
-    """Trains, compares, stores and asks several models.
+    """Trains, compares, stores and queries several models.
 
     A model answers to the name it was added under and to its ``model_name``. Both mean one model: a name that would mean
-    two is refused. Where a name is given to a second model, the first answers to its ``model_name`` only.
+    two is refused. If a name is given to a second model, the first answers to its ``model_name`` only.
 
     Args:
-        device: Of models that are added without a configuration; cuda, mps or cpu, the first there is, where None.
-        allow_fallback: Take the cpu where a device that was asked for does not exist.
+        device: Device of models that are added without a configuration; if None, the first available of cuda, mps and cpu.
+        allow_fallback: Use the CPU if a requested device does not exist.
 
     Attributes:
         model_manager: Holds the models.
-        device: What ``device`` came to.
-        last_error: What the last ``add_models``, ``save_model``, ``load_model`` or ``switch_device`` failed of, where it did.
+        device: The resolved device.
+        last_error: Why the last ``add_models``, ``save_model``, ``load_model`` or ``switch_device`` failed; None if it succeeded.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: This machine has no such device.
     """
 
-    def __init__(self, device: ModelDevice | str | None = None, *, allow_fallback: bool = False) -> None:
+    def __init__(self, device: cfg.ModelDevice | str | None = None, *, allow_fallback: bool = False) -> None:
         self.allow_fallback = allow_fallback
-        self.device = usable_device(device, allow_fallback=allow_fallback)
+        self.device = cfg.usable_device(device, allow_fallback=allow_fallback)
         self.model_manager = ModelManager()
         self.last_error: Exception | None = None
         self._given: dict[str, str] = {}  # model_name -> the name it was added under, the latest last
 
     @property
     def supported_models(self) -> list[str]:
-        """Names that ``add_model`` takes without a configuration."""
+        """Names that ``add_model`` accepts without a configuration."""
         return [str(each) for each in model_registry.get_available_model_types()]
 
-    def add_model(self, name: str, config: ModelConfig | None = None) -> bool:
-        """Add an untrained model under a name; with a preset where no configuration is given. Always True.
+    def add_model(self, name: str, config: cfg.ModelConfig | None = None) -> bool:
+        """Add an untrained model under a name; without a configuration, with a preset. Always returns True.
 
         Raises:
             ConfigError: There is no such model or device, the model refuses the configuration, or the name means another.
@@ -71,22 +80,24 @@ class EnhancedRequestPredictor:
         self._keep_names(name, str(config.model_name))
         return True
 
+    _try_to_add = attempt(add_model)
+
     def add_models(self, names: Iterable[str]) -> dict[str, bool]:
-        """Add several; False, with the reason in the log and ``last_error``, for one that cannot be.
+        """Add several models; False for one that cannot be added, with the reason in the log and in ``last_error``.
 
         Raises:
-            ConfigError: They are no list of names.
+            ConfigError: They are not a list of names.
         """
-        return {name: self._attempt(partial(self.add_model, name)) for name in _listed(names)}
+        return {name: self._try_to_add(name) for name in _listed(names)}
 
     def train_models(self, data: Frame, validation_split: float = 0.2) -> dict[str, TrainingResult]:
         """Train all models on the same rows, the last ``validation_split`` of which only measure.
 
         Returns:
-            One result a ``model_name``; that of a failure says why.
+            One result per ``model_name``; the result of a failure says why.
 
         Raises:
-            DataError: It is no data frame, or a column is missing.
+            DataError: It is not a data frame, or a column is missing.
             HistoryError: It has fewer than ten rows.
             ConfigError: No model was added, or ``validation_split`` is not between 0 and 1.
         """
@@ -96,72 +107,70 @@ class EnhancedRequestPredictor:
         return self.model_manager.train_all_models(data, validation_split)
 
     def predict_next_request(self, historical_data: Frame) -> dict[str, Any]:
-        """The next request (or minute) by every model.
+        """Forecast the next request (or minute) with every model.
 
         Returns:
             ``predictions`` (model -> ``timestamp``, ``request_tokens``, ``response_tokens``, ``confidence``, ``method``, or
-            ``error``), ``summary`` and ``model_info``; ``error``, ``min_required``, ``actual`` for less than ten rows.
+            ``error``), ``summary`` and ``model_info``; ``error``, ``min_required``, ``actual`` for fewer than ten rows.
 
         Raises:
-            DataError: It is no data frame, or a column is missing.
+            DataError: It is not a data frame, or a column is missing.
         """
         if short := _too_short(historical_data):
             return short
-        results = self.model_manager.predict_all(historical_data, 1)
-        rows = {name: each[0] for name, each in self._rows(results).items()}
-        good = list(rows)
+        rows, failures = self._forecast(historical_data, 1)
+        first = {name: each[0] for name, each in rows.items()}
+        averages = {
+            f"avg_{key}": _mean([row[key] for row in first.values()])
+            for key in ("confidence", "request_tokens", "response_tokens")
+        }
+        manager = self.model_manager
         return {
-            "predictions": {**rows, **self._failures(results)},
+            "predictions": {**first, **failures},
             "summary": {
                 "historical_data_size": len(historical_data),
                 "last_request": last_row(historical_data),
-                "models_used": good,
-                "next_prediction_summary": {
-                    "avg_confidence": mean(row["confidence"] for row in rows.values()),
-                    "avg_request_tokens": mean(row["request_tokens"] for row in rows.values()),
-                    "avg_response_tokens": mean(row["response_tokens"] for row in rows.values()),
-                    "best_model": self.model_manager.ranking(good, 1).best,
-                },
+                "models_used": list(first),
+                "next_prediction_summary": {**averages, "best_model": manager.ranking(list(first), 1).best},
             },
-            "model_info": {name: m.get_model_info() for name, m in self.model_manager.active_models.items()},
+            "model_info": {name: model.get_model_info() for name, model in manager.active_models.items()},
         }
 
     def predict_multiple_requests(self, historical_data: Frame, num_requests: int = 5) -> dict[str, Any]:
-        """The next ``num_requests`` requests (or minutes) by every model.
+        """Forecast the next ``num_requests`` requests (or minutes) with every model.
 
         Returns:
             ``predictions`` (model -> a list of what ``predict_next_request`` gives, each with its ``step`` from 1, or
             ``error``), ``num_requests``, ``historical_data_size``.
 
         Raises:
-            DataError: It is no data frame, or a column is missing.
-            ConfigError: ``num_requests`` is no whole number from 1.
+            DataError: It is not a data frame, or a column is missing.
+            ConfigError: ``num_requests`` is not a whole number from 1.
         """
         if short := _too_short(historical_data):
             return short
-        number = whole(num_requests, "num_requests")
-        results = self.model_manager.predict_all(historical_data, number)
+        number = cfg.checked(cfg.Whole, num_requests, "num_requests")
+        rows, failures = self._forecast(historical_data, number)
         numbered = {
-            name: [{"step": k, **row} for k, row in enumerate(rows, 1)]
-            for name, rows in self._rows(results).items()
+            name: [{"step": k, **row} for k, row in enumerate(each, 1)] for name, each in rows.items()
         }
         return {
-            "predictions": {**numbered, **self._failures(results)},
+            "predictions": {**numbered, **failures},
             "num_requests": number,
             "historical_data_size": len(historical_data),
         }
 
     def compare_models(self, historical_data: Frame, steps: int = 1) -> dict[str, Any]:
-        """Forecasts of every trained model and their ranking, see ``ModelManager.compare_models``.
+        """Forecast with every trained model and rank them, see ``ModelManager.compare_models``.
 
         Raises:
-            DataError: It is no data frame, or a column is missing.
-            ConfigError: ``steps`` is no whole number from 1.
+            DataError: It is not a data frame, or a column is missing.
+            ConfigError: ``steps`` is not a whole number from 1.
         """
         return _too_short(historical_data) or self.model_manager.compare_models(historical_data, steps)
 
     def get_available_models(self) -> list[str]:
-        """Names that ``add_model`` takes without a configuration."""
+        """Names that ``add_model`` accepts without a configuration."""
         return self.supported_models
 
     def get_active_models(self) -> list[str]:
@@ -176,70 +185,55 @@ class EnhancedRequestPredictor:
         """
         return self._model(name).get_model_info()
 
-    def save_model(self, name: str, path: str) -> bool:
-        """Write a trained model: a ``.pt`` or ``.pth`` file, or a model directory. False where ``last_error`` says why."""
+    @attempt
+    def save_model(self, name: str, path: str) -> None:
+        """Write a trained model: a ``.pt`` or ``.pth`` file, or a model directory. False if it fails; see ``last_error``."""
+        _require(self._model(name).save_model(os.fspath(path)), "save_model", name)
 
-        def save() -> bool:
-            done = self._model(name).save_model(os.fspath(path))
-            return _succeeded(done, "save_model", name)
-
-        return self._attempt(save)
-
-    def load_model(self, name: str, path: str, config: ModelConfig | None = None) -> bool:
-        """Read a model and add it under a name. False where ``last_error`` says why; what was there before then stays.
+    @attempt
+    def load_model(self, name: str, path: str, config: cfg.ModelConfig | None = None) -> None:
+        """Read a model and add it under a name. False if it fails; see ``last_error``. What was there before then stays.
 
         What is stored overrides the configuration, except for type, name and device. Without one, they are those of the
-        model that has the name already, else those of ``add_model``.
+        model that has the name already, or else those of ``add_model``.
         """
+        known = self._find(name) if config is None else None
+        given = self._given.get(known.model_name, name) if known else name
+        complete = self._completed(given, known.config if known else config)
+        self._check_names(given, str(complete.model_name))
+        model = self.model_manager.registry.make(complete)
+        _require(model.load_model(os.fspath(path)), "load_model", name)
+        model.is_trained = True
+        self.model_manager.keep(model)
+        self._keep_names(given, model.model_name)
 
-        def load() -> bool:
-            known = self._find(name) if config is None else None
-            given = self._given.get(known.model_name, name) if known else name
-            complete = self._completed(given, known.config if known else config)
-            self._check_names(given, str(complete.model_name))
-            model = self.model_manager.registry.make(complete)
-            _succeeded(model.load_model(os.fspath(path)), "load_model", name)
-            model.is_trained = True
-            self.model_manager.keep(model)
-            self._keep_names(given, model.model_name)
-            return True
+    @attempt
+    def switch_device(self, device: cfg.ModelDevice | str) -> None:
+        """Train on another device from now on. False, and nothing changed, if it fails; see ``last_error``."""
+        found = cfg.usable_device(device, allow_fallback=self.allow_fallback)
+        before = [(model, model.device) for model in self.model_manager.active_models.values()]
+        try:
+            for model, _ in before:
+                model.to_device(found)
+        except Exception:
+            for model, old in before:
+                try:
+                    model.to_device(old)
+                except Exception as error:  # the one that failed may fail again; the others still go back
+                    cfg.logger.warning("%s could not go back to %s: %s", model.model_name, old, error)
+            raise
+        self.device = found
 
-        return self._attempt(load)
-
-    def switch_device(self, device: ModelDevice | str) -> bool:
-        """Train on another device from now on. False, and nothing changed, where ``last_error`` says why."""
-
-        def switch() -> bool:
-            found = usable_device(device, allow_fallback=self.allow_fallback)
-            before = [(model, model.device) for model in self.model_manager.active_models.values()]
-            try:
-                for model, _ in before:
-                    model.to_device(found)
-            except Exception:
-                for model, old in before:
-                    try:
-                        model.to_device(old)
-                    except (
-                        Exception
-                    ) as error:  # the one that failed may fail again, and the others still go back
-                        logger.warning("%s could not go back to %s: %s", model.model_name, old, error)
-                raise
-            self.device = found
-            return True
-
-        return self._attempt(switch)
-
-    def _completed(self, name: str, config: ModelConfig | None) -> ModelConfig:
+    def _completed(self, name: str, config: cfg.ModelConfig | None) -> cfg.ModelConfig:
         """A configuration with type, name and a device that exists."""
         if config is None:
-            preset = PRESETS.get(str(model_type_of(named(name, "name"))), {})
-            return ModelConfig(model_type=name, model_name=f"{name}_default", device=self.device, **preset)
-        return replace(
-            config_of(config),
-            model_type=config.model_type or named(name, "name"),
-            model_name=config.model_name or named(name, "name"),
-            device=usable_device(config.device, allow_fallback=self.allow_fallback),
+            preset = cfg.PRESETS.get(str(cfg.model_type_of(cfg.checked(cfg.Name, name, "name"))), {})
+            return cfg.ModelConfig(name, f"{name}_default", self.device, **preset)
+        device = cfg.usable_device(cfg.config_of(config).device, allow_fallback=self.allow_fallback)
+        kind, own = (
+            given or cfg.checked(cfg.Name, name, "name") for given in (config.model_type, config.model_name)
         )
+        return replace(config, model_type=kind, model_name=own, device=device)
 
     def _check_names(self, name: str, model_name: str) -> None:
         """Refuse to add a model under a name, or with a ``model_name``, that another model answers to."""
@@ -266,48 +260,58 @@ class EnhancedRequestPredictor:
         return self.model_manager.active_models.get(next(latest, name))
 
     def _model(self, name: str) -> BasePredictor:
-        found = self._find(name)
-        if found is None:
-            known = ", ".join(sorted({*self._given.values(), *self.get_active_models()})) or "none yet"
-            raise ConfigError(f"there is no model {name!r}", hint=f"There are: {known}.")
-        return found
+        if found := self._find(name):
+            return found
+        known = ", ".join(sorted({*self._given.values(), *self.get_active_models()})) or "none yet"
+        raise ConfigError(f"there is no model {name!r}", hint=f"There are: {known}.")
 
-    def _rows(self, results: dict[str, PredictionResult]) -> dict[str, list[dict[str, Any]]]:
-        """Model -> rows, of those that gave a forecast."""
-        methods = {name: str(model.model_type) for name, model in self.model_manager.active_models.items()}
-        return {name: rows_of(result, methods[name]) for name, result in results.items() if is_good(result)}
-
-    def _failures(self, results: dict[str, PredictionResult]) -> dict[str, dict[str, str]]:
-        manager = self.model_manager
-        return failures(manager.active_models, results, manager.results)
-
-    def _attempt(self, action: Callable[[], bool]) -> bool:
-        """Whether something succeeded; a model of the user may fail of anything."""
-        try:
-            done = action()
-        except Exception as error:
-            logger.warning("%s", error, exc_info=not isinstance(error, PresurgeError))
-            self.last_error = error
-            return False
-        self.last_error = None
-        return done
+    def _forecast(
+        self, data: Frame, steps: int
+    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]]]:
+        """Model -> rows that JSON can hold, of those that gave a forecast; and model -> ``error`` of the others."""
+        rows, failures = {}, {}
+        results = self.model_manager.predict_all(data, steps)
+        for name, model in self.model_manager.active_models.items():
+            if name not in results:
+                training = self.model_manager.results.get(name)
+                failures[name] = {"error": (training and training.error_message) or "it was not trained yet"}
+            elif (reason := results[name].error) is not None:
+                failures[name] = {"error": reason}
+            else:
+                rows[name] = _rows(results[name], str(model.model_type))
+        return rows, failures
 
 
 def create_enhanced_predictor(
     models: Iterable[str] = ("lstm", "dlinear"),
-    device: ModelDevice | str | None = None,
+    device: cfg.ModelDevice | str | None = None,
     *,
     allow_fallback: bool = False,
 ) -> EnhancedRequestPredictor:
     """A predictor with the named models in their presets.
 
     Raises:
-        ConfigError: There is no such model or device, or ``models`` is no list of names.
+        ConfigError: There is no such model or device, or ``models`` is not a list of names.
     """
     predictor = EnhancedRequestPredictor(device, allow_fallback=allow_fallback)
     for name in _listed(models):
         predictor.add_model(name)
     return predictor
+
+
+def _rows(result: PredictionResult, method: str) -> list[dict[str, Any]]:
+    confidence = None if math.isnan(result.confidence) else result.confidence
+    columns = zip(result.timestamps, result.request_tokens, result.response_tokens, strict=True)
+    keys = ("timestamp", "request_tokens", "response_tokens")
+    return [
+        {**dict(zip(keys, row, strict=True)), "confidence": confidence, "method": method} for row in columns
+    ]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean of the known values; None if there are none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _too_short(data: Frame) -> dict[str, Any] | None:
@@ -319,16 +323,13 @@ def _too_short(data: Frame) -> dict[str, Any] | None:
 
 
 def _listed(names: Iterable[str]) -> list[str]:
-    """The names of some models; one alone may be given as it is."""
-    if isinstance(names, str):
-        return [names]
+    """A list of names; a single one may be given by itself."""
     if not isinstance(names, Iterable):
-        raise ConfigError(f"must be a list of names, not {names!r}", where="models")
-    return list(names)
+        raise ConfigError(f"must be a list of names, not {names!r}", setting="models")
+    return [names] if isinstance(names, str) else list(names)
 
 
-def _succeeded(done: Any, what: str, name: str) -> bool:
-    """True for what a method of a predictor, which may be the user's own, returns after success."""
+def _require(done: Any, what: str, name: str) -> None:
+    """Refuse the return value of a method, which may be the user's own, that reports failure."""
     if not done:
         raise ModelError(f"{what} of the model {name!r} returned {done!r} and gave no reason")
-    return True

@@ -1,4 +1,4 @@
-"""Data frames at the door: pandas or Polars, one row a request or one row a minute, become a panel.
+"""Data frames at the door: pandas or Polars, one row per request or per minute, become a panel.
 
 Shapes: H rows of a forecast, C channels.
 """
@@ -23,7 +23,7 @@ from presurge.workflows.guide_files import COUNT_COLUMNS, TRAINING
 from presurge.workflows.prepared_files import CHANNELS
 
 Frame = Any
-"""A ``pandas.DataFrame`` or a ``polars.DataFrame``; rows that are not in the order of time are put in order."""
+"""A ``pandas.DataFrame`` or a ``polars.DataFrame``; rows need not be in chronological order."""
 Level = Literal["request", "minute"]
 
 TIME = "Timestamp"
@@ -43,10 +43,10 @@ class History:
     """A frame as a panel.
 
     Attributes:
-        panel: At the request level one row a request but the first: time since the request before, request and response
-            tokens, with a nominal step of one second. At the minute level requests and tokens of each step.
+        panel: At the request level one row for every request but the first: time since the previous request, request and
+            response tokens, with a nominal step of one second. At the minute level requests and tokens of each step.
         level: Which of the two.
-        form: How the stamps of the frame are written.
+        form: How the frame writes its stamps.
         last_us: Time of the last row.
     """
 
@@ -56,7 +56,7 @@ class History:
     last_us: int
 
     def stamps(self, mean_HC: FloatArray) -> list[str | int | float]:
-        """When the forecast rows are: the inter-arrival times added up, or one step after another."""
+        """When the forecast rows are: cumulative inter-arrival times, or one step after another."""
         if self.level == "request":
             ahead = np.maximum(mean_HC[:, 0].astype(np.float64), 0).cumsum() * SECOND
         else:
@@ -65,27 +65,26 @@ class History:
 
 
 def level_of(data: Frame) -> Level:
-    """Whether the rows are requests or minutes, told by the columns.
+    """Whether the rows are requests or minutes, according to the columns.
 
     Raises:
-        DataError: It is no data frame, or the columns fit neither.
+        DataError: It is not a data frame, or the columns fit neither.
     """
-    if not _is_frame(data):
-        raise DataError(
-            f"{type(data).__name__} is no data frame",
-            hint="Give a pandas or Polars DataFrame, one row a request; collect() a LazyFrame first.",
-        )
+    pandas = sys.modules.get("pandas")
+    if not isinstance(data, pl.DataFrame) and (pandas is None or not isinstance(data, pandas.DataFrame)):
+        hint = "Give a pandas or Polars DataFrame, one row per request; collect() a LazyFrame first."
+        raise DataError(f"{type(data).__name__} is not a data frame", hint=hint)
     columns = list(data.columns)
-    level = next((level for level, needed in _NEEDED.items() if set(needed) <= set(columns)), None)
-    if level is None:
-        raise DataError(
-            f"the columns fit neither requests nor minutes: {', '.join(map(str, columns))}",
-            where="data frame",
-            hint=f"Requests need {', '.join(_NEEDED['request'])}; minutes need {', '.join(_NEEDED['minute'])}.",
-        )
-    if twice := [name for name in _NEEDED[level] if columns.count(name) > 1]:
-        raise DataError(f"two columns have the name {twice[0]!r}", where="data frame", hint="Drop one.")
-    return level
+    for level, needed in _NEEDED.items():
+        if set(needed) <= set(columns):
+            if twice := [name for name in needed if columns.count(name) > 1]:
+                raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
+            return level
+    raise DataError(
+        f"the columns fit neither requests nor minutes: {', '.join(map(str, columns))}",
+        where="data frame",
+        hint=f"Requests need {', '.join(_NEEDED['request'])}; minutes need {', '.join(_NEEDED['minute'])}.",
+    )
 
 
 def check_rows(data: Frame, least: int) -> Level:
@@ -97,25 +96,29 @@ def check_rows(data: Frame, least: int) -> Level:
     """
     level = level_of(data)
     if len(data) < least:
-        raise HistoryError(
-            f"the frame has {len(data)} rows, and {least} are needed", hint="Give a longer history."
-        )
+        what = f"the frame has {len(data)} rows, and {least} are needed"
+        raise HistoryError(what, hint="Give a longer history.")
     return level
 
 
 def read_history(data: Frame) -> History:
-    """Read a frame; columns beside the needed ones are ignored.
+    """Read a frame, ignoring columns beyond the needed ones.
 
     Raises:
-        DataError: A column is missing, or holds something that is no time or no number of tokens.
+        DataError: A column is missing, or holds something that is not a time or not a number of tokens.
     """
     level = check_rows(data, 2)
     frame = _to_polars(data, _NEEDED[level])
-    return _requests(frame) if level == "request" else _minutes(frame)
+    try:
+        return _requests(frame) if level == "request" else _minutes(frame)
+    except DataError as error:
+        if error.hint and "`" in error.hint:  # a setting that only a reader of files has
+            error.hint = "Mend or remove this row, or what else is wrong with the data frame."
+        raise
 
 
 def latest(data: Frame, rows: int) -> Frame:
-    """The last rows; all of them where their stamps are not in order, so that what reads them can put them in order.
+    """The last rows; all of them if their stamps are not sorted, so that their reader can sort them.
 
     Raises:
         DataError: A column is missing.
@@ -127,49 +130,28 @@ def latest(data: Frame, rows: int) -> Frame:
 
 
 def tokens_of(data: Frame) -> FloatArray:
-    """Request and response tokens of every row, float32 [rows, 2]; NaN for what is no number."""
+    """Request and response tokens of every row, float32 [rows, 2]; NaN for anything but a number."""
     frame = _to_polars(data, TOKENS[level_of(data)])
     return frame.select(pl.all().cast(pl.Float32, strict=False)).to_numpy()
 
 
 def last_row(data: Frame) -> dict[str, Any]:
-    """The last row as a prediction names it: ``timestamp``, ``request_tokens``, ``response_tokens``.
+    """The latest row as a prediction names it: ``timestamp``, ``request_tokens``, ``response_tokens``.
 
-    What is no time or no number is None there.
+    What is not a time or not a number becomes None; the models say why nothing can be forecast from it.
     """
     names = TOKENS[level_of(data)]
-    frame = _to_polars(latest(data, 1), (TIME, *names))
-    place, stamp = _last_stamp(frame)
-    numbers = frame.select(pl.col(names).cast(pl.Float64, strict=False)).row(place)
-    return {
-        "timestamp": stamp,
-        "request_tokens": _number(numbers[0]),
-        "response_tokens": _number(numbers[1]),
-    }
-
-
-def _last_stamp(frame: pl.DataFrame) -> tuple[int, str | int | float | None]:
-    """The row of the latest stamp and that stamp as the frame writes it; the last row and None where one is no time.
-
-    An answer echoes the row even then: why nothing can be forecast from it is said by the models.
-    """
+    frame, place, stamp = _to_polars(latest(data, 1), (TIME, *names)), -1, None
     try:
         stamp_N, form = read_stamps(Rows(RowFrame.of(frame), frame, np.arange(len(frame))), TIME, None)
     except DataError:
-        return len(frame) - 1, None
-    place = len(frame) - 1 - int(stamp_N[::-1].argmax())
-    return place, _written(int(stamp_N[place]), form)
-
-
-def _number(value: float | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return int(value) if value.is_integer() else value
-
-
-def _is_frame(data: Any) -> bool:
-    pandas = sys.modules.get("pandas")
-    return isinstance(data, pl.DataFrame) or (pandas is not None and isinstance(data, pandas.DataFrame))
+        pass
+    else:
+        place = len(frame) - 1 - int(stamp_N[::-1].argmax())
+        stamp = _written(int(stamp_N[place]), form)
+    numbers = frame.select(pl.col(names).cast(pl.Float64, strict=False)).row(place)
+    tokens = [None if n is None or not math.isfinite(n) else int(n) if n.is_integer() else n for n in numbers]
+    return {"timestamp": stamp, "request_tokens": tokens[0], "response_tokens": tokens[1]}
 
 
 def _to_polars(data: Frame, names: tuple[str, ...]) -> pl.DataFrame:
@@ -179,13 +161,12 @@ def _to_polars(data: Frame, names: tuple[str, ...]) -> pl.DataFrame:
 
 
 def _column(name: str, column: Any) -> pl.Series:
-    """A column of pandas; what NumPy has no type for (text, zones, whole numbers with gaps) goes by its objects."""
+    """A pandas column; types that NumPy lacks (text, zones, integers with gaps) are read object by object."""
     values = column.to_numpy()
     if values.dtype != object:
         return pl.Series(name, values, nan_to_null=True)
-    return pl.Series(
-        name, [None if gone else v for v, gone in zip(values, column.isna(), strict=True)], strict=False
-    )
+    cells = [None if gone else v for v, gone in zip(values, column.isna(), strict=True)]
+    return pl.Series(name, cells, strict=False)
 
 
 def _requests(frame: pl.DataFrame) -> History:
@@ -201,27 +182,19 @@ def _requests(frame: pl.DataFrame) -> History:
         numbers = read_numbers(rows, column)
         wrong = numbers.is_null() | (numbers < 0)
         if wrong.any():
-            raise rows.complain("{} is no number of tokens", column, wrong, "Mend or remove this row.")
+            raise rows.complain("{} is not a number of tokens", column, wrong, "Mend or remove this row.")
         values[:, place] = numbers.to_numpy()[order]
-    panel = Panel(
-        values=values[1:],
-        channels=REQUEST_CHANNELS,
-        step=SECOND,
-        start=np.zeros(1, np.int64),
-        clock="relative",
-    )
+    start = np.zeros(1, np.int64)
+    panel = Panel(values=values[1:], channels=REQUEST_CHANNELS, step=SECOND, start=start, clock="relative")
     return History(panel=panel, level="request", form=form, last_us=int(ordered[-1]))
 
 
 def _minutes(frame: pl.DataFrame) -> History:
     columns = _NEEDED["minute"][1:]
     table = read_frame(frame, time=TIME, values=columns, kinds=dict.fromkeys(columns, "count"))
-    if table.counts.duplicates:
-        raise DataError(
-            f"rows with the {TIME} of another row, whose load would count twice: {table.counts.duplicates}",
-            where="data frame",
-            hint="Drop them, or sum them up, first.",
-        )
+    if count := table.counts.duplicates:
+        what = f"rows with the {TIME} of another row, whose load would count twice: {count}"
+        raise DataError(what, where="data frame", hint="Drop them, or sum them up, first.")
     _, form = read_stamps(without_blank(RowFrame.of(frame), frame), TIME, None)
     panel = table.panel.replace(values=table.panel.values, channels=CHANNELS)
     return History(panel=panel, level="minute", form=form, last_us=int(panel.times()[-1]))

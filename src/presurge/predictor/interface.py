@@ -1,34 +1,70 @@
-"""The published results, and the base class of every predictor."""
+"""The published results, the base class of every predictor, and the registry of predictor classes."""
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import field, replace
+from typing import Annotated, Any, TypeVar
 
-from presurge.predictor.config import ModelConfig, ModelDevice, ModelType, config_of, usable_device
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from presurge.errors import ConfigError, PresurgeError
+from presurge.models.registry import model_names
+from presurge.predictor.config import (
+    ModelConfig,
+    ModelDevice,
+    ModelType,
+    Number,
+    config_of,
+    logger,
+    model_type_of,
+    plain,
+    raises_plainly,
+    usable_device,
+)
 from presurge.predictor.frames import Frame, check_rows
 
 
-@dataclass(slots=True)
+def _share_or_nan(value: float) -> float:
+    if value < 0 or value > 1:
+        raise ValueError("must be a number from 0 to 1, or NaN")
+    return value
+
+
+Values = Annotated[list[Any], BeforeValidator(lambda values: plain(list(values)))]
+Tokens = Annotated[list[Annotated[Number, Field(allow_inf_nan=False)]], BeforeValidator(list)]
+
+
+@raises_plainly
+@dataclass(slots=True, config=ConfigDict(extra="forbid", validate_assignment=True))
 class PredictionResult:
-    """Forecasts of the next rows.
+    """Forecasts of the next rows; columns may be lists or arrays and become lists of Python numbers.
 
     Attributes:
-        timestamps: In the form that the stamps came in: numbers of seconds, or ISO-8601 in UTC.
-        request_tokens: Tokens of the next requests, or their sums in the next minutes.
-        response_tokens: The same of the responses.
-        confidence: ``1 / (1 + error)``, see ``BasePredictor.confidence``; NaN where no error was measured.
+        timestamps: In the form of the input: numbers of seconds, or ISO-8601 in UTC.
+        request_tokens: Tokens of the next requests, or their sums over the next minutes.
+        response_tokens: The same for the responses.
+        confidence: ``1 / (1 + error)``, see ``BasePredictor.confidence``; NaN if no error was measured.
         prediction_time: Seconds that the forecast took.
-        metadata: ``error``, the reason, where there is no forecast; else what else the model says.
+        metadata: ``error``, the reason, if there is no forecast; otherwise whatever else the model reports.
+
+    Raises:
+        ConfigError: A token count is not finite, or a field has an impossible value.
     """
 
-    timestamps: list[Any]
-    request_tokens: list[float]
-    response_tokens: list[float]
-    confidence: float
+    timestamps: Values
+    request_tokens: Tokens
+    response_tokens: Tokens
+    confidence: Annotated[Number, AfterValidator(_share_or_nan)]
     model_name: str
     prediction_time: float
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no forecast; None if there is one."""
+        return None if "error" not in self.metadata else str(self.metadata["error"])
 
 
 @dataclass(slots=True)
@@ -41,7 +77,7 @@ class TrainingResult:
             one: its squared validation error, in units of the variance of the training rows (of 1 for a constant column).
         best_loss: Validation loss of the epoch that was kept.
         epochs_trained: 0 for a model that is solved in closed form.
-        early_stopped: It ended before the epochs asked for.
+        early_stopped: Whether training ended before the requested number of epochs.
         error_message: Why it failed.
     """
 
@@ -57,18 +93,18 @@ class TrainingResult:
 
 
 class BasePredictor(ABC):
-    """Base of every predictor; a model of your own derives from it and is registered with ``register_model``.
+    """Base of every predictor; derive your own model from it and register the class with ``register_model``.
 
     Attributes:
-        config: The configuration, completed by name and device.
+        config: The configuration, completed with name and device.
         model_name: The name in it.
-        device: The device that was resolved, as text that torch takes.
-        is_trained: Set by ``train`` and ``load_model``; the manager sets it after a training that succeeded.
-        training_history: ``final_loss``, ``best_loss``, ``epochs_trained``, ``early_stopped`` after a training.
+        device: The resolved device, as text that torch accepts.
+        is_trained: Set by ``train`` and ``load_model``; the manager sets it after a successful training.
+        training_history: ``final_loss``, ``best_loss``, ``epochs_trained`` and ``early_stopped`` after a training.
         rolling_errors: Measured on the validation rows, for each step ahead: the mean of the WAPE of request and response
-            tokens, of one of them where the other is zero throughout. The manager measures it for a predictor that does not.
-        measured_on: Fingerprint of those rows, see ``presurge.predictor.measuring.fingerprint``; empty where not known.
-        baseline_errors: Rolling errors of the naive models on those rows; none where they were not measured.
+            tokens, or the WAPE of one if the other is zero throughout. The manager measures a predictor that does not.
+        measured_on: Fingerprint of those rows, see ``presurge.predictor.ranking.fingerprint``; empty if unknown.
+        baseline_errors: Rolling errors of the naive models on those rows; empty if they were not measured.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -90,7 +126,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def build_model(self) -> Any:
-        """Make the untrained model."""
+        """Build the untrained model."""
 
     @abstractmethod
     def train(self, data: Frame, validation_split: float = 0.2) -> TrainingResult:
@@ -98,7 +134,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def predict(self, data: Frame, steps: int | None = None) -> PredictionResult:
-        """Forecast the ``steps`` rows (the horizon where None) after the last one."""
+        """Forecast the ``steps`` rows after the last one (the whole horizon if None)."""
 
     @abstractmethod
     def save_model(self, path: str) -> bool:
@@ -109,7 +145,7 @@ class BasePredictor(ABC):
         """Read what ``save_model`` wrote."""
 
     def rolling_error(self, steps: int | None = None) -> float:
-        """Mean of the first ``steps`` rolling errors (of all where None); NaN where none was measured."""
+        """Mean of the first ``steps`` rolling errors (of all if None); NaN if none was measured."""
         known = self.rolling_errors[:steps]
         return sum(known) / len(known) if known else math.nan
 
@@ -129,10 +165,10 @@ class BasePredictor(ABC):
         }
 
     def to_device(self, device: ModelDevice | str) -> None:
-        """Choose where the model trains from now on; a torch module in ``self.model`` is moved there.
+        """Choose where the model trains from now on, and move a torch module in ``self.model`` there.
 
         Raises:
-            ConfigError: The device does not exist here.
+            ConfigError: This machine has no such device.
         """
         config = replace(self.config, device=usable_device(device))
         if hasattr(self.model, "to"):
@@ -148,3 +184,119 @@ class BasePredictor(ABC):
         """
         check_rows(data, self.config.sequence_length)
         return True
+
+
+P = TypeVar("P", bound=type[BasePredictor])
+
+
+class ModelRegistry:
+    """Predictor classes by type, and the predictors made with ``create_model`` by name.
+
+    A type that nobody registered means the model of Presurge with that name, if there is one.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[BasePredictor]] = {}
+        self._models: dict[str, BasePredictor] = {}
+
+    def register_model_class(self, model_type: ModelType | str, model_class: type) -> None:
+        """Register a class under a type, replacing any class that the type had before.
+
+        Raises:
+            ValueError: The class does not derive from ``BasePredictor``.
+        """
+        if BasePredictor not in getattr(model_class, "__mro__", ()):
+            raise ValueError(f"{model_class!r} does not derive from BasePredictor")
+        key = model_type_of(model_type)
+        if key in self._classes:
+            logger.info("%s replaces %s as %s", model_class.__name__, self._classes[key].__name__, key)
+        self._classes[key] = model_class
+
+    def class_of(self, model_type: ModelType | str) -> type[BasePredictor]:
+        """The class of a type, ignoring case.
+
+        Raises:
+            ConfigError: There is no model of that type; the message lists those that exist.
+        """
+        from presurge.predictor.adapter import ForecasterPredictor
+
+        key = model_type_of(model_type)
+        alike = {own.lower(): own for own in self._classes}
+        if own := key if key in self._classes else alike.get(key.lower()):
+            return self._classes[own]
+        if key in model_names():
+            return ForecasterPredictor
+        raise ConfigError(
+            f"there is no model of the type {str(key)!r}",
+            setting="model_type",
+            hint=f"Choose one of: {', '.join(map(str, self.get_available_model_types()))}. "
+            "Register a class of your own with @register_model(type).",
+        )
+
+    def make(self, config: ModelConfig) -> BasePredictor:
+        """Make an untrained predictor, named as its configuration says whatever the class does.
+
+        Raises:
+            ConfigError: There is no such model, it refuses the configuration, or its class cannot be instantiated.
+        """
+        kind = self.class_of(config_of(config).model_type or ModelType.CUSTOM)
+        try:
+            model = kind(config)
+            model.model_name = str(model.config.model_name)
+            if not hasattr(model, "rolling_errors"):
+                raise TypeError("its __init__ does not call super().__init__(config)")
+        except PresurgeError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{kind.__name__} cannot be made: {type(error).__name__}: {error}",
+                where=f"model type {str(config.model_type)!r}",
+                hint="A predictor of your own takes a ModelConfig and defines every method of BasePredictor.",
+            ) from error
+        return model
+
+    def create_model(self, config: ModelConfig) -> BasePredictor:
+        """Make an untrained predictor and keep it under its name.
+
+        Raises:
+            ConfigError: There is no such model, or it refuses the configuration.
+        """
+        if config_of(config).model_type is None:
+            raise ConfigError("is not given", setting="model_type", hint="Say which model to make.")
+        model = self.make(config)
+        self._models[model.model_name] = model
+        return model
+
+    def get_model(self, name: str) -> BasePredictor | None:
+        """The predictor of that name, or None."""
+        return self._models.get(name)
+
+    def list_models(self) -> list[str]:
+        """Names of the predictors that were made."""
+        return list(self._models)
+
+    def remove_model(self, name: str) -> bool:
+        """Forget a predictor; return whether there was one."""
+        return self._models.pop(name, None) is not None
+
+    def get_available_model_types(self) -> list[ModelType | str]:
+        """Everything that ``create_model`` can make."""
+        return [model_type_of(name) for name in dict.fromkeys([*model_names(), *self._classes])]
+
+
+model_registry = ModelRegistry()
+"""The registry that ``register_model`` fills and that every manager uses."""
+
+
+def register_model(model_type: ModelType | str) -> Callable[[P], P]:
+    """Register the class below under a type: ``@register_model(ModelType.CUSTOM)`` or any name of your own.
+
+    Raises:
+        ValueError: The class does not derive from ``BasePredictor``.
+    """
+
+    def register(model_class: P) -> P:
+        model_registry.register_model_class(model_type, model_class)
+        return model_class
+
+    return register

@@ -1,18 +1,31 @@
-"""Several predictors on the same data: train all, forecast with all, rank them by measured error."""
+"""Several predictors on the same data: train all, forecast with all, rank them by measured error.
+
+Shapes: R rows, H horizon, 2 for request and response tokens.
+"""
 
 import math
+import time
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from presurge.models.registry import BASELINES
-from presurge.predictor import calls
 from presurge.predictor.adapter import ForecasterPredictor
-from presurge.predictor.config import ModelConfig, logger, share, whole
-from presurge.predictor.frames import Frame
-from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
-from presurge.predictor.measuring import fingerprint, measured
-from presurge.predictor.ranking import Ranking, rank
-from presurge.predictor.registry import ModelRegistry, model_registry
+from presurge.predictor.config import ModelConfig, Share, Whole, checked, logger
+from presurge.predictor.frames import Frame, tokens_of
+from presurge.predictor.interface import (
+    BasePredictor,
+    ModelRegistry,
+    PredictionResult,
+    TrainingResult,
+    model_registry,
+)
+from presurge.predictor.ranking import Ranking, fingerprint, first_validation, rank, step_errors
+
+ORIGINS = 50
+"""Number of forecasts that measure the error of a predictor that does not measure it itself."""
 
 
 class ModelManager:
@@ -32,9 +45,9 @@ class ModelManager:
         self._rows = ""
 
     def add_model(self, config: ModelConfig) -> bool:
-        """Make an untrained predictor, named by its type where it has no name; one of the same name is replaced.
+        """Make an untrained predictor, named by its type if it has no name, replacing one of the same name.
 
-        Always True.
+        Always returns True.
 
         Raises:
             ConfigError: There is no such model, or it refuses the configuration.
@@ -43,18 +56,18 @@ class ModelManager:
         return True
 
     def keep(self, model: BasePredictor) -> None:
-        """Take a predictor in under its name; one of the same name is replaced."""
+        """Add a predictor under its name, replacing one of the same name."""
         self.active_models[model.model_name] = model
         self.results.pop(model.model_name, None)
 
     def train_all_models(self, data: Frame, validation_split: float = 0.2) -> dict[str, TrainingResult]:
-        """Train every model on the same rows; a failure is in its result, with the reason.
+        """Train every model on the same rows; the result of a model that fails holds the reason.
 
         Raises:
             ConfigError: ``validation_split`` is not between 0 and 1.
-            DataError: It is no data frame, or a column is missing.
+            DataError: It is not a data frame, or a column is missing.
         """
-        part = share(validation_split, "validation_split")
+        part = checked(Share, validation_split, "validation_split")
         self._rows = fingerprint(data, part)
         self.results = {name: self._train(model, data, part) for name, model in self.active_models.items()}
         trained = [self.active_models[name] for name, result in self.results.items() if result.success]
@@ -67,30 +80,29 @@ class ModelManager:
         return self.results
 
     def predict_all(self, data: Frame, steps: int | None = None) -> dict[str, PredictionResult]:
-        """Forecast with every trained model; a failure has no forecast and its reason in ``metadata["error"]``.
+        """Forecast with every trained model; one that fails has no rows, and its reason in ``metadata["error"]``.
 
         Raises:
-            ConfigError: ``steps`` is no whole number from 1.
+            ConfigError: ``steps`` is not a whole number from 1.
         """
-        asked = None if steps is None else whole(steps, "steps")
+        asked = checked(Whole | None, steps, "steps")
         trained = {name: model for name, model in self.active_models.items() if model.is_trained}
-        return {name: calls.forecast(model, data, asked) for name, model in trained.items()}
+        return {name: forecast(model, data, asked) for name, model in trained.items()}
 
     def compare_models(self, data: Frame, steps: int | None = None) -> dict[str, Any]:
         """Forecast with every trained model and rank them.
 
         ``best_model`` has the lowest rolling error over the first ``steps`` steps, or over all that every model forecasts.
         Beside the published keys the summary holds the ``rolling_errors`` of the models, the ``baseline_errors``, the
-        number of ``steps`` that both are means over, the models ``unranked`` with the reason, and a ``verdict`` in words.
+        number of ``steps`` over which both are averaged, the models ``unranked`` with the reason, and a ``verdict`` in words.
 
         Raises:
-            ConfigError: ``steps`` is no whole number from 1.
+            ConfigError: ``steps`` is not a whole number from 1.
         """
         predictions = self.predict_all(data, steps)
-        good = [name for name, result in predictions.items() if calls.is_good(result)]
-        known = [predictions[name].confidence for name in good]
-        known = [confidence for confidence in known if not math.isnan(confidence)]
-        ranking = self.ranking(good, steps)
+        good = {name: result for name, result in predictions.items() if result.error is None}
+        known = [result.confidence for result in good.values() if not math.isnan(result.confidence)]
+        ranking = self.ranking(list(good), steps)
         return {
             "model_count": len(predictions),
             "predictions": predictions,
@@ -109,13 +121,13 @@ class ModelManager:
         }
 
     def ranking(self, names: list[str], steps: int | None = None) -> Ranking:
-        """Rank some models, on the rows of the last training where one of them was measured there."""
+        """Rank some models, on the rows of the last training if one of them was measured there."""
         return rank({name: self.active_models[name] for name in names}, steps, rows=self._rows)
 
     def _train(self, model: BasePredictor, data: Frame, validation_split: float) -> TrainingResult:
         """Train and measure; after a failure the model is ranked as before."""
         before, model.rolling_errors = model.rolling_errors, ()
-        result = calls.train(model, data, validation_split)
+        result = train(model, data, validation_split)
         if not result.success:
             model.rolling_errors = before
             return result
@@ -126,19 +138,77 @@ class ModelManager:
         return result
 
 
+def train(model: BasePredictor, data: Frame, validation_split: float) -> TrainingResult:
+    """Train a model, which may be the user's own; a failure is a result with its reason."""
+    began = time.perf_counter()
+    try:
+        result = model.train(data, validation_split)
+        if not isinstance(result, TrainingResult):
+            raise TypeError(f"train returned {type(result).__name__}, not a TrainingResult")
+        if not (result.success or result.error_message):
+            return replace(result, error_message="train failed and gave no reason")
+        return result
+    except Exception as error:
+        reason = _reason(error, f"{model.model_name} was not trained")
+        spent = time.perf_counter() - began
+        return TrainingResult(False, spent, math.nan, math.nan, 0, early_stopped=False, error_message=reason)
+
+
+def forecast(model: BasePredictor, data: Frame, steps: int | None) -> PredictionResult:
+    """Forecast with a model, which may be the user's own; a failure is a result without rows and with its reason."""
+    began, rows = time.perf_counter(), steps or model.config.prediction_horizon
+    try:
+        result = model.predict(data, steps)
+        if not isinstance(result, PredictionResult):
+            raise TypeError(f"predict returned {type(result).__name__}, not a PredictionResult")
+        if (reason := result.error) is not None:
+            raise ValueError(reason or "predict failed and gave no reason")
+        for name in ("timestamps", "request_tokens", "response_tokens"):
+            if (given := len(getattr(result, name))) != rows:
+                raise ValueError(f"predict gave {given} {name} where {rows} were asked for")
+        return replace(result, model_name=model.model_name)
+    except Exception as error:
+        failure = {"error": _reason(error, f"{model.model_name} gives no forecast")}
+        return PredictionResult([], [], [], 0.0, model.model_name, time.perf_counter() - began, failure)
+
+
+def _reason(error: Exception, what: str) -> str:
+    """Log a failure and return what the error says, or its type if it says nothing."""
+    reason = str(error) or type(error).__name__
+    logger.warning("%s: %s", what, reason)
+    logger.debug("where it failed", exc_info=True)
+    return reason
+
+
+def measured(model: BasePredictor, data: Frame, validation_split: float) -> tuple[float, ...]:
+    """Rolling errors of a predictor, by its forecasts from evenly spaced rows of the validation part; () if one fails."""
+    horizon, rows = model.config.prediction_horizon, len(data)
+    first = max(first_validation(rows, validation_split), model.config.sequence_length + 1)
+    actual_R2 = tokens_of(data).astype(np.float64)
+    error_H2, size_H2 = np.zeros((2, horizon, 2))
+    for end in np.unique(np.linspace(first, max(first, rows - horizon), ORIGINS).astype(int)).tolist():
+        result = forecast(model, data.head(end), horizon)
+        forecast_H2 = np.array([result.request_tokens, result.response_tokens], np.float64).T
+        actual_H2 = actual_R2[end : end + horizon]
+        if forecast_H2.shape != actual_H2.shape:
+            logger.warning("The error of %s could not be measured, so it is not ranked", model.model_name)
+            return ()
+        error_H2 += np.abs(forecast_H2 - actual_H2)
+        size_H2 += np.abs(actual_H2)
+    wape_H2 = np.divide(error_H2, size_H2, out=np.full_like(error_H2, np.nan), where=size_H2 > 0)
+    return step_errors(wape_H2)
+
+
 def _baseline_errors(
     configs: list[ModelConfig], data: Frame, validation_split: float
 ) -> dict[str, tuple[float, ...]]:
     """Naive model -> rolling errors, with the shortest context and to the longest horizon of the models beside them."""
     errors = {}
     for name in BASELINES if configs else ():
-        config = ModelConfig(
-            model_type=name,
-            model_name=name,
-            sequence_length=min(config.sequence_length for config in configs),
-            prediction_horizon=max(config.prediction_horizon for config in configs),
-        )
+        context = min(config.sequence_length for config in configs)
+        horizon = max(config.prediction_horizon for config in configs)
+        config = ModelConfig(name, name, sequence_length=context, prediction_horizon=horizon)
         baseline = ForecasterPredictor(config)
-        if calls.train(baseline, data, validation_split).success and baseline.rolling_errors:
+        if train(baseline, data, validation_split).success and baseline.rolling_errors:
             errors[name] = baseline.rolling_errors
     return errors

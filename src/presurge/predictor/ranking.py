@@ -1,11 +1,41 @@
-"""Which model is best: by rolling error, over the same steps, among those that were measured on the same rows."""
+"""Which model is best: by rolling error, over the same steps, among the models measured on the same rows.
 
+Shapes: R rows, H horizon, 2 for request and response tokens.
+"""
+
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+import numpy.typing as npt
+
+from presurge.predictor.frames import Frame, tokens_of
 from presurge.predictor.interface import BasePredictor
+
+
+def fingerprint(data: Frame, validation_split: float) -> str:
+    """Identify the validation rows: a checksum of the tokens of the last rows."""
+    tokens_R2 = tokens_of(data)
+    return hashlib.sha256(
+        tokens_R2[first_validation(len(tokens_R2), validation_split) :].tobytes()
+    ).hexdigest()
+
+
+def first_validation(rows: int, validation_split: float) -> int:
+    """The first validation row."""
+    return rows - int(rows * validation_split)
+
+
+def step_errors(wape_H2: npt.NDArray[np.floating]) -> tuple[float, ...]:
+    """The mean of both WAPEs at each step, or the one that is defined; () if neither is.
+
+    A WAPE is undefined where all values are zero, as in the tokens of failed requests.
+    """
+    known = np.isfinite(wape_H2).all(axis=0)
+    return tuple(wape_H2[:, known].mean(axis=1).tolist()) if known.any() else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +43,10 @@ class Ranking:
     """Models and naive models by rolling error, the best first.
 
     Attributes:
-        steps: The errors are means over so many steps ahead, which all of the ranked models forecast.
+        steps: The errors are means over this many steps ahead, which all of the ranked models forecast.
         errors: Model -> rolling error.
         baselines: Naive model -> rolling error on the same rows, as measured beside the models.
-        unranked: Other model -> why it is not among them.
+        unranked: Any other model -> why it is not ranked.
     """
 
     steps: int
@@ -26,7 +56,7 @@ class Ranking:
 
     @property
     def best(self) -> str | None:
-        """The best model; None where no error was measured."""
+        """The best model; None if no error was measured."""
         return next(iter(self.errors), None)
 
     @property
@@ -55,8 +85,8 @@ def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows:
     Args:
         models: In the order in which they were added.
         steps: Rank by the first steps ahead only.
-        rows: Fingerprint of the rows to rank on, where a model was measured on them; else those of most models count, and
-            of two as frequent the later.
+        rows: Fingerprint of the rows to rank on, if a model was measured on them; otherwise the rows of most models
+            count, and among equally frequent ones the latest.
     """
     measured = {name: model for name, model in models.items() if model.rolling_errors}
     prints = [model.measured_on for model in measured.values() if model.measured_on]
@@ -66,11 +96,15 @@ def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows:
         ranked = measured if len(measured) == 1 else {}
     reach = min((len(model.rolling_errors) for model in ranked.values()), default=0)
     reach = reach if steps is None else min(reach, steps)
-    naive = max((model.baseline_errors for model in ranked.values()), key=_reach, default={})
+    naive = max(
+        (model.baseline_errors for model in ranked.values()),
+        key=lambda errors: min(map(len, errors.values()), default=0),
+        default={},
+    )
     return Ranking(
         steps=reach,
-        errors=_sorted({name: model.rolling_error(reach) for name, model in ranked.items()}),
-        baselines=_sorted({name: fmean(error_H[:reach]) for name, error_H in naive.items()}),
+        errors=_best_first({name: model.rolling_error(reach) for name, model in ranked.items()}),
+        baselines=_best_first({name: fmean(error_H[:reach]) for name, error_H in naive.items()}),
         unranked={name: _why(model) for name, model in models.items() if name not in ranked},
     )
 
@@ -78,12 +112,8 @@ def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows:
 def _why(model: BasePredictor) -> str:
     if not model.rolling_errors:
         return "its error was not measured"
-    return "measured on other rows" if model.measured_on else "which rows it was measured on is not known"
+    return "measured on other rows" if model.measured_on else "the rows it was measured on are unknown"
 
 
-def _reach(errors: Mapping[str, tuple[float, ...]]) -> int:
-    return min(map(len, errors.values()), default=0)
-
-
-def _sorted(errors: dict[str, float]) -> dict[str, float]:
+def _best_first(errors: dict[str, float]) -> dict[str, float]:
     return dict(sorted(errors.items(), key=lambda pair: pair[1]))
