@@ -2,12 +2,13 @@
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from presurge.evaluation.plots_forecast import burst_figure
-from presurge.evaluation.plots_style import MUTED, WIDE, styled
+from presurge.evaluation.report.plots_figures import burst_figure
+from presurge.evaluation.report.plots_style import MUTED, WIDE, styled
 from presurge.evaluation.walk import rolling_forecast
 from presurge.models import registry
 from presurge.workflows.data import load_dataset
@@ -21,17 +22,16 @@ def main(output: Path) -> None:
     """Draw the largest burst of the test rows, and say in the picture that the trace is synthetic."""
     model, _ = registry.load(output / "run")
     dataset = load_dataset(output / "data")
-    rolling = rolling_forecast(model, dataset.panel, dataset.test)
     kept = [dataset.panel.channel_names.index(name) for name in CHANNELS]
-    part = type(rolling)(
-        times_us=rolling.times_us,
+    rolling = rolling_forecast(model, dataset.panel, dataset.test)
+    part = replace(
+        rolling,
         actual_NC=rolling.actual_NC[:, kept],
         mean_NC=rolling.mean_NC[:, kept],
         quantiles_NQC=rolling.quantiles_NQC[:, :, kept],
-        levels=rolling.levels,
-        lead=rolling.lead,
+        channels=tuple(dataset.panel.channels[c] for c in kept),
     )
-    figure = burst_figure(part, [dataset.panel.channels[c] for c in kept], dataset.panel.clock)
+    figure = burst_figure(part)
     with styled(WIDE):
         figure.supxlabel(LABEL, x=0.99, ha="right", fontsize=11, color=MUTED)
     buffer = io.BytesIO()

@@ -9,7 +9,7 @@ import pytest
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import fit_model
 from presurge.evaluation.report import write_report
-from presurge.evaluation.summary import RunSummary
+from presurge.evaluation.report.summary import RunSummary
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
@@ -62,21 +62,14 @@ def make_run() -> Callable[..., RunSummary]:
         train, validation = whole.cut_tail("0.2")
         data = Dataset(
             panel=panel, train=train, validation=validation, test=test, validation_given=False,
-            source={"path": path, "format": "table"},
+            source={"path": path, "format": "table"}, notes=("buckets without a row: 3",),
         )  # fmt: skip
         fitted = [fit_model(name, data, context=24, horizon=3) for name in ("linear", "last-value")]
         return RunSummary(
             directory=directory,
-            model=fitted[0].model,
-            fit_report=fitted[0].report,
-            fit_seconds=fitted[0].cpu_seconds,
-            settings={"model": "linear"},
-            panel=panel,
-            train=train,
-            validation=validation,
-            test=test,
-            source=data.source,
-            notes=("buckets without a row: 3",),
+            fitted=fitted[0],
+            dataset=data,
+            config={"model": "linear"},
             evaluation=evaluate([one.model for one in fitted], panel, test, train=data.fit_span),
         )
 

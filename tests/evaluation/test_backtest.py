@@ -10,7 +10,7 @@ import pytest
 from presurge.errors import ConfigError, HistoryError
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import calibrate
-from presurge.evaluation.tables import text_table
+from presurge.evaluation.report.tables import text_table
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
 from presurge.series.frequency import HOUR

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from presurge.evaluation.plots_style import NARROW, WIDE, Layout
-from presurge.evaluation.plots_training import best_epoch, learning_figure
 from presurge.evaluation.report import write_report
-from presurge.evaluation.summary import RunSummary
+from presurge.evaluation.report.plots_figures import best_epoch, learning_figure
+from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout
+from presurge.evaluation.report.summary import RunSummary
 
 History = list[dict[str, float]]
 
@@ -69,7 +69,7 @@ def test_the_report_has_it_only_where_there_is_a_history(run: RunSummary, tmp_pa
     assert not (run.directory / "plots" / "learning_curve.png").exists()
     assert "Learning curve" not in (run.directory / "report.html").read_text(encoding="utf-8")
     rows = tuple(history([0.9, 0.5], [0.8, 0.6]))
-    learned = replace(run, fit_report=replace(run.fit_report, history=rows))
+    learned = replace(run, fitted=replace(run.fitted, report=replace(run.fitted.report, history=rows)))
     text = write_report(tmp_path, learned).read_text(encoding="utf-8")
     assert "<h2>Learning curve</h2>" in text
     assert (tmp_path / "plots" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 from statsmodels.tsa.stattools import acf
 
-from presurge.evaluation.plots_errors import autocorrelation, coverage_figure, horizon_figure, lead_times
-from presurge.evaluation.plots_forecast import (
+from presurge.evaluation.report import RunSummary
+from presurge.evaluation.report.plots_figures import (
+    autocorrelation,
     burst_figure,
+    coverage_figure,
     forecast_figure,
+    horizon_figure,
     largest_burst,
     reduce_rows,
     rows_a_point,
 )
-from presurge.evaluation.plots_style import (
+from presurge.evaluation.report.plots_style import (
     NARROW,
     WIDE,
     Layout,
+    lead_times,
     new_figure,
     short_number,
     styled,
@@ -27,7 +31,6 @@ from presurge.evaluation.plots_style import (
     time_values,
     to_png,
 )
-from presurge.evaluation.report import RunSummary
 from presurge.evaluation.walk import RollingForecast, rolling_forecast
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 
@@ -36,7 +39,7 @@ NAMES = ("burst", "coverage", "forecast", "horizon", "hours", "residuals")
 
 @pytest.fixture(scope="module")
 def blocks(run: RunSummary) -> RollingForecast:
-    return rolling_forecast(run.model, run.panel, run.test)
+    return rolling_forecast(run.model, run.dataset.panel, run.dataset.test)
 
 
 def ink(path: Path) -> float:
@@ -57,7 +60,7 @@ def test_every_picture_is_a_png_with_something_on_it(run: RunSummary) -> None:
 
 
 def test_the_forecast_is_drawn_over_the_actual_values(run: RunSummary, blocks: RollingForecast) -> None:
-    axes = forecast_figure(blocks, run.panel.channels, "utc").axes[0]
+    axes = forecast_figure(blocks).axes[0]
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
     np.testing.assert_array_equal(lines["actual"], blocks.actual_NC[:, 0])
     np.testing.assert_array_equal(lines["forecast"], blocks.mean_NC[:, 0])
@@ -72,14 +75,14 @@ def test_the_forecast_is_drawn_over_the_actual_values(run: RunSummary, blocks: R
 def test_the_burst_is_in_the_zoom(run: RunSummary, blocks: RollingForecast) -> None:
     highest = largest_burst(blocks)
     assert blocks.actual_NC[highest, 0] == blocks.actual_NC[:, 0].max()
-    axes = burst_figure(blocks, run.panel.channels, "utc").axes[0]
+    axes = burst_figure(blocks).axes[0]
     shown = next(np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() == "actual")
     assert len(shown) == WIDE.zoom
     assert shown.max() == blocks.actual_NC[highest, 0]
 
 
 def test_every_model_has_its_line_in_the_errors_by_step(run: RunSummary) -> None:
-    axes = horizon_figure(run.evaluation, "linear", range(2)).axes[0]
+    axes = horizon_figure(run.evaluation, "linear").axes[0]
     for line in axes.lines:
         expected = run.evaluation.scores[str(line.get_label())]["wape"][:, 0]
         np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
@@ -92,7 +95,7 @@ def test_a_low_coverage_is_still_in_the_picture(run: RunSummary) -> None:
     try:
         scores["coverage_80"][:] = 0.12
         scores["coverage_50"][:] = np.nan
-        figure = coverage_figure(run.evaluation, "linear", range(2))
+        figure = coverage_figure(run.evaluation, "linear")
         for axes in figure.axes:
             assert axes.get_ylim()[0] < 0.12
     finally:
@@ -114,11 +117,13 @@ def test_long_spans_are_drawn_as_means_of_rows(run: RunSummary, blocks: RollingF
         mean_NC=np.arange(1300, dtype=np.float32)[:, None],
         quantiles_NQC=np.zeros((1300, 0, 1), np.float32),
         levels=(),
+        channels=run.dataset.panel.channels[:1],
+        clock="relative",
         lead=None,
     )
     assert rows_a_point(blocks, WIDE) == 1
     assert rows_a_point(long, WIDE) == 3
-    axes = forecast_figure(long, run.panel.channels[:1], "relative").axes[0]
+    axes = forecast_figure(long).axes[0]
     shown = next(np.asarray(line.get_ydata()) for line in axes.lines if line.get_label() == "actual")
     np.testing.assert_allclose(shown[:2], [1, 4])
 
@@ -130,12 +135,14 @@ def test_nothing_observed_is_no_error(run: RunSummary) -> None:
         mean_NC=np.full((5, 1), np.nan, np.float32),
         quantiles_NQC=np.full((5, 7, 1), np.nan, np.float32),
         levels=(0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975),
+        channels=run.dataset.panel.channels[:1],
+        clock="utc",
         lead=None,
     )
     assert largest_burst(empty) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert to_png(burst_figure(empty, run.panel.channels[:1], "utc")).startswith(b"\x89PNG")
+        assert to_png(burst_figure(empty)).startswith(b"\x89PNG")
 
 
 def test_the_autocorrelation_is_that_of_statsmodels() -> None:
@@ -157,7 +164,7 @@ def test_axes_speak_in_units_that_fit() -> None:
     assert lead_times(5 * MINUTE, 2)[1] == "minutes ahead"
     assert lead_times(5 * MINUTE, 2)[0].tolist() == [5, 10]
     assert lead_times(DAY, 1)[1] == "days ahead"
-    assert time_values(np.array([7200 * 1_000_000]), "relative", 5 * HOUR)[0][0] == 2
+    assert time_values(np.array([7200 * SECOND, 7200 * SECOND + 5 * HOUR]), "relative")[0][0] == 2
     assert [short_number(v) for v in (1234, 12.5, 1.2e6, 3e9, 0.25)] == [
         "1,234",
         "12.5",
@@ -176,7 +183,7 @@ def test_spans_of_any_length_have_dates(layout: Layout, span: int) -> None:
     with styled(layout):
         figure = new_figure(layout, 100)
         axes = figure.subplots()
-        x, label = time_values(np.array([1_700_000_000 * SECOND, 1_700_000_000 * SECOND + span]), "utc", span)
+        x, label = time_values(np.array([1_700_000_000 * SECOND, 1_700_000_000 * SECOND + span]), "utc")
         axes.plot(x, [0, 1])
         time_axis(axes, label, "utc", layout)
         figure.canvas.draw()

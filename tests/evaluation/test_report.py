@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from presurge.evaluation._page import page
 from presurge.evaluation.report import RunSummary, report_text, write_report
+from presurge.evaluation.report.html import page
 
 MakeRun = Callable[..., RunSummary]
 HOSTILE = '<img src="http://x.org/a.png" onerror=alert(1)> & "quoted"'
@@ -131,7 +131,7 @@ def test_names_of_the_user_are_text(make_run: MakeRun, tmp_path: Path) -> None:
 def test_a_synthetic_source_is_said_to_be_synthetic(make_run: MakeRun, tmp_path: Path) -> None:
     summary = make_run(tmp_path)
     assert not summary.synthetic
-    summary.source["made"] = {"synthetic": True}
+    summary.dataset.source["made"] = {"synthetic": True}
     assert summary.synthetic
     assert "synthetic data" in Page(page(summary, [], ())).words
     assert "The data are synthetic" in report_text(summary)

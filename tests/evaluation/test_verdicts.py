@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from presurge.evaluation.tables import cell, quantity
-from presurge.evaluation.verdicts import duels
+from presurge.evaluation.report.tables import cell, number
+from presurge.evaluation.result import duels
 
 BASELINES = ("last-value", "drift")
 
@@ -73,5 +73,5 @@ def test_cells(metric: str, value: float, text: str) -> None:
     assert cell(metric, value) == text
 
 
-def test_a_quantity_keeps_its_whole_part() -> None:
-    assert [quantity(v) for v in (999.4, 1000.4, 2e15)] == ["999.4", "1,000", "2.000e+15"]
+def test_a_number_keeps_its_whole_part() -> None:
+    assert [number(v) for v in (999.4, 1000.4, 2e15)] == ["999.4", "1,000", "2.000e+15"]

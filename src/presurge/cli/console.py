@@ -121,16 +121,6 @@ def finite(value: Any) -> Any:
     return value
 
 
-def number(value: float | None) -> str:
-    """Four digits that count, with separators of thousands, never in powers of ten; a dash for None."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:,.{max(0, 4 - whole)}f}"
-
-
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
     """A plain table: the first ``text_columns`` columns aligned left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

@@ -1,12 +1,11 @@
 """``presurge backtest`` and ``presurge evaluate``: measured error, always beside the naive baselines."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from presurge.cli.command import Options
-from presurge.cli.console import console, format_table, number
+from presurge.cli.console import console
 from presurge.cli.options import (
     CommonWithModels,
     DataOptions,
@@ -130,10 +129,12 @@ def evaluate(
 
 def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
     """Print the accuracy table and its verdicts, or the JSON object."""
+    from presurge.evaluation.report.tables import text_table
+
     if as_json:
         console.result_json(evaluation.to_dict())
         return
-    console.result(accuracy_table(evaluation))
+    console.result(text_table(evaluation) + "\n")
     if evaluation.n_skipped:
         whole = evaluation.n_windows + evaluation.n_skipped
         console.result(
@@ -141,21 +142,3 @@ def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
         )
     for sentence in evaluation.verdicts():
         console.result(sentence)
-
-
-def accuracy_table(evaluation: "Evaluation") -> str:
-    """One line a channel and model, best WAPE first; at most 80 columns wide."""
-    metrics = evaluation.metrics()
-    channels = list(next(iter(metrics.values())))
-    rows = []
-    for channel in channels:
-        by_error = sorted(metrics, key=lambda model: _or_last(metrics[model][channel]["wape"]))
-        for model in by_error:
-            score = metrics[model][channel]
-            cells = [number(score[name]) for name in ("wape", "mae", "rmse", "mase", "coverage_80")]
-            rows.append([channel if model == by_error[0] else "", model, *cells])
-    return format_table(["channel", "model", "WAPE", "MAE", "RMSE", "MASE", "in 80 %"], rows, text_columns=2)
-
-
-def _or_last(value: float | None) -> float:
-    return math.inf if value is None else value

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from presurge.cli.command import Options
-from presurge.cli.console import console, format_table, number
+from presurge.cli.console import console, format_table
 from presurge.cli.options import CommonWithModels, ModelDirectory, TableOptions
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def predict(
 
 def forecast_text(forecast: "Forecast") -> str:
     """The forecast as a table of 80 columns: point forecast and 80 % interval."""
+    from presurge.evaluation.report.tables import number
+
     several = len(forecast.items) > 1
     header = [*(["item"] if several else []), "time", "channel", "forecast", "80 % interval"]
     rows = []

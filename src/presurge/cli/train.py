@@ -154,6 +154,7 @@ def train(
                 split=data.fractions(),
                 resume=run.resume,
                 plots=run.plots,
+                next_command=f"presurge predict {shlex.quote(str(run.out))} --history HISTORY",
             )
     except TrainingInterrupted:
         if resumable(run.out):

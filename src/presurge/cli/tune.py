@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from presurge.cli.command import Options
-from presurge.cli.console import console, format_table, number
+from presurge.cli.console import console, format_table
 from presurge.cli.options import (
     CommonWithModels,
     ConfigFile,
@@ -124,6 +124,8 @@ def _print(result: "TuneResult") -> None:
 
 def _table(trials: "list[Trial]", baselines: dict[str, float]) -> str:
     """One line a trial, the settings last because they are long; then the best baseline."""
+    from presurge.evaluation.report.tables import number
+
     rows = [
         [
             str(trial.number),

@@ -1,19 +1,19 @@
-"""What an evaluation found: every metric of every model, for each horizon step and channel."""
+"""What an evaluation found: every metric of every model by horizon step and channel, and whether a model earns its place."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from presurge.evaluation.metrics import METRICS, Float64Array, Scores
-from presurge.evaluation.verdicts import Duel, duels
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock
 from presurge.series.timestamps import format_stamp
 
-TABLE_METRICS = ("wape", "mae", "rmse", "mase", "r2", "bias", "pinball", "coverage_80", "width_80")
-"""The columns of the accuracy table, in order."""
+_DECISIVE = ("wape", "mae")
+"""What decides a duel: the second where the first is undefined (a channel that is zero throughout)."""
 _LESS_IS_BETTER = ("wape", "mae", "rmse", "mse", "mase", "pinball")
 _ROUNDING = 1e-9
 
@@ -26,19 +26,54 @@ class Cost:
     fit_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class TableRow:
     """One line of the accuracy table: the metrics of one model on one channel.
 
     Attributes:
         values: Metric -> value, averaged over the horizon; NaN where undefined.
-        best: The metrics in which no model is better on this channel.
+        best: The metrics in which no other model is better on this channel.
     """
 
     model: str
     channel: str
     values: dict[str, float]
     best: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """One model against the best baseline on one channel."""
+
+    model: str
+    baseline: str
+    channel: str
+    metric: str
+    value: float
+    baseline_value: float
+
+    @property
+    def won(self) -> bool:
+        """Whether the model has the smaller error, by more than the sentence rounds away."""
+        ours, theirs = _apart(self.value, self.baseline_value)
+        return ours != theirs and self.value < self.baseline_value
+
+    @property
+    def gain(self) -> float:
+        """By what share of the baseline's error the model is better (negative: worse)."""
+        return 1 - self.value / self.baseline_value if self.baseline_value else 0.0
+
+    def sentence(self) -> str:
+        """The duel in plain words."""
+        ours, theirs = _apart(self.value, self.baseline_value)
+        name = self.metric.upper()
+        if self.won:
+            return (
+                f"{self.model} beats the best baseline, {self.baseline}, on {self.channel} by "
+                f"{100 * self.gain:.1f} %: {name} {ours} against {theirs}."
+            )
+        compared = f"both have {name} {ours}" if ours == theirs else f"{name} {ours} against {theirs}"
+        return f"{self.model} does not beat {self.baseline} on {self.channel}: {compared}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,11 +84,12 @@ class Evaluation:
         scores: Model -> metric -> float64 [H, C], NaN where undefined.
         channels: The C channels.
         step: Frequency in microseconds.
+        clock: Whether times are dates or relative to the start of a trace.
         horizon: H.
         contexts: Model -> rows of history that it reads.
         costs: Model -> CPU seconds.
         baselines: Which of the models are baselines.
-        n_windows: Windows that every model was scored on.
+        n_windows: Windows on which every model was scored.
         n_skipped: Windows left out because a row of a context was missing.
         stride: Rows between two origins.
         first_us: Time of the first target row, microseconds since the Unix epoch.
@@ -91,30 +127,22 @@ class Evaluation:
         return metrics
 
     def table(self) -> list[TableRow]:
-        """The accuracy table: channel by channel, one row a model."""
+        """The accuracy table: channel by channel, one row per model."""
         averages = {model: self.averages(model) for model in self.models}
         rows = []
         for c, channel in enumerate(self.channels):
             column = {m: {metric: float(averages[m][metric][c]) for metric in METRICS} for m in averages}
             best = {
-                metric: _best(metric, {m: values[metric] for m, values in column.items()})
-                for metric in METRICS
+                metric: _best(metric, {m: row[metric] for m, row in column.items()}) for metric in METRICS
             }
-            rows += [
-                TableRow(
-                    model=model,
-                    channel=channel.name,
-                    values=values,
-                    best=frozenset(metric for metric in METRICS if model in best[metric]),
-                )
-                for model, values in column.items()
-            ]
+            for model, values in column.items():
+                won = frozenset(metric for metric in METRICS if model in best[metric])
+                rows.append(TableRow(model, channel.name, values, won))
         return rows
 
     def duels(self) -> tuple[Duel, ...]:
-        """Each model that is no baseline against the best baseline, channel by channel."""
-        rows = self.table()
-        return duels({(row.model, row.channel): row.values for row in rows}, self.baselines)
+        """Each model that is not a baseline against the best baseline, channel by channel."""
+        return duels({(row.model, row.channel): row.values for row in self.table()}, self.baselines)
 
     def verdicts(self) -> tuple[str, ...]:
         """The duels as plain sentences."""
@@ -147,9 +175,46 @@ class Evaluation:
         }
 
 
+def duels(
+    averages: Mapping[tuple[str, str], Mapping[str, float]], baselines: Iterable[str]
+) -> tuple[Duel, ...]:
+    """Let every model that is not a baseline meet the best baseline of each channel.
+
+    Args:
+        averages: (model, channel) -> metric -> value.
+        baselines: Names of the models that are baselines.
+    """
+    reference, found = set(baselines), []
+    for (model, channel), values in averages.items():
+        metric = next((m for m in _DECISIVE if not math.isnan(values[m])), None)
+        if model in reference or metric is None:
+            continue
+        rivals = {
+            rival: other[metric]
+            for (rival, of), other in averages.items()
+            if of == channel and rival in reference and not math.isnan(other[metric])
+        }
+        if rivals:
+            best = min(rivals, key=rivals.__getitem__)
+            found.append(Duel(model, best, channel, metric, values[metric], rivals[best]))
+    return tuple(found)
+
+
+def _apart(first: float, second: float) -> tuple[str, str]:
+    """Both numbers with as many digits as it takes to tell them apart: three digits or up to six."""
+
+    def text(value: float, digits: int) -> str:
+        if value == 0 or 1e-3 <= abs(value) < 10:
+            return f"{value:.{digits}f}"
+        return f"{value:,.{digits - 2}f}" if abs(value) >= 10 else f"{value:.{digits - 1}e}"
+
+    pairs = [(text(first, digits), text(second, digits)) for digits in range(3, 7)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+
+
 def _best(metric: str, values: dict[str, float]) -> set[str]:
     """The models that no other beats: least error, highest R², bias nearest to 0, coverage nearest to its nominal."""
-    distance = {model: _distance(metric, value) for model, value in values.items() if not math.isnan(value)}
+    distance = {model: _distance(metric, value) for model, value in values.items()}
     distance = {model: value for model, value in distance.items() if not math.isnan(value)}
     least = min(distance.values(), default=0.0)
     return {model for model, value in distance.items() if value <= least + _ROUNDING * abs(least)}
@@ -164,7 +229,7 @@ def _distance(metric: str, value: float) -> float:
         return abs(value)
     if metric.startswith("coverage_"):
         return abs(value - int(metric.removeprefix("coverage_")) / 100)
-    return math.nan  # a narrow interval is only better where it covers as much
+    return math.nan  # a narrow interval is better only if it covers as much
 
 
 def _json(value: float | np.float64) -> float | None:

@@ -15,7 +15,7 @@ from presurge.evaluation.metrics import Float64Array
 from presurge.models.conformal import IntervalTracker
 from presurge.models.forecaster import Forecaster
 from presurge.series.frequency import DAY, HOUR
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import CHUNK, IntArray, batch_of, chunks, complete, targets_of, window_origins
 
@@ -107,6 +107,8 @@ class RollingForecast:
         mean_NC: float32.
         quantiles_NQC: float32; Q is 0 for a model without intervals.
         levels: The Q levels, ascending.
+        channels: The C channels.
+        clock: What the times mean.
         lead: How many steps ahead each row was forecast; None for blocks of the whole horizon.
     """
 
@@ -115,6 +117,8 @@ class RollingForecast:
     mean_NC: FloatArray
     quantiles_NQC: FloatArray
     levels: tuple[float, ...]
+    channels: tuple[Channel, ...]
+    clock: Clock
     lead: int | None
 
 
@@ -153,11 +157,13 @@ def rolling_forecast(
         mean_NC=mean_NC,
         quantiles_NQC=quantiles_NQC,
         levels=levels,
+        channels=panel.channels,
+        clock=panel.clock,
         lead=lead,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class HourlyError:
     """Errors and load by hour of the day of the target: UTC, or the trace's own clock modulo 24 h.
 
@@ -165,11 +171,15 @@ class HourlyError:
         mae_TC: float64 [24, C], mean absolute error over all horizon steps; NaN where an hour has no target.
         load_TC: float64 [24, C], mean absolute actual value.
         count_TC: int64 [24, C], targets.
+        channels: The C channels.
+        clock: What an hour means.
     """
 
     mae_TC: Float64Array
     load_TC: Float64Array
     count_TC: npt.NDArray[np.int64]
+    channels: tuple[Channel, ...]
+    clock: Clock
 
 
 def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> HourlyError:
@@ -186,4 +196,5 @@ def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 
                 sums_KTC[k, :, c] += np.bincount(hour, weights, minlength=24)
     error_TC, load_TC, count_TC = sums_KTC
     seen_TC = np.where(count_TC > 0, count_TC, np.nan)
-    return HourlyError(mae_TC=error_TC / seen_TC, load_TC=load_TC / seen_TC, count_TC=count_TC.astype(int))
+    mae_TC, load_TC = error_TC / seen_TC, load_TC / seen_TC
+    return HourlyError(mae_TC, load_TC, count_TC.astype(np.int64), panel.channels, panel.clock)

@@ -48,6 +48,7 @@ def train(
     split: dict[str, Any] | None = None,
     resume: bool = False,
     plots: bool = True,
+    next_command: str = "",
 ) -> TrainResult:
     """Fit, calibrate, score beside the baselines, and write the run directory.
 
@@ -59,6 +60,7 @@ def train(
         split: How the data were cut, remembered so that ``presurge evaluate`` cuts them alike.
         resume: Go on from the last checkpoint of a training by gradient.
         plots: Draw the pictures of the report.
+        next_command: The command that forecasts with the model, as the reports show it.
 
     Raises:
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
@@ -84,9 +86,15 @@ def train(
         evaluation = _score(fitted, dataset, settings, progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)
         save_run_model(directory, fitted.model, _training_record(fitted, dataset, settings, split or {}))
-        page = _write_reports(
-            directory, dataset, settings, fitted, evaluation, plots=plots, progress=progress
+        summary = RunSummary(
+            directory=directory,
+            fitted=fitted,
+            dataset=dataset,
+            config=settings.model_dump(mode="json"),
+            evaluation=evaluation,
+            next_command=next_command,
         )
+        page = _write_reports(summary, plots=plots, progress=progress)
         final = {"parameters": report.n_parameters, **fitted.model.error}
         for one in loggers if report.history else loggers[1:]:
             one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
@@ -140,31 +148,9 @@ def _score(fitted: Fitted, dataset: Dataset, settings: TrainConfig, progress: Pr
     return evaluation
 
 
-def _write_reports(
-    directory: Path,
-    dataset: Dataset,
-    settings: TrainConfig,
-    fitted: Fitted,
-    evaluation: Evaluation,
-    *,
-    plots: bool,
-    progress: Progress | None,
-) -> Path:
-    files.write_json(directory / "metrics.json", evaluation.to_dict())
-    summary = RunSummary(
-        directory=directory,
-        model=fitted.model,
-        fit_report=fitted.report,
-        fit_seconds=fitted.cpu_seconds,
-        settings=settings.model_dump(mode="json"),
-        panel=dataset.panel,
-        train=dataset.train,
-        validation=dataset.validation,
-        test=dataset.test,
-        source=dataset.source,
-        notes=(*dataset.notes, *fitted.report.notes),
-        evaluation=evaluation,
-    )
+def _write_reports(summary: RunSummary, *, plots: bool, progress: Progress | None) -> Path:
+    directory = summary.directory
+    files.write_json(directory / "metrics.json", summary.evaluation.to_dict())
     files.write_text(directory / "training_report.txt", report_text(summary))
     page = write_report(directory, summary, plots=plots, progress=progress)
     logger.info("Wrote %s", page)

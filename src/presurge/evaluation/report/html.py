@@ -1,0 +1,132 @@
+"""The HTML of a report: one page without scripts or other files. Every text that is not ours goes through ``escape``."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from math import isnan
+from string import Template
+from typing import TYPE_CHECKING
+
+from presurge.evaluation.report.summary import RunSummary
+from presurge.evaluation.report.tables import HEADINGS, Cell, accuracy, cell, number
+from presurge.evaluation.result import Duel
+from presurge.models.conformal import BLOCK
+
+if TYPE_CHECKING:
+    from presurge.evaluation.report.plots import Picture
+
+_OPEN_CHANNELS = 6
+"""The accuracy tables of further channels are folded."""
+_BEST, _OWN = ' class="best"', ' class="own"'
+_FIRST = ("forecast", "burst")
+"""The pictures that stand before the accuracy table; the others follow it."""
+
+
+def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str]) -> str:
+    """The whole page."""
+    evaluation, panel = summary.evaluation, summary.dataset.panel
+    parts, own = summary.parts(), summary.model.name
+    room = files("presurge.evaluation.report")
+    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    facts = "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in summary.facts())
+    split = [(part.name, [f"{part.rows:,}", part.first, part.last]) for part in parts]
+    channels = [(channel.name, [channel.kind, channel.unit or "–"]) for channel in panel.channels]
+    return Template(room.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+        title=escape(summary.title),
+        style=room.joinpath("page.css").read_text(encoding="utf-8"),
+        badge='<span class="badge">synthetic data</span>' if summary.synthetic else "",
+        model=escape(own),
+        test_rows=f"{parts[-1].rows:,}",
+        test_first=escape(parts[-1].first),
+        test_last=escape(parts[-1].last),
+        verdict=_verdict(summary),
+        forecasts="\n".join(_figure(picture) for picture in pictures if picture.name in _FIRST),
+        windows=f"{evaluation.n_windows:,}",
+        horizon=evaluation.horizon,
+        accuracy=_accuracy(summary),
+        cost=_cost(summary),
+        errors="\n".join(_figure(picture) for picture in pictures if picture.name not in _FIRST),
+        facts=facts,
+        split=_table(["part", "rows", "first", "last"], split),
+        channels=_table(["channel", "kind", "unit"], channels),
+        usage=escape(summary.usage),
+        context=f"{summary.model.context:,}",
+        follows=f"{2 * BLOCK:,}",
+        notes=f'<section><h2>Notes</h2><ul class="notes">{lines}</ul></section>' if lines else "",
+    )
+
+
+def _verdict(summary: RunSummary) -> str:
+    own, evaluation = summary.model.name, summary.evaluation
+    duels = [duel for duel in evaluation.duels() if duel.model == own]
+    if not duels:
+        return "<p>The model is itself one of the baselines.</p>"
+    coverage = {row.channel: row.values["coverage_80"] for row in evaluation.table() if row.model == own}
+    tiles = "".join(_tile(duel, coverage[duel.channel]) for duel in duels[:_OPEN_CHANNELS])
+    lines = "".join(f'<li class="{_mood(duel)}">{escape(duel.sentence())}</li>' for duel in duels)
+    return f'<div class="tiles">{tiles}</div><ul class="verdicts">{lines}</ul>'
+
+
+def _tile(duel: Duel, coverage: float) -> str:
+    words = f"{abs(100 * duel.gain):.1f} % {'less' if duel.won else 'more'} error than"
+    held = "" if isnan(coverage) else f"<p>80 % interval holds {cell('coverage_80', coverage)}</p>"
+    return (
+        f'<div class="tile {_mood(duel)}"><h3>{escape(duel.channel)}</h3>'
+        f'<p class="big">{cell(duel.metric, duel.value)}<small> {duel.metric.upper()}</small></p>'
+        f"<p>{words if duel.won or duel.gain else 'no better than'} {escape(duel.baseline)} "
+        f"({cell(duel.metric, duel.baseline_value)})</p>{held}</div>"
+    )
+
+
+def _mood(duel: Duel) -> str:
+    return "good" if duel.won else "bad"
+
+
+def _figure(picture: "Picture") -> str:
+    return (
+        f"<section><h2>{escape(picture.title)}</h2><figure>"
+        f'<div class="wide">{picture.wide}</div><div class="narrow">{picture.narrow}</div>'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure></section>"
+    )
+
+
+def _accuracy(summary: RunSummary) -> str:
+    blocks = []
+    for c, (channel, models) in enumerate(accuracy(summary.evaluation)):
+        table = _table(["model", *HEADINGS.values()], models, own=summary.model.name)
+        heading = escape(channel.name) + (f" <small>{escape(channel.unit)}</small>" if channel.unit else "")
+        blocks.append(
+            f"<h3>{heading}</h3>{table}"
+            if c < _OPEN_CHANNELS
+            else f"<details><summary>{heading}</summary>{table}</details>"
+        )
+    return "".join(blocks)
+
+
+def _cost(summary: RunSummary) -> str:
+    evaluation, body = summary.evaluation, []
+    for name, cost in evaluation.costs.items():
+        fit = number(None) if cost.fit_seconds is None else f"{cost.fit_seconds:.3f}"
+        each = 1e6 * cost.predict_seconds / evaluation.n_windows
+        context = str(evaluation.contexts[name])
+        body.append((name, [context, fit, f"{cost.predict_seconds:.3f}", number(each)]))
+    headings = ["model", "rows of context", "fit, CPU s", "all forecasts, CPU s", "µs per forecast"]
+    return _table(headings, body, own=summary.model.name)
+
+
+def _table(
+    headings: Sequence[str], rows: Iterable[tuple[str, Sequence[str | Cell]]], *, own: str | None = None
+) -> str:
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = []
+    for name, cells in rows:
+        columns = ""
+        for one in cells:
+            text, best = one if isinstance(one, Cell) else Cell(one)
+            columns += f"<td{_BEST if best else ''}>{escape(text)}</td>"
+        mark = _OWN if name == own else ""
+        body.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{columns}</tr>')
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )

@@ -1,0 +1,223 @@
+"""How the pictures look: two layouts (desktop and phone), colours for colour-blind readers too, axes, SVG.
+
+Figures are drawn with one point per CSS pixel. In SVG each colour becomes a CSS variable and each text stays text, so that
+a picture inside a page follows the page's light or dark scheme and font.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from presurge.evaluation.metrics import Float64Array
+from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
+from presurge.series.panel import Channel, Clock
+
+INK, MUTED, GRID, PAPER = "#20242b", "#6b7280", "#e3e6ea", "#ffffff"
+FORECAST = "#0072b2"
+# Okabe and Ito's palette, after the blue that belongs to the model itself.
+OTHERS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31")
+VARIABLES = dict(
+    zip((INK, MUTED, GRID, PAPER, FORECAST), ("ink", "muted", "grid", "paper", "forecast"), strict=True)
+)
+VARIABLES |= {colour: f"other{index}" for index, colour in enumerate(OTHERS)}
+"""Colour -> name of the CSS variable that replaces it in SVG."""
+_FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "SimHei",
+)
+"""Matplotlib's own font, then those that hold Chinese, for channels with such names; the installed ones are used."""
+_FEW_POINTS = 24
+"""Lines with no more points than these have a mark at each."""
+_ROUND_STEPS = (1, 2, 2.5, 5, 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The space of a picture: width and text in points, panels side by side, and how many points a line can show."""
+
+    name: str
+    width: float
+    text: float
+    columns: int
+    points: int
+    zoom: int
+
+
+WIDE = Layout(name="wide", width=1000, text=12, columns=3, points=500, zoom=150)
+NARROW = Layout(name="narrow", width=350, text=11, columns=1, points=180, zoom=60)
+
+
+@contextmanager
+def styled(layout: Layout) -> Iterator[None]:
+    """Matplotlib's settings for a layout, while the body runs."""
+    small = ("axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+    installed = set(get_font_names())
+    muted = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {
+        **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
+        **dict.fromkeys(("font.size", "axes.titlesize"), layout.text),
+        **dict.fromkeys(small, layout.text - 1),
+        **dict.fromkeys(muted, MUTED),
+        **dict.fromkeys(("axes.titlecolor", "text.color", "legend.labelcolor"), INK),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "ytick.left", "legend.frameon"), False),
+        "axes.facecolor": "none",
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 1,
+        "font.family": [name for name in _FONTS if name in installed],
+        "text.parse_math": False,  # a channel may be named cost_$
+        "legend.handlelength": 1.6,
+        "legend.columnspacing": 1.4,
+        "lines.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+        "svg.fonttype": "none",
+        "svg.hashsalt": "presurge",
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def new_figure(layout: Layout, height: float) -> Figure:
+    """An empty figure of the layout's width; ``height`` in points."""
+    padding = ConstrainedLayoutEngine(w_pad=6 / 72, h_pad=5 / 72, wspace=0.02, hspace=0.03)
+    return Figure(figsize=(layout.width / 72, height / 72), dpi=72, layout=padding)
+
+
+@contextmanager
+def panels(
+    layout: Layout, count: int, height: float, *, stacked: bool = False
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with ``count`` panels of a height in points, filled by the body, under the legend of the first panel.
+
+    The panels stand side by side, as many as the layout has columns, or are stacked over one shared horizontal axis.
+    """
+    columns = 1 if stacked else min(count, layout.columns)
+    rows = -(-count // columns)
+    with styled(layout):
+        figure = new_figure(layout, rows * height + 60)
+        grid = list(figure.subplots(rows, columns, sharex=stacked, squeeze=False).reshape(-1))
+        for empty in grid[count:]:
+            empty.remove()
+        yield figure, grid[:count]
+        handles, labels = grid[0].get_legend_handles_labels()
+        columns = min(len(labels), 6 if layout is WIDE else 2)
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+
+
+def marker_at(marker: str, points: int) -> str:
+    """A marker for each point of a line, unless it has too many."""
+    return marker if points <= _FEW_POINTS else ""
+
+
+def series_look(index: int, points: int) -> tuple[str, str]:
+    """Colour and marker of one of several lines; the first has the colour of the forecast."""
+    return (FORECAST, *OTHERS)[index % 7], marker_at("os^DvPX"[index % 7], points)
+
+
+def channel_title(channel: Channel) -> str:
+    """Name of a channel and its unit."""
+    return f"{channel.name} ({channel.unit})" if channel.unit else channel.name
+
+
+def number_axis(axes: Axes, *, horizontal: bool = False) -> None:
+    """Write numbers with thousands separators, millions and more in short."""
+    axis = axes.xaxis if horizontal else axes.yaxis
+    axis.set_major_locator(MaxNLocator(nbins=4 if horizontal else 5, steps=_ROUND_STEPS))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+
+
+def short_number(value: float) -> str:
+    """1,234 and 12,340, but 1.2 M and 3 G; a true minus sign."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if abs(value) >= size:
+            text = f"{value / size:,.4g}{unit}"
+            break
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:,.4g}"
+    return text.replace("-", "−")
+
+
+def step_axis(axes: Axes, step: int, horizon: int) -> Float64Array:
+    """Name the axis of horizon steps; where each step lies on it."""
+    x, label = lead_times(step, horizon)
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=horizon <= 6, min_n_ticks=1))
+    return x
+
+
+def lead_times(step: int, horizon: int) -> tuple[Float64Array, str]:
+    """How far ahead each horizon step is, in the largest unit that divides the step, and the label of that axis."""
+    units = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
+    size, name = next(unit for unit in units if step % unit[0] == 0)
+    return np.arange(1, horizon + 1, dtype=np.float64) * (step / size), f"{name} ahead"
+
+
+def time_values(times_us: npt.NDArray[np.int64], clock: Clock) -> tuple[Float64Array, str]:
+    """Times as numbers for an axis, and the label of that axis: dates for UTC, else a unit that fits their span."""
+    if clock == "utc":
+        return times_us / DAY, "time (UTC)"
+    units = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"))
+    span = times_us[-1] - times_us[0]
+    size, name = next((unit for unit in units if span >= 3 * unit[0]), (SECOND, "seconds"))
+    return times_us / size, f"{name} on the trace’s clock"
+
+
+def time_axis(axes: Axes, label: str, clock: Clock, layout: Layout) -> None:
+    """Name the time axis; real dates where the clock is UTC."""
+    axes.set_xlabel(label)
+    if clock == "utc":
+        # Matplotlib finds no unit for some spans, and warns, if it may take neither 2 ticks nor more than 5.
+        least, most = (3, 9) if layout is WIDE else (2, 5)
+        locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=9 if layout is WIDE else 5, steps=_ROUND_STEPS))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.margins(x=0.01)
+
+
+def to_svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an ``<svg>`` element to stand inside a page; ``name`` keeps its ids apart from other pictures'."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"(font: [^;\"]*?\d(?:px)?) [^;\"]*", r"\1 var(--font)", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    view = re.search(r'viewBox="[^"]*"', text)
+    opening = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(title)}">'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG at twice its size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144)
+    return buffer.getvalue()

@@ -1,0 +1,164 @@
+"""What a training run did, as plain facts: everything that the reports show."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+from presurge import __version__
+from presurge.evaluation.fit import Fitted
+from presurge.evaluation.result import Evaluation
+from presurge.models.conformal import BLOCK, Calibration
+from presurge.models.forecaster import Forecaster
+from presurge.series.dataset import Dataset
+from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
+from presurge.series.spans import Span
+from presurge.series.timestamps import format_stamp
+
+_FEW_WINDOWS = 200
+"""Windows below which the outer quantiles are rough."""
+
+
+class Part(NamedTuple):
+    """One part of the split: the number of rows of all items, and the times of the first and the last of them."""
+
+    name: str
+    rows: int
+    first: str
+    last: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunSummary:
+    """What was trained on what, and how well it forecasts.
+
+    Attributes:
+        directory: The run directory.
+        fitted: The model, and what its fit and calibration took.
+        dataset: Exactly the model's channels. ``synthetic: true`` in its source, at any depth, labels the report.
+        config: The resolved configuration, as JSON values.
+        evaluation: The scores of the model and the baselines over the test rows.
+        next_command: The command that forecasts with this model.
+    """
+
+    directory: Path
+    fitted: Fitted
+    dataset: Dataset
+    config: dict[str, Any]
+    evaluation: Evaluation
+    next_command: str = ""
+
+    @property
+    def model(self) -> Forecaster:
+        """The fitted model."""
+        return self.fitted.model
+
+    @property
+    def title(self) -> str:
+        """The heading of the reports."""
+        names = self.dataset.panel.channel_names
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return f"Forecast of {shown}, {self._duration(self.model.horizon)} ahead"
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data are synthetic."""
+        return any(key == "synthetic" and value is True for key, value in _leaves(self.dataset.source))
+
+    @property
+    def usage(self) -> str:
+        """The command that forecasts with the model."""
+        return self.next_command or f"presurge predict {quote(str(self.directory))}"
+
+    def parts(self) -> list[Part]:
+        """The split, in order."""
+        data = self.dataset
+        spans = (("training", data.train), ("validation", data.validation), ("test", data.test))
+        return [self._part(name, span) for name, span in spans if len(span)]
+
+    def _part(self, name: str, span: Span) -> Part:
+        panel = self.dataset.panel
+        begin = panel.start + (span.first - panel.indptr[:-1]) * panel.step
+        end = begin + (span.last - span.first - 1) * panel.step
+        held = span.last > span.first
+        stamps = [format_stamp(int(t), panel.clock) for t in (begin[held].min(), end[held].max())]
+        first, last = (stamp if isinstance(stamp, str) else f"{stamp:,} s" for stamp in stamps)
+        return Part(name, len(span), first, last)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and value of everything that was decided or measured."""
+        panel, model, report, source = self.dataset.panel, self.model, self.fitted.report, self.dataset.source
+        path, kind, scored = source.get("path", "given in memory"), source.get("format"), self.evaluation
+        skipped = f"; {scored.n_skipped:,} skipped" if scored.n_skipped else ""
+        facts = {
+            "Data": f"{path} ({kind})" if kind else str(path),
+            "Series": f"{len(panel):,} rows of {format_step(panel.step)}, {_count(len(panel.channels), 'channel')}",
+            "Items": f"{len(panel.items):,}" if len(panel.items) > 1 else "",
+            "Model": f"{model.name}: {model.summary}",
+            "Forecast": f"{model.context} rows of history ({self._duration(model.context)}) give "
+            f"{model.horizon} rows ({self._duration(model.horizon)}) ahead",
+            "Learned values": f"{model.n_parameters:,}, from {report.n_windows:,} windows",
+            "Fit and calibration": f"{self.fitted.cpu_seconds:.2f} CPU seconds",
+            "Chosen by validation": _pairs(report.chosen),
+            "Intervals": _intervals(model.calibration) if model.calibration else "",
+            "Scored on": f"{scored.n_windows:,} windows, one every {_count(scored.stride, 'row')}{skipped}",
+            "Settings": _pairs(self.config),
+            "Presurge": __version__,
+        }
+        return [(label, value) for label, value in facts.items() if value]
+
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader must know before trusting the model."""
+        calibration, skipped, found = self.model.calibration, self.evaluation.n_skipped, []
+        if self.synthetic:
+            found.append("The data are synthetic: these numbers say nothing about a real service.")
+        if calibration is None:
+            found.append("The model has no intervals: it was never calibrated.")
+        elif calibration.n_windows < _FEW_WINDOWS:
+            found.append(
+                f"The intervals rest on only {calibration.n_windows} windows, so the outer quantiles are rough."
+            )
+        if skipped:
+            found.append(f"{skipped:,} windows were not scored because a value in their context is missing.")
+        return (*found, *self.dataset.notes, *self.fitted.report.notes)
+
+    def _duration(self, rows: int) -> str:
+        """How long some rows take, in the largest unit that needs at most one decimal place."""
+        duration = rows * self.dataset.panel.step
+        for size, noun in ((DAY, "day"), (HOUR, "hour"), (MINUTE, "minute")):
+            if duration >= size and duration * 10 % size == 0:
+                return _count(duration / size, noun)
+        return _count(duration // SECOND, "second")
+
+
+def _intervals(calibration: Calibration) -> str:
+    text = f"split-conformal, from the errors of {calibration.n_windows:,} windows"
+    later = f"; after that they follow the errors of the last {BLOCK + 1:,} to {2 * BLOCK:,} rows"
+    return text + later if calibration.rate else text
+
+
+def _leaves(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner)
+        else:
+            yield key, inner
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} = {_plain(value)}" for key, value in values.items() if value not in (None, {}, [])
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_pairs(value)})"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _count(amount: float, noun: str) -> str:
+    return f"{amount:,g} {noun}{'' if amount == 1 else 's'}"
