@@ -12,8 +12,8 @@ from presurge.errors import ConfigError
 from presurge.evaluation.fit import fit_model
 from presurge.models import registry
 from presurge.models.auto import Auto, AutoConfig
-from presurge.models.linear.folds import Comparison, rolling_folds, thinned
 from presurge.models.linear.linear import Linear
+from presurge.models.linear.select import Comparison, rolling_folds, thinned
 from presurge.models.naive import RecentMean
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.calendar import Calendar, joint_moments
-from presurge.models.linear.moments import moments_of
+from presurge.models.calendar import Calendar
+from presurge.models.linear.moments import joint_moments
 from presurge.series.frequency import DAY, HOUR, MINUTE, WEEK
 
 
@@ -65,8 +65,10 @@ def test_sums_equal_the_windows_written_out(
     x_TR = rng.normal(size=(2, rows))
     kept = rng.random(rows - width + 1) > 0.02
     starts = np.arange(rows - width + 1)[kept][::stride]
-    plain = [moments_of(x_R, starts, width) for x_R in x_TR]
-    joint = joint_moments(plain, x_TR, starts, calendar=calendar, time_R=time_R, context=context)
+    covariate_PR = np.zeros((0, rows))
+    joint = joint_moments(
+        x_TR, covariate_PR, starts, width, calendar=calendar, time_R=time_R, context=context
+    )
     for x_R, moments in zip(x_TR, joint, strict=True):
         terms = calendar.terms(time_R[starts + context - 1])
         written_out = np.concatenate([sliding_window_view(x_R, width)[starts], terms], axis=1)

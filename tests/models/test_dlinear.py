@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from presurge.errors import DataError
 from presurge.models.linear.dlinear import DLinear, DLinearConfig
-from presurge.models.linear.exact import DEFAULT_RIDGE
+from presurge.models.linear.solve import DEFAULT_RIDGE
 from presurge.series.panel import Panel
 from presurge.series.scalers import Scaler
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
 
 MakePanel = Callable[..., Panel]
-NORMALISATIONS = pytest.mark.parametrize("normalisation", ["none", "last", "mean"])
+NORMALISATIONS = pytest.mark.parametrize("normalisation", ["none", "last", "mean", "meanabs"])
 
 
 def fitted(
@@ -92,7 +92,7 @@ def test_a_constant_channel_is_forecast_exactly(
 ) -> None:
     values = np.c_[np.random.default_rng(1).normal(size=300), np.full(300, 0.1), np.zeros(300)]
     panel = make_panel(values, kinds="gcc")
-    for ridge in (None, 0.0, 0.1):
+    for ridge in (None, 0.0, 30.0):
         model = fitted(panel, ridge=ridge, normalisation=normalisation, individual=individual)
         assert np.isfinite(model.weights["seasonal.weight"]).all()
         if individual:
@@ -162,13 +162,38 @@ def test_a_ramp_goes_on(make_panel: MakePanel, normalisation: str) -> None:
 def test_a_level_follows_the_window(make_panel: MakePanel, normalisation: str) -> None:
     """With its level taken off, a window twice as high is forecast as much higher; without, only its weights count."""
     panel = make_panel(np.random.default_rng(4).normal(size=500))
-    model = fitted(panel, ridge=3.0, normalisation=normalisation)
+    model = fitted(panel, ridge=1500.0, normalisation=normalisation)
     base, raised = np.zeros((12, 1), np.float32), np.full((12, 1), 50, np.float32)
     moved = model.folded.predict_one(raised) - model.folded.predict_one(base)
-    if normalisation == "none":
+    if normalisation in ("none", "meanabs"):
         assert (np.abs(moved) < 25).all()
     else:
         np.testing.assert_allclose(moved, 50, rtol=1e-4)
+
+
+@pytest.mark.parametrize("individual", [True, False])
+def test_windows_divided_by_their_mean_absolute_value(make_panel: MakePanel, individual: bool) -> None:
+    """Least squares of windows that were divided one by one; a window ten times as high is forecast ten times as high."""
+    rng = np.random.default_rng(8)
+    level = np.exp(rng.normal(size=(500, 2)).cumsum(axis=0) * 0.1)
+    panel = make_panel(level * rng.gamma(5, 0.2, (500, 2)) * [1.0, 1000.0])
+    model = fitted(panel, ridge=0.0, normalisation="meanabs", individual=individual)
+    tables = [written_out(panel, [c], 15) for c in range(2)]
+    divided = [table / np.abs(table[:, :12]).mean(axis=1, keepdims=True) for table in tables]
+    if not individual:
+        divided = [np.concatenate(divided)] * 2
+    origins = np.arange(11, 497)
+    mean_BHC = model.predict(batch_of(panel, origins, 12)).mean_BHC
+    for c, (table, windows) in enumerate(zip(tables, divided, strict=True)):
+        weight_HL, bias_H = lstsq(windows, 12)
+        size_B1 = np.abs(table[:, :12]).mean(axis=1, keepdims=True)
+        expected = size_B1 * (table[:, :12] / size_B1 @ weight_HL.T + bias_H)
+        np.testing.assert_allclose(mean_BHC[:, :, c], expected, rtol=1e-4)
+    context_LC = panel.values[:12]
+    np.testing.assert_allclose(
+        model.folded.predict_one(10 * context_LC), 10 * model.folded.predict_one(context_LC), rtol=1e-5
+    )
+    assert (model.folded.predict_one(np.zeros((12, 2), np.float32)) >= 0).all()
 
 
 def test_rows_after_the_training_rows_change_nothing(load: Panel) -> None:
@@ -207,6 +232,9 @@ def test_validation_errors_are_measured_on_the_forecasts(
     values = np.exp(rng.normal(size=(500, 2)) * 0.1 + np.sin(np.arange(500) / 9)[:, None]) * [1.0, 1.0]
     panel = make_panel(values)
     train, validation = panel.full_span().cut_tail(0.3)
+    if individual is False and normalisation == "meanabs":
+        values[:, 1] *= 100  # each channel has a variance of its own
+        panel = make_panel(values)
     settings = {
         "normalisation": normalisation,
         "individual": individual,
@@ -218,7 +246,7 @@ def test_validation_errors_are_measured_on_the_forecasts(
     origins = np.arange(349, 497)
     actual = np.stack([panel.values[o + 1 : o + 4] for o in origins])
     variance = panel.values[:350].astype(np.float64).var(axis=0)
-    if individual is False and transform == "identity":
+    if individual is False and transform == "identity" and normalisation != "meanabs":
         variance = panel.values[:350].astype(np.float64).var()
     for row in report.candidates[::4]:
         fixed = fitted(panel, train, **settings, ridge=row["ridge"])

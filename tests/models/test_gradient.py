@@ -50,20 +50,22 @@ def textbook(x_BLC: np.ndarray, network: DLinearNetwork, kernel: int, level: str
     for b, window_LC in enumerate(x_BLC.astype(np.float64)):
         for c, x in enumerate(window_LC.T):
             g = min(c, len(weights["trend_weight"]) - 1)
-            off = {"none": 0.0, "last": x[-1], "mean": x.mean()}[level]
-            padded = np.pad(x - off, kernel // 2, mode="edge")
+            off = {"last": x[-1], "mean": x.mean()}.get(level, 0.0)
+            size = np.abs(x).mean() if level == "meanabs" else 1.0
+            inner = (x - off) / size
+            padded = np.pad(inner, kernel // 2, mode="edge")
             trend = np.convolve(padded, np.full(kernel, 1 / kernel), mode="valid")
-            result[b, :, c] = (
-                weights["seasonal_weight"][g] @ (x - off - trend)
+            y = (
+                weights["seasonal_weight"][g] @ (inner - trend)
                 + weights["seasonal_bias"][g]
                 + weights["trend_weight"][g] @ trend
                 + weights["trend_bias"][g]
-                + off
             )
+            result[b, :, c] = y * size + off
     return result
 
 
-@pytest.mark.parametrize("level", ["none", "last", "mean"])
+@pytest.mark.parametrize("level", ["none", "last", "mean", "meanabs"])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kernel", [1, 5, 25])
 def test_forward_is_the_textbook(level: Any, groups: int, kernel: int) -> None:
@@ -97,7 +99,7 @@ def gauges(make_panel: MakePanel) -> Panel:
     return make_panel(values * [1.0, 50.0] + [0.0, 300.0], lengths=(900, 600))
 
 
-@pytest.mark.parametrize("normalisation", ["none", "last", "mean"])
+@pytest.mark.parametrize("normalisation", ["none", "last", "mean", "meanabs"])
 @pytest.mark.parametrize("individual", [True, False])
 def test_what_is_saved_forecasts_as_the_network_did(
     gauges: Panel, normalisation: str, individual: bool, tmp_path: Path

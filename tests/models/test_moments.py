@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.linear.moments import Moments, moments_of, no_moments
+from presurge.models.linear.moments import Moments, moments_of, moments_written_out, no_moments
 from presurge.models.linear.solve import solve, squared_errors, without_anchor
 
 
@@ -50,18 +50,18 @@ def textbook(x_BL: np.ndarray, y_BH: np.ndarray, ridge: float) -> tuple[np.ndarr
     """Ridge with a free bias as least squares of rows added to the data."""
     x_mean, y_mean = x_BL.mean(axis=0), y_BH.mean(axis=0)
     centred = x_BL - x_mean
-    penalty = np.sqrt(ridge * np.trace(centred.T @ centred) / x_BL.shape[1])
+    penalty = np.sqrt(ridge / len(x_BL) * np.trace(centred.T @ centred) / x_BL.shape[1])
     rows = np.vstack([centred, penalty * np.eye(x_BL.shape[1])])
     targets = np.vstack([y_BH - y_mean, np.zeros((x_BL.shape[1], y_BH.shape[1]))])
     weight_LH = np.linalg.lstsq(rows, targets, rcond=None)[0]
     return weight_LH.T, y_mean - x_mean @ weight_LH
 
 
-@pytest.mark.parametrize("ridge", [0.0, 1e-4, 0.1, 3.0])
+@pytest.mark.parametrize("ridge", [0.0, 0.2, 200.0, 6000.0])
 def test_every_ridge_is_exact(ridge: float) -> None:
     x_R = np.random.default_rng(3).normal(size=2000).cumsum() * 0.1 + 3
     windows = sliding_window_view(x_R, 25)
-    linear = solve(moments_of(x_R, np.arange(len(windows)), 25), 20, [1.0, ridge])[1]
+    linear = solve(moments_of(x_R, np.arange(len(windows)), 25), 20, [2000.0, ridge])[1]
     weight_HL, bias_H = textbook(windows[:, :20], windows[:, 20:], ridge)
     np.testing.assert_allclose(linear.weight_HL, weight_HL, atol=1e-8)
     np.testing.assert_allclose(linear.bias_H, bias_H, atol=1e-8)
@@ -71,7 +71,7 @@ def test_errors_from_moments_are_those_of_the_residuals() -> None:
     x_R = np.random.default_rng(4).normal(size=900).cumsum() * 0.2
     windows = sliding_window_view(x_R, 15)
     train, judge = moments_of(x_R, np.arange(500), 15), moments_of(x_R, np.arange(520, 880), 15)
-    maps = solve(train, 12, [0.0, 0.01, 1.0])
+    maps = solve(train, 12, [0.0, 5.0, 500.0])
     expected = [
         np.square(windows[520:880, :12] @ m.weight_HL.T + m.bias_H - windows[520:880, 12:]).mean()
         for m in maps
@@ -84,7 +84,7 @@ def test_a_level_taken_off_and_put_back() -> None:
     windows = sliding_window_view(x_R, 13)
     last_L = np.eye(10)[-1]
     moments = moments_of(x_R, np.arange(388), 13).relative_to(np.append(last_L, np.zeros(3)))
-    relative = solve(moments, 10, [0.05])[0]
+    relative = solve(moments, 10, [20.0])[0]
     plain = without_anchor(relative, last_L)
     level_B1 = windows[:, 9:10]
     expected = (windows[:, :10] - level_B1) @ relative.weight_HL.T + relative.bias_H + level_B1
@@ -100,3 +100,18 @@ def test_without_full_rank_the_solution_of_least_norm() -> None:
     np.testing.assert_allclose(
         windows[:, :20] @ linear.weight_HL.T + linear.bias_H, windows[:, 20:], atol=1e-8
     )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 3), st.floats(0.5, 1))
+def test_windows_of_several_series_side_by_side(seed: int, width: int, series: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    x_SR = rng.normal(size=(series, 90))
+    starts = np.flatnonzero(rng.random(90 - width + 1) < share)
+    windows = [np.concatenate([x_R[start : start + width] for x_R in x_SR]) for start in starts]
+    close(moments_of(x_SR, starts, width), np.array(windows).reshape(-1, series * width))
+
+
+def test_some_columns_in_other_sizes() -> None:
+    windows = np.random.default_rng(6).normal(size=(50, 4))
+    size = np.array([1.0, 3.0])
+    close(moments_written_out(windows).take([2, 0], size), windows[:, [2, 0]] * size)

@@ -13,7 +13,7 @@ from presurge.errors import DataError
 from presurge.evaluation.walk import uncalibrated, usable_origins, walk
 from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
-from presurge.models.linear.folds import rolling_folds
+from presurge.models.linear.select import rolling_folds
 from presurge.models.registry import model_class
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset

@@ -17,8 +17,8 @@ from pydantic import Field, field_validator
 from presurge.config import Config
 from presurge.models import registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
-from presurge.models.linear.folds import Fold, compare
 from presurge.models.linear.linear import Linear, LinearConfig
+from presurge.models.linear.select import Fold, compare
 from presurge.progress import Progress
 from presurge.series.panel import Panel
 from presurge.series.spans import Span

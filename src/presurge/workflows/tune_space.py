@@ -95,7 +95,11 @@ _SPACES: dict[str, Space] = {
         Knob(name="transform", choices=("identity", "sqrt", "log1p")),
         Knob(name="normalisation", choices=("none", "last", "mean")),
         Knob(name="individual", choices=(True, False)),
-        Knob(name="ridge", choices=(None, 1e-3, 1e-2, 1e-1), only_with=("solver", ("auto", "exact"))),
+        Knob(
+            name="ridge",
+            choices=(None, 10.0, 100.0, 1_000.0, 10_000.0),
+            only_with=("solver", ("auto", "exact")),
+        ),
         Knob(name="loss", choices=("mse", "mae", "huber"), only_with=_SGD),
         Knob(name="scaler", choices=("standard", "robust"), only_with=_SGD),
         Knob(name="kernel_size", choices=(5, 13, 25, 49), only_with=_SGD),

@@ -1,9 +1,9 @@
 """DLinear: two linear maps from context to horizon, one of the season and one of the trend; solved exactly or by gradient.
 
-With squared error DLinear is ordinary least squares: with M the moving average, ``Ws (I - M) + Wt M`` reaches every matrix
-W, and does so with ``Ws = Wt = W``. That is what the exact solver stores, so that the weights are those of a genuine
-DLinear; a forecast folds them back into one matrix. Source of the model: Zeng, Chen, Zhang, Xu, "Are Transformers
-Effective for Time Series Forecasting?", AAAI 2023.
+The trend is a moving average of the context, the season is the rest. With squared error DLinear is ordinary least squares:
+with M the moving average, ``Ws (I - M) + Wt M`` reaches every matrix W, and does so with ``Ws = Wt = W``. That is what the
+exact solver stores, so that the weights are those of a genuine DLinear; a forecast folds them back into one matrix. Source
+of the model: Zeng, Chen, Zhang, Xu, "Are Transformers Effective for Time Series Forecasting?", AAAI 2023.
 
 Shapes: B windows, L context, H horizon, C channels, G groups of channels that share weights (C or 1).
 """
@@ -18,13 +18,11 @@ from pydantic import Field, field_validator, model_validator
 from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
-from presurge.models.linear.decomposition import fold
-from presurge.models.linear.exact import Normalisation, fit_exact, pose
-from presurge.models.linear.folded import FoldedLinear
+from presurge.models.linear.exact import ExactProblem, FoldedLinear, Normalisation
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
-from presurge.series.scalers import Scaler, ScalerName, TransformName
+from presurge.series.scalers import Float64Array, Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch
 from presurge.store import Arrays
@@ -32,7 +30,7 @@ from presurge.training.config import require_torch
 
 
 class DLinearConfig(Config):
-    """Settings of DLinear.
+    """Configuration of DLinear.
 
     Attributes:
         individual: Own weights for each channel, or one set for all.
@@ -43,7 +41,9 @@ class DLinearConfig(Config):
         transform: Applied before scaling.
         scaler: Applied after the transform.
         normalisation: What is taken off every window and put back on its forecast: nothing, its last value or its mean.
-        ridge: Relative penalty of the weights; None chooses it on validation.
+            ``meanabs`` divides every window by its mean absolute value and multiplies its forecast; the scaler is then
+            ``meanabs`` too, which shifts nothing.
+        ridge: Penalty of the weights in rows; None chooses it on validation.
         stride: Rows from one training window to the next.
     """
 
@@ -105,7 +105,9 @@ class DLinear(Forecaster):
                 hint="Use its own penalty of the whole, `ridge`, or `solver=sgd`.",
             )
         self.spec = SeriesSpec.of(panel)
-        self.scaler = Scaler.fit(panel.take(train).values, self.config.scaler, self.config.transform)
+        divides = self.config.normalisation == "meanabs"
+        scaler = "meanabs" if divides else self.config.scaler
+        self.scaler = Scaler.fit(panel.take(train).values, scaler, self.config.transform)
         find = self._solve if self.solver == "exact" else self._learn
         report = find(panel, train, validation, progress or silent)
         return replace(report, cpu_seconds=time.process_time() - started)
@@ -124,44 +126,31 @@ class DLinear(Forecaster):
         return self.solver == "exact"
 
     def _solve(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
-        settings = self.config
-        problem = pose(
+        config = self.config
+        problem = ExactProblem(
             panel,
             train,
             self.scaler,
             context=self.context,
             horizon=self.horizon,
-            shared=not settings.individual,
-            normalisation=settings.normalisation,
+            shared=not config.individual,
+            normalisation=config.normalisation,
         )
-        solution = fit_exact(problem, train, validation, ridge=settings.ridge, stride=settings.stride)
-        weight_GHL = solution.weight_GHL.astype(np.float32)
-        half_GH = (solution.bias_GH / 2).astype(np.float32)
+        weight_GHL, bias_GH, report = problem.fit(validation, ridge=config.ridge, stride=config.stride)
+        weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
+        parts = {"weight": weights, "bias": biases}
         self._adopt(
-            {
-                "seasonal.weight": weight_GHL,
-                "seasonal.bias": half_GH,
-                "trend.weight": weight_GHL,
-                "trend.bias": half_GH,
-            }
+            {f"{map}.{part}": array for map in ("seasonal", "trend") for part, array in parts.items()}
         )
         progress("Solving", 1.0)
-        return FitReport(
-            model=self.name,
-            n_windows=solution.n_windows,
-            n_parameters=self.n_parameters,
-            cpu_seconds=0.0,
-            chosen={"solver": "exact", "ridge": solution.ridge},
-            candidates=solution.candidates,
-            notes=solution.notes,
-        )
+        return replace(report, n_parameters=self.n_parameters)
 
     def _learn(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
         require_torch("training by gradient")
         from presurge.models.networks.linear_maps import learn
         from presurge.models.networks.train import NetworkProblem
 
-        settings = self.config
+        config = self.config
         problem = NetworkProblem(
             panel=panel,
             train=train,
@@ -169,12 +158,12 @@ class DLinear(Forecaster):
             scaler=self.scaler,
             context=self.context,
             horizon=self.horizon,
-            loss=settings.loss,
+            loss=config.loss,
             levels=QUANTILE_LEVELS,
-            stride=settings.stride,
-            architecture={"model": self.name, **settings.model_dump(mode="json")},
+            stride=config.stride,
+            architecture={"model": self.name, **config.model_dump(mode="json")},
         )
-        arrays, outcome, windows = learn(problem, self.training, settings, progress=progress)
+        arrays, outcome, windows = learn(problem, self.training, config, progress=progress)
         self._adopt(arrays)
         return FitReport(
             model=self.name,
@@ -217,4 +206,25 @@ class DLinear(Forecaster):
             parts["seasonal.bias"] + parts["trend.bias"],
             self.scaler,
             np.array([channel.kind == "count" for channel in self.fitted_spec().channels]),
+            self.config.normalisation,
         )
+
+
+def moving_average_matrix(context: int, kernel_size: int) -> Float64Array:
+    """The matrix [L, L] that takes a context to its centred moving average.
+
+    Beyond its ends the context is continued with its first and last value. ``kernel_size`` is odd.
+    """
+    matrix = np.zeros((context, context))
+    reach = kernel_size // 2
+    for row in range(context):
+        columns = np.arange(row - reach, row + reach + 1).clip(0, context - 1)
+        np.add.at(matrix[row], columns, 1 / kernel_size)
+    return matrix
+
+
+def fold(seasonal_GHL: Float64Array, trend_GHL: Float64Array, kernel_size: int) -> Float64Array:
+    """The one linear map [G, H, L] that equals the two on season and trend: ``Ws (I - M) + Wt M``."""
+    average_LL = moving_average_matrix(seasonal_GHL.shape[-1], kernel_size)
+    result: Float64Array = seasonal_GHL + (trend_GHL - seasonal_GHL) @ average_LL
+    return result

@@ -1,269 +1,287 @@
-"""The exact solver: a linear forecast of every channel by least squares, its ridge chosen on validation rows.
+"""The exact solution of DLinear: least squares for every channel, its ridge chosen on validation rows; no torch.
 
-Shapes: R rows, L context, H horizon, W = L + H, C channels, G groups of channels that share weights (C or 1), K ridges.
+Shapes: R rows, B windows, L context, H horizon, W = L + H, C channels, G groups of channels that share weights (C or 1),
+P ridges, N outputs (H, or P x H).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.errors import DataError
-from presurge.models.linear.moments import Moments, moments_of, no_moments
-from presurge.models.linear.solve import RIDGES, LinearMap, solve, squared_errors, without_anchor
-from presurge.series.panel import Panel
-from presurge.series.scalers import Float64Array, Scaler
+from presurge.models.forecaster import FitReport
+from presurge.models.linear.moments import Moments, moments_of, moments_written_out, no_moments
+from presurge.models.linear.select import complete_starts, no_window
+from presurge.models.linear.solve import (
+    DEFAULT_RIDGE,
+    RIDGES,
+    LinearMap,
+    solve,
+    squared_errors,
+    without_anchor,
+)
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, chunks, complete, window_origins
+from presurge.series.windows import IntArray, chunks, complete, gather, window_origins
 
-Normalisation = Literal["none", "last", "mean"]
+Normalisation = Literal["none", "last", "mean", "meanabs"]
+"""What is taken off every window and put back on its forecast: nothing, its last value, its mean; or what it is divided by:
+its mean absolute value."""
 
-DEFAULT_RIDGE = 1e-3
-"""Used where no validation window is complete."""
-TAIL = "0.2"
-"""The share of the training rows that chooses the ridge where no validation rows are given."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ExactFit:
-    """Weights on the scale of the scaler, and how they came about.
-
-    Attributes:
-        weight_GHL: float64; G is C, or 1 where the channels share their weights.
-        bias_GH: float64.
-        ridge: The relative ridge used.
-        n_windows: Complete training windows of the channel that has most.
-        candidates: Ridge and validation error (mean squared error over the variance of the training rows, averaged over
-            channels) of every ridge tried.
-        notes: Plain sentences for the reader.
-    """
-
-    weight_GHL: Float64Array
-    bias_GH: Float64Array
-    ridge: float
-    n_windows: int
-    candidates: tuple[dict[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LinearProblem:
-    """A series as the solver sees it, on a scale of its own so that sums of products lose no digits.
-
-    Attributes:
-        work_CR: float64, scaled values less ``centre`` over ``spread``: per channel, or common to all where they share
-            weights. Ordinary least squares does not notice; a relative ridge does not either.
-        anchor_L: Weights of the level that is taken off every window (its last value, its mean), or None.
-    """
-
-    panel: Panel
-    scaler: Scaler
-    work_CR: Float64Array
-    centre_C: Float64Array
-    spread_C: Float64Array
-    context: int
-    horizon: int
-    shared: bool
-    anchor_L: Float64Array | None
-
-    def complete_starts(self, span: Span, stride: int = 1) -> list[IntArray]:
-        """For each channel the first rows of the windows of a span in which that channel misses nothing."""
-        shape = {"context": self.context, "horizon": self.horizon}
-        origins = window_origins(self.panel, span, **shape, stride=stride)
-        whole_BC = complete(self.panel, origins, before=self.context, after=self.horizon)
-        return [origins[whole_B] - self.context + 1 for whole_B in whole_BC.T]
-
-    def moments(self, span: Span, stride: int = 1) -> list[Moments]:
-        """The moments of the complete windows of a span, for each group of channels."""
-        width = self.context + self.horizon
-        channels = [
-            moments_of(x_R, starts, width)
-            for x_R, starts in zip(self.work_CR, self.complete_starts(span, stride), strict=True)
-        ]
-        groups = [sum(channels, no_moments(width))] if self.shared else channels
-        if self.anchor_L is None:
-            return groups
-        anchor_W = np.concatenate((self.anchor_L, np.zeros(self.horizon)))
-        return [group.relative_to(anchor_W) for group in groups]
-
-    def plain(self, linear: LinearMap) -> LinearMap:
-        """The map of plain windows for a map of windows less their level."""
-        return linear if self.anchor_L is None else without_anchor(linear, self.anchor_L)
-
-    def on_the_scale_of_the_scaler(self, maps_G: Sequence[LinearMap]) -> tuple[Float64Array, Float64Array]:
-        """Weights [G, H, L] and biases [G, H] for scaled values instead of working values."""
-        plain = [self.plain(linear) for linear in maps_G]
-        weight_GHL = np.array([linear.weight_HL for linear in plain])
-        groups = len(plain)
-        centre_G1, spread_G1 = self.centre_C[:groups, None], self.spread_C[:groups, None]
-        bias_GH = np.array([linear.bias_H for linear in plain])
-        return weight_GHL, spread_G1 * bias_GH + centre_G1 * (1 - weight_GHL.sum(axis=2))
-
-
-def pose(
-    panel: Panel,
-    train: Span,
-    scaler: Scaler,
-    *,
-    context: int,
-    horizon: int,
-    shared: bool,
-    normalisation: Normalisation,
-) -> LinearProblem:
-    """Bring a series to the scale that the solver works on, fitted on the training rows."""
-    work_CR = np.ascontiguousarray(scaler.scale(panel.values).T)
-    train_CR = np.concatenate([work_CR[:, a:b] for a, b in zip(train.first, train.last, strict=True)], axis=1)
-    own = Scaler.fit(train_CR.reshape(-1, 1) if shared else train_CR.T, "standard")
-    channels = len(panel.channels)
-    centre_C = np.broadcast_to(own.shift_C, channels).copy()
-    spread_C = np.broadcast_to(own.scale_C, channels).copy()
-    work_CR -= centre_C[:, None]
-    work_CR /= spread_C[:, None]
-    return LinearProblem(
-        panel=panel,
-        scaler=scaler,
-        work_CR=work_CR,
-        centre_C=centre_C,
-        spread_C=spread_C,
-        context=context,
-        horizon=horizon,
-        shared=shared,
-        anchor_L=anchor(normalisation, context),
-    )
+LEAST_SIZE = 0.01
+"""Least size of a window, where it is divided by its mean absolute value: a share of that of the training rows."""
+_TAIL = "0.2"
+"""The share of the training rows that chooses the ridge where there are no validation rows."""
+_VALUES_AT_ONCE = 2_000_000
 
 
 def anchor(normalisation: Normalisation, context: int) -> Float64Array | None:
     """float64 [L], the weights of the level that a normalisation takes off every window; None for no level."""
     match normalisation:
         case "last":
-            last_L = np.zeros(context)
-            last_L[-1] = 1
-            return last_L
+            return np.concatenate((np.zeros(context - 1), [1.0]))
         case "mean":
             return np.full(context, 1 / context)
         case _:
             return None
 
 
-def fit_exact(
-    problem: LinearProblem, train: Span, validation: Span | None, *, ridge: float | None, stride: int
-) -> ExactFit:
-    """Solve for the training windows, with the ridge given or chosen.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldedLinear:
+    """Forecast = inverse(weight @ transform(context) + bias), not below the floor; original units in and out.
 
-    Without a ridge it is chosen by the error on the validation rows, which shape no weight. Without validation rows the
-    last fifth of the training rows chooses it, and the solution is then that of all training rows. One ridge serves all
-    channels: one choice from all of them is steadier than one for each.
-
-    Raises:
-        DataError: A channel has no complete training window.
+    Attributes:
+        weight_CHL: float64, one matrix a channel.
+        bias_CH: float64.
+        floor_C1: float64, zero for counts, minus infinity for gauges.
+        transform: Name of the transform.
+        least_size_C: If given, the bias is multiplied by the mean absolute transformed context, or by this if that is less.
     """
-    moments_G = problem.moments(train, stride)
-    _check_windows(problem, moments_G, train)
-    candidates: tuple[dict[str, Any], ...] = ()
-    notes: list[str] = []
-    chosen = ridge
-    if chosen is None:
-        chosen, candidates, note = _choose_ridge(problem, moments_G, train, validation, stride)
-        notes += [note] if note else []
-    n_windows = max(moments.n for moments in moments_G)
-    if n_windows < problem.context:
-        notes.append(
-            f"There are fewer training windows ({n_windows}) than rows in a context ({problem.context}): "
-            "a shorter context or more data would give steadier weights."
+
+    weight_CHL: Float64Array
+    bias_CH: Float64Array
+    floor_C1: Float64Array
+    transform: TransformName
+    least_size_C: Float64Array | None = None
+
+    @classmethod
+    def build(
+        cls,
+        weight_GHL: Float64Array,
+        bias_GH: Float64Array,
+        scaler: Scaler,
+        count_C: npt.NDArray[np.bool_],
+        normalisation: Normalisation = "none",
+    ) -> Self:
+        """Fold a scaler into weights for scaled values; G is the number of channels, or 1 for weights they share."""
+        channels, sized = len(count_C), normalisation == "meanabs"
+        weight_CHL = np.broadcast_to(weight_GHL, (channels, *weight_GHL.shape[1:])).copy()
+        shift_CH = scaler.shift_C[:, None] * (1 - weight_CHL.sum(axis=2))
+        return cls(
+            weight_CHL=weight_CHL,
+            bias_CH=np.broadcast_to(bias_GH, shift_CH.shape)
+            if sized
+            else scaler.scale_C[:, None] * bias_GH + shift_CH,
+            floor_C1=np.where(count_C, 0.0, -np.inf)[:, None],
+            transform=scaler.transform,
+            least_size_C=LEAST_SIZE * scaler.scale_C if sized else None,
         )
-    solved = [solve(moments, problem.context, [chosen])[0] for moments in moments_G]
-    weight_GHL, bias_GH = problem.on_the_scale_of_the_scaler(solved)
-    return ExactFit(
-        weight_GHL=weight_GHL,
-        bias_GH=bias_GH,
-        ridge=chosen,
-        n_windows=n_windows // len(problem.panel.channels) if problem.shared else n_windows,
-        candidates=candidates,
-        notes=tuple(notes),
-    )
 
+    def predict_one(self, context_LC: FloatArray) -> FloatArray:
+        """Forecast one window: [L, C] to float32 [H, C]. A channel with a missing value is forecast as NaN."""
+        if self.least_size_C is not None:
+            one_HC: FloatArray = self.predict(context_LC[None])[0]
+            return one_HC
+        transform = TRANSFORMS[self.transform]
+        x_CL1 = transform.forward(context_LC.T.astype(np.float64, order="C"))[:, :, None]
+        y_CH = (self.weight_CHL @ x_CL1)[:, :, 0] + self.bias_CH
+        mean_HC: FloatArray = np.maximum(transform.inverse(y_CH), self.floor_C1).T.astype(np.float32)
+        return mean_HC
 
-def _check_windows(problem: LinearProblem, moments_G: Sequence[Moments], train: Span) -> None:
-    for group, moments in enumerate(moments_G):
-        if moments.n == 0:
-            name = None if problem.shared else f"channel {problem.panel.channels[group].name!r}"
-            raise DataError(
-                f"the {len(train)} training rows hold no complete window of "
-                f"{problem.context} + {problem.horizon} rows",
-                where=name,
-                hint="Give more rows, a shorter `context` or `horizon`, repair gaps, or leave the channel out.",
+    def predict(self, context_BLC: FloatArray) -> FloatArray:
+        """Forecast B windows: [B, L, C] to float32 [B, H, C]."""
+        transform = TRANSFORMS[self.transform]
+        x_CBL = transform.forward(context_BLC.transpose(2, 0, 1).astype(np.float64, order="C"))
+        bias_CBH = self.bias_CH[:, None, :]
+        if self.least_size_C is not None:
+            bias_CBH = (
+                bias_CBH * np.maximum(np.abs(x_CBL).mean(axis=2), self.least_size_C[:, None])[:, :, None]
             )
+        y_CBH = x_CBL @ self.weight_CHL.transpose(0, 2, 1) + bias_CBH
+        clipped_CBH = np.maximum(transform.inverse(y_CBH), self.floor_C1[:, :, None])
+        mean_BHC: FloatArray = clipped_CBH.transpose(1, 2, 0).astype(np.float32, order="C")
+        return mean_BHC
 
 
-def _choose_ridge(
-    problem: LinearProblem,
-    moments_G: Sequence[Moments],
-    train: Span,
-    validation: Span | None,
-    stride: int,
-) -> tuple[float, tuple[dict[str, Any], ...], str | None]:
-    judge = validation
-    if judge is None:
-        head, judge = train.cut_tail(TAIL)
-        moments_G = problem.moments(head, stride)
-    if min(moments.n for moments in moments_G) == 0:
-        return DEFAULT_RIDGE, (), _too_few("training")
-    maps_GK = [solve(moments, problem.context, RIDGES) for moments in moments_G]
-    if problem.scaler.transform == "identity":
-        errors_K = _errors_from_moments(problem, maps_GK, judge)
-    else:
-        errors_K = _errors_in_original_units(problem, maps_GK, train, judge)
-    if errors_K is None:
-        return DEFAULT_RIDGE, (), _too_few("validation")
-    pairs = zip(RIDGES, errors_K, strict=True)
-    candidates = tuple({"ridge": ridge, "validation_error": float(error)} for ridge, error in pairs)
-    return RIDGES[int(np.argmin(errors_K))], candidates, None
+class ExactProblem:
+    """A series as the solver sees it, on a scale of its own so that sums of products lose no digits.
 
+    Args:
+        panel: The series.
+        train: The training rows.
+        scaler: Fitted to them.
+        context: L.
+        horizon: H.
+        shared: Whether all channels share their weights.
+        normalisation: Of every window.
+    """
 
-def _too_few(part: str) -> str:
-    return f"Too few {part} rows to choose the ridge: it is {DEFAULT_RIDGE:g}."
+    def __init__(
+        self,
+        panel: Panel,
+        train: Span,
+        scaler: Scaler,
+        *,
+        context: int,
+        horizon: int,
+        shared: bool,
+        normalisation: Normalisation,
+    ) -> None:
+        self.panel, self.train, self.scaler = panel, train, scaler
+        self.context, self.horizon, self.shared, self.normalisation = context, horizon, shared, normalisation
+        self.level_L = anchor(normalisation, context)
+        work_CR = np.ascontiguousarray(scaler.scale(panel.values).T)
+        train_CR = np.concatenate(
+            [work_CR[:, a:b] for a, b in zip(train.first, train.last, strict=True)], axis=1
+        )
+        # Neither least squares nor its ridge notices a shift or a scale, unless windows are divided by their size.
+        kind: ScalerName = "none" if normalisation == "meanabs" else "standard"
+        own = Scaler.fit(train_CR.reshape(-1, 1) if shared else train_CR.T, kind)
+        self.centre_G1, self.spread_G1 = own.shift_C[:, None], own.scale_C[:, None]
+        work_CR -= self.centre_G1
+        work_CR /= self.spread_G1
+        self.work_CR = work_CR
 
+    def fit(
+        self, validation: Span | None, *, ridge: float | None, stride: int
+    ) -> tuple[Float64Array, Float64Array, FitReport]:
+        """Solve for the training windows: weights [G, H, L] and biases [G, H] on the scale of the scaler, and a report.
 
-def _errors_from_moments(
-    problem: LinearProblem, maps_GK: Sequence[Sequence[LinearMap]], judge: Span
-) -> Float64Array | None:
-    """Relative squared error of every ridge from the moments of the validation windows, whatever their number."""
-    pairs = zip(problem.moments(judge), maps_GK, strict=True)
-    errors = [squared_errors(moments, maps_K) for moments, maps_K in pairs if moments.n]
-    return np.mean(errors, axis=0) if errors else None
+        Unless the ridge is given, validation rows choose it and shape no weight. Without them the last fifth of the
+        training rows chooses it, and the solution is then that of all training rows. One ridge serves all channels: one
+        choice from all of them is steadier than one for each.
 
+        Raises:
+            DataError: A channel has no complete training window.
+        """
+        moments_G = self._moments(self.train, stride)
+        for group, moments in enumerate(moments_G):
+            if moments.n == 0:
+                name = None if self.shared else self.panel.channels[group].name
+                raise no_window(self.train, self.context, self.horizon, name)
+        candidates: tuple[dict[str, Any], ...] = ()
+        notes: list[str] = []
+        if ridge is None:
+            ridge, candidates, notes = self._choose_ridge(moments_G, validation, stride)
+        n_windows = max(moments.n for moments in moments_G)
+        if n_windows < self.context:
+            notes.append(
+                f"There are fewer training windows ({n_windows}) than rows in a context ({self.context}): "
+                "a shorter context or more data would give steadier weights."
+            )
+        weight_GHL, bias_GH = self._weights([solve(moments, self.context, [ridge]) for moments in moments_G])
+        report = FitReport(
+            model="dlinear",
+            n_windows=n_windows // len(self.panel.channels) if self.shared else n_windows,
+            n_parameters=0,
+            cpu_seconds=0.0,
+            chosen={"solver": "exact", "ridge": ridge},
+            candidates=candidates,
+            notes=tuple(notes),
+        )
+        return weight_GHL, bias_GH, report
 
-def _errors_in_original_units(
-    problem: LinearProblem, maps_GK: Sequence[Sequence[LinearMap]], train: Span, judge: Span
-) -> Float64Array | None:
-    """The same from the residuals in original units, which a transform that is not linear asks for."""
-    learned_RC = problem.panel.take(train).values
-    errors = []
-    for c, starts in enumerate(problem.complete_starts(judge)):
-        known_R = learned_RC[~np.isnan(learned_RC[:, c]), c]
-        variance = float(known_R.var(dtype=np.float64)) if len(known_R) else 0.0
-        if len(starts) and variance > 0:
-            maps_K = [problem.plain(linear) for linear in maps_GK[0 if problem.shared else c]]
-            errors.append(_channel_errors(problem, maps_K, c, starts) / variance)
-    return np.mean(errors, axis=0) if errors else None
+    def _moments(self, span: Span, stride: int = 1) -> list[Moments]:
+        """The moments of the complete windows of a span, for each group of channels."""
+        width = self.context + self.horizon
+        starts_C = complete_starts(
+            self.panel, span, context=self.context, horizon=self.horizon, stride=stride
+        )
+        sums = self._divided_moments if self.normalisation == "meanabs" else moments_of
+        channels = [sums(x_R, starts, width) for x_R, starts in zip(self.work_CR, starts_C, strict=True)]
+        groups = [sum(channels, no_moments(width))] if self.shared else channels
+        if self.level_L is None:
+            return groups
+        # The level is that of the context, and taken off the targets too.
+        return [group.relative_to(np.append(self.level_L, np.zeros(self.horizon))) for group in groups]
 
+    def _divided_moments(self, x_R: Float64Array, starts: IntArray, width: int) -> Moments:
+        """Moments of windows divided by their mean absolute context, which have to be written out."""
+        result = no_moments(width)
+        for part in chunks(starts, max(1, _VALUES_AT_ONCE // width)):
+            z_BW = sliding_window_view(x_R, width)[part]
+            size_B1 = np.abs(z_BW[:, : self.context]).mean(axis=1, keepdims=True)
+            result += moments_written_out(z_BW / np.maximum(size_B1, LEAST_SIZE))
+        return result
 
-def _channel_errors(
-    problem: LinearProblem, maps_K: Sequence[LinearMap], c: int, starts: IntArray
-) -> Float64Array:
-    context, horizon, ridges = problem.context, problem.horizon, len(maps_K)
-    weight_LN = np.concatenate([linear.weight_HL for linear in maps_K]).T
-    bias_N = np.concatenate([linear.bias_H for linear in maps_K])
-    one = problem.scaler.channel(c)
-    contexts = sliding_window_view(problem.work_CR[c], context)
-    targets = sliding_window_view(problem.panel.values[:, c], horizon)
-    floor = 0.0 if problem.panel.channels[c].kind == "count" else -np.inf
-    total_K = np.zeros(ridges)
-    for part in chunks(starts, max(1, 2_000_000 // (context + horizon * ridges))):
-        work_BN = contexts[part] @ weight_LN + bias_N
-        scaled_BN = work_BN * problem.spread_C[c] + problem.centre_C[c]
-        mean_BKH = np.maximum(one.unscale(scaled_BN[:, :, None])[:, :, 0], floor).reshape(-1, ridges, horizon)
-        total_K += np.square(mean_BKH - targets[part + context][:, None]).sum(axis=(0, 2))
-    return total_K / (len(starts) * horizon)
+    def _choose_ridge(
+        self, moments_G: list[Moments], validation: Span | None, stride: int
+    ) -> tuple[float, tuple[dict[str, Any], ...], list[str]]:
+        """The ridge with the least error on rows that shape no weight, the errors of all, and notes."""
+        judge = validation
+        if judge is None:
+            head, judge = self.train.cut_tail(_TAIL)
+            moments_G = self._moments(head, stride)
+        if min(moments.n for moments in moments_G) == 0:
+            return DEFAULT_RIDGE, (), [f"Too few training rows to choose the ridge: it is {DEFAULT_RIDGE:g}."]
+        maps_GP = [solve(moments, self.context, RIDGES) for moments in moments_G]
+        if self.scaler.transform == "identity" and self.normalisation != "meanabs":
+            pairs = zip(self._moments(judge), maps_GP, strict=True)
+            errors = [squared_errors(moments, maps_P) for moments, maps_P in pairs if moments.n]
+        else:
+            errors = self._errors_in_original_units(maps_GP, judge)
+        if len(errors) == 0:
+            return (
+                DEFAULT_RIDGE,
+                (),
+                [f"Too few validation rows to choose the ridge: it is {DEFAULT_RIDGE:g}."],
+            )
+        errors_P = np.mean(errors, axis=0)
+        candidates = tuple(
+            {"ridge": ridge, "validation_error": float(error)}
+            for ridge, error in zip(RIDGES, errors_P, strict=True)
+        )
+        return RIDGES[int(np.argmin(errors_P))], candidates, []
+
+    def _errors_in_original_units(
+        self, maps_GP: Sequence[Sequence[LinearMap]], judge: Span
+    ) -> list[Float64Array]:
+        """Mean squared error of every ridge over the variance of the training rows, for each channel that has one.
+
+        Moments cannot give it where the transform or the normalisation is not linear.
+        """
+        panel, context, horizon = self.panel, self.context, self.horizon
+        folded = FoldedLinear.build(
+            *self._weights(maps_GP), self.scaler, panel.count_mask, self.normalisation
+        )
+        origins = window_origins(panel, judge, context=context, horizon=horizon)
+        whole_BC = complete(panel, origins, before=context, after=horizon)
+        total_PC = np.zeros((len(RIDGES), len(panel.channels)))
+        rows_at_once = len(panel.channels) * (context + horizon * len(RIDGES))
+        for part in chunks(np.arange(len(origins)), max(1, _VALUES_AT_ONCE // rows_at_once)):
+            window_BWC = gather(panel.values, origins[part], before=context, after=horizon)
+            mean_BPHC = folded.predict(window_BWC[:, :context]).reshape(
+                len(part), -1, horizon, whole_BC.shape[1]
+            )
+            square_BPHC = np.square(mean_BPHC - window_BWC[:, None, context:], dtype=np.float64)
+            total_PC += square_BPHC.sum(axis=(0, 2), where=whole_BC[part, None, None])
+        errors = []
+        for learned_R, whole_B, total_P in zip(
+            panel.take(self.train).values.T, whole_BC.T, total_PC.T, strict=True
+        ):
+            known_R = learned_R[~np.isnan(learned_R)]
+            if whole_B.any() and known_R.size and (variance := known_R.var(dtype=np.float64)) > 0:
+                errors.append(total_P / (whole_B.sum() * horizon * variance))
+        return errors
+
+    def _weights(self, maps_GP: Sequence[Sequence[LinearMap]]) -> tuple[Float64Array, Float64Array]:
+        """Weights [G, N, L] and biases [G, N] for scaled values of plain windows; N is P x H."""
+        if (level_L := self.level_L) is not None:
+            maps_GP = [[without_anchor(linear, level_L) for linear in maps_P] for maps_P in maps_GP]
+        weight_GNL = np.array([np.concatenate([linear.weight_HL for linear in maps_P]) for maps_P in maps_GP])
+        bias_GN = np.array([np.concatenate([linear.bias_H for linear in maps_P]) for maps_P in maps_GP])
+        return weight_GNL, self.spread_G1 * bias_GN + self.centre_G1 * (1 - weight_GNL.sum(axis=2))

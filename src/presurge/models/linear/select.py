@@ -1,212 +1,122 @@
-"""The choice of transform, calendar and ridge for one channel, by rolling validation inside the training rows.
+"""Choosing on later rows: folds that grow along the training rows, their complete windows, and two models compared.
 
-Shapes: R rows, B windows, L context, H horizon, W = L + H, K calendar terms, T transforms, P ridges.
+Shapes: B windows, C channels, F folds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from presurge.models.calendar import Calendar, joint_moments
-from presurge.models.linear.channel import ChannelModel, Scale, solve_channel
-from presurge.models.linear.folds import Fold, thinned
-from presurge.models.linear.moments import Moments, moments_of
-from presurge.series.panel import FloatArray, Panel
-from presurge.series.scalers import Float64Array, TransformName
+from presurge.errors import DataError
+from presurge.models.forecaster import Forecaster
+from presurge.series.panel import Panel
+from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, chunks, complete, window_origins
+from presurge.series.windows import IntArray, batch_of, chunks, complete, targets_of, window_origins
 
-RIDGES = (30_000.0, 10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 0.0)
-"""Penalties in rows; the largest comes first, so that it wins a tie."""
-_VALUES_AT_ONCE = 2_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A candidate: a transform, with or without calendar, and a ridge; ``error`` is its WAPE over the folds or None."""
-
-    transform: TransformName
-    calendar: bool
-    ridge: float
-    error: float | None = None
+MAX_WINDOWS = 5_000
+"""Windows that judge in one fold; more would cost time and change no choice."""
+_FIRST = Fraction(55, 100)
+"""Share of the training rows that the first fold learns from."""
+_VALUES_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ChannelFit:
-    """What was chosen for one channel.
+class Fold:
+    """Rows to learn from, and the rows right after them that judge."""
 
-    Attributes:
-        model: The winner, fitted to all training windows.
-        choice: What won.
-        candidates: Everything tried, with its error.
-        at_fold: The winner as fitted to each fold, None for a fold too short for that.
-        n_windows: Complete training windows.
+    learn: Span
+    judge: Span
+
+
+def rolling_folds(train: Span, validation: Span | None, folds: int) -> tuple[Fold, ...]:
+    """Expanding folds: the first learns from 55 % of every item, and each is judged on the next equal part of the rest.
+
+    Validation rows, if there are any, judge one more fold, which learns from all training rows.
     """
+    parts = train.cut([_FIRST, *[(1 - _FIRST) / folds] * folds])
+    heads = [Span(train.first, part.last) for part in parts]
+    pairs = list(zip(heads[:-1], parts[1:], strict=True))
+    if validation is not None:
+        pairs.append((train, validation))
+    return tuple(Fold(learn=learn, judge=judge) for learn, judge in pairs)
 
-    model: ChannelModel
-    choice: Choice
-    candidates: tuple[Choice, ...]
-    at_fold: tuple[ChannelModel | None, ...]
-    n_windows: int
+
+def complete_starts(
+    panel: Panel, span: Span, *, context: int, horizon: int, stride: int = 1
+) -> list[IntArray]:
+    """For each channel, the first rows of the windows of a span in which that channel misses nothing."""
+    origins = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
+    whole_BC = complete(panel, origins, before=context, after=horizon)
+    return [origins[whole_B] - context + 1 for whole_B in whole_BC.T]
+
+
+def no_window(train: Span, context: int, horizon: int, channel: str | None) -> DataError:
+    """The error of a channel, or of all together, without a complete training window."""
+    return DataError(
+        f"the {len(train)} training rows hold no complete window of {context} + {horizon} rows",
+        where=None if channel is None else f"channel {channel!r}",
+        hint="Give more rows, a shorter `context` or `horizon`, repair gaps, or leave the channel out.",
+    )
+
+
+def thinned(origins: IntArray, most: int = MAX_WINDOWS) -> IntArray:
+    """Evenly spaced origins, at most so many."""
+    return origins[:: max(1, -(-len(origins) // most))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Channel:
-    """One channel of a panel, as the choice sees it.
+class Comparison:
+    """Errors of a champion and a challenger over the same windows.
 
     Attributes:
-        y_R: float32, all rows in original units.
-        time_R: Time of every row in microseconds.
-        learn: First rows of the complete windows of every fold, and last of all training rows; each holds the one before.
-        judge: First rows of the complete windows that judge each fold.
-        floor: Zero for a count, minus infinity for a gauge.
+        champion_FC: float64, sums of absolute errors by fold and channel.
+        challenger_FC: The same of the challenger.
+        size_FC: Sums of absolute actual values.
     """
 
-    y_R: FloatArray
-    time_R: IntArray
-    learn: tuple[IntArray, ...]
-    judge: tuple[IntArray, ...]
-    calendar: Calendar
-    context: int
-    horizon: int
-    floor: float
+    champion_FC: Float64Array
+    challenger_FC: Float64Array
+    size_FC: Float64Array
+
+    def errors(self) -> tuple[Float64Array, Float64Array]:
+        """WAPE of champion and challenger over all folds, float64 [C]."""
+        size_C = np.maximum(self.size_FC.sum(axis=0), np.finfo(np.float64).tiny)
+        return self.champion_FC.sum(axis=0) / size_C, self.challenger_FC.sum(axis=0) / size_C
+
+    def won(self, margin: float) -> list[bool]:
+        """For each channel, whether the challenger is better in every fold, and by the margin in all together."""
+        every_C = (self.challenger_FC < self.champion_FC).all(axis=0)
+        clear_C = self.challenger_FC.sum(axis=0) < (1 - margin) * self.champion_FC.sum(axis=0)
+        return [bool(won) for won in every_C & clear_C]
 
 
-def channels_of(
-    panel: Panel,
-    train: Span,
-    folds: Sequence[Fold],
-    *,
-    context: int,
-    horizon: int,
-    stride: int,
-    calendar: Calendar,
-) -> list[Channel]:
-    """The channels of a panel with the windows that learn and judge."""
-    shape = {"context": context, "horizon": horizon}
-    learn = [
-        window_origins(panel, span, **shape, stride=stride) for span in (*(f.learn for f in folds), train)
+def compare(
+    champions: Sequence[Forecaster], challengers: Sequence[Forecaster], panel: Panel, folds: Sequence[Fold]
+) -> Comparison:
+    """Score two models, each fitted to every fold, on the windows that both can forecast."""
+    sums = []
+    for champion, challenger, fold in zip(champions, challengers, folds, strict=True):
+        context, horizon = max(champion.context, challenger.context), champion.horizon
+        origins = thinned(window_origins(panel, fold.judge, context=context, horizon=horizon))
+        one_BC, other_BC = (_absolute_errors(model, panel, origins) for model in (champion, challenger))
+        both_BC = ~np.isnan(one_BC) & ~np.isnan(other_BC)
+        actual_BC = np.abs(targets_of(panel, origins, horizon)).sum(axis=1, dtype=np.float64)
+        sums.append([x_BC.sum(axis=0, where=both_BC) for x_BC in (one_BC, other_BC, actual_BC)])
+    champion_FC, challenger_FC, size_FC = np.array(sums).transpose(1, 0, 2)
+    return Comparison(champion_FC=champion_FC, challenger_FC=challenger_FC, size_FC=size_FC)
+
+
+def _absolute_errors(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
+    """The sum of absolute errors of every window and channel: float64 [B, C], NaN where anything is missing."""
+    size = max(1, _VALUES_AT_ONCE // (len(panel.channels) * max(model.context, model.horizon)))
+    pieces = [
+        np.abs(
+            model.predict(batch_of(panel, part, model.context)).mean_BHC.astype(np.float64)
+            - targets_of(panel, part, model.horizon)
+        ).sum(axis=1)
+        for part in chunks(origins, size)
     ]
-    judge = [window_origins(panel, fold.judge, **shape) for fold in folds]
-    whole = {
-        id(origins): complete(panel, origins, before=context, after=horizon) for origins in (*learn, *judge)
-    }
-    time_R = panel.times()
-    return [
-        Channel(
-            y_R=np.ascontiguousarray(panel.values[:, c]),
-            time_R=time_R,
-            learn=tuple(origins[whole[id(origins)][:, c]] - context + 1 for origins in learn),
-            judge=tuple(thinned(origins[whole[id(origins)][:, c]]) - context + 1 for origins in judge),
-            calendar=calendar,
-            context=context,
-            horizon=horizon,
-            floor=0.0 if channel.kind == "count" else -np.inf,
-        )
-        for c, channel in enumerate(panel.channels)
-    ]
-
-
-def fit_channel(
-    channel: Channel,
-    scales: Sequence[Scale],
-    calendars: Sequence[bool],
-    ridges: Sequence[float],
-    default: Choice,
-) -> ChannelFit:
-    """Choose by the pooled error over the folds, and fit the winner to all training windows.
-
-    The ridge is carried from the folds to the final fit as a number of rows. ``default`` is taken where no fold holds
-    windows both to learn from and to judge by; its transform is one of the scales.
-    """
-    moments_FT = _moments_by_fold(channel, scales)
-    usable = [f for f, judge in enumerate(channel.judge) if len(judge) and moments_FT[f][0].n]
-    candidates: list[Choice] = []
-    best, lowest = default, np.inf
-    winners: dict[int, ChannelModel] = {}
-    for t, scale in enumerate(scales):
-        for calendar in calendars:
-            fits = {f: _solve(channel, moments_FT[f][t], scale, ridges, calendar=calendar) for f in usable}
-            error_P = _pooled_errors(channel, fits, len(ridges))
-            tried = [
-                Choice(transform=scale.transform, calendar=calendar, ridge=ridge, error=float(error))
-                for ridge, error in zip(ridges, error_P, strict=True)
-            ]
-            candidates += tried
-            p = int(np.argmin(error_P)) if usable else 0
-            if usable and error_P[p] < lowest:
-                lowest, best = error_P[p], tried[p]
-                winners = {f: _one_ridge(fit, p, channel.horizon) for f, fit in fits.items()}
-    t = [scale.transform for scale in scales].index(best.transform)
-    final = _solve(channel, moments_FT[-1][t], scales[t], [best.ridge], calendar=best.calendar)
-    return ChannelFit(
-        model=final,
-        choice=best,
-        candidates=tuple(candidates) if usable else (),
-        at_fold=tuple(winners.get(f) for f in range(len(channel.judge))),
-        n_windows=moments_FT[-1][t].n,
-    )
-
-
-def _moments_by_fold(channel: Channel, scales: Sequence[Scale]) -> list[list[Moments]]:
-    """Joint moments of the windows of every fold and of all, for each scale; only new windows are summed each time."""
-    working_TR = np.array([(scale.forward(channel.y_R) - scale.centre) / scale.spread for scale in scales])
-    width = channel.context + channel.horizon
-    totals: list[list[Moments]] = []
-    known: IntArray = np.zeros(0, np.int64)
-    for starts in channel.learn:
-        new = np.setdiff1d(starts, known, assume_unique=True)
-        plain = [moments_of(x_R, new, width) for x_R in working_TR]
-        joint = joint_moments(
-            plain,
-            working_TR,
-            new,
-            calendar=channel.calendar,
-            time_R=channel.time_R,
-            context=channel.context,
-        )
-        totals.append([a + b for a, b in zip(totals[-1], joint, strict=True)] if totals else joint)
-        known = starts
-    return totals
-
-
-def _solve(
-    channel: Channel, joint: Moments, scale: Scale, ridges: Sequence[float], *, calendar: bool
-) -> ChannelModel:
-    return solve_channel(
-        joint,
-        scale,
-        ridges,
-        context=channel.context,
-        horizon=channel.horizon,
-        calendar=calendar,
-        floor=channel.floor,
-    )
-
-
-def _pooled_errors(channel: Channel, fits: dict[int, ChannelModel], ridges: int) -> Float64Array:
-    """Sum of absolute errors over sum of absolute values of all folds together, for each ridge: float64 [P]."""
-    total_P, size = np.zeros(ridges), 0.0
-    context, horizon = channel.context, channel.horizon
-    contexts = sliding_window_view(channel.y_R, context)
-    targets = sliding_window_view(channel.y_R, horizon)
-    for f, model in fits.items():
-        for part in chunks(channel.judge[f], max(1, _VALUES_AT_ONCE // (context + horizon * ridges))):
-            terms_BK = channel.calendar.terms(channel.time_R[part + context - 1])
-            y_BPH = model.predict(contexts[part], terms_BK).reshape(len(part), ridges, horizon)
-            actual_BH = targets[part + context].astype(np.float64)
-            total_P += np.abs(y_BPH - actual_BH[:, None]).sum(axis=(0, 2))
-            size += float(np.abs(actual_BH).sum())
-    return total_P / max(size, float(np.finfo(np.float64).tiny))
-
-
-def _one_ridge(model: ChannelModel, p: int, horizon: int) -> ChannelModel:
-    rows = slice(p * horizon, (p + 1) * horizon)
-    return replace(
-        model,
-        weight_NL=model.weight_NL[rows],
-        bias_N=model.bias_N[rows],
-        calendar_NK=None if model.calendar_NK is None else model.calendar_NK[rows],
-    )
+    return np.concatenate(pieces) if pieces else np.zeros((0, len(panel.channels)))

@@ -1,8 +1,8 @@
 """Exact least squares of linear forecasts from moments: one eigendecomposition serves every ridge.
 
-The ridge is relative: ``ridge * mean eigenvalue`` is added to the scatter of the contexts, so that it means the same whatever
-the number of windows and the scale of the series. The bias is never penalised. Source: Hoerl and Kennard, "Ridge
-Regression", 1970.
+A ridge counts in rows: it weighs as much as that many windows whose inputs vary as the training windows do on average, so
+it means the same on any scale and carries over from a fold to all rows. The bias is never penalised. Source: Hoerl and
+Kennard, "Ridge Regression", 1970.
 """
 
 from collections.abc import Sequence
@@ -13,44 +13,53 @@ import numpy as np
 from presurge.models.linear.moments import Moments
 from presurge.series.scalers import Float64Array
 
-RIDGES = (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-"""What validation chooses from."""
+RIDGES = (30_000.0, 10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 0.0)
+"""What validation chooses from; the largest comes first, so that it wins a tie."""
+DEFAULT_RIDGE = 1_000.0
+"""Used where there are too few rows to choose: a firm one."""
 
 _RANK_TOLERANCE = 1e-13
-"""Directions of the context whose share of the largest eigenvalue is below this are not used: they hold rounding only."""
+"""Directions of the inputs with less than this share of the largest eigenvalue hold only rounding and are not used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearMap:
-    """Forecast = ``weight_HL @ context + bias_H``."""
+    """Forecast = ``weight_HL @ inputs + bias_H``."""
 
     weight_HL: Float64Array
     bias_H: Float64Array
 
 
-def solve(moments: Moments, context: int, ridges: Sequence[float]) -> list[LinearMap]:
+def solve(moments: Moments, inputs: int, ridges: Sequence[float], *, least: float = 0.0) -> list[LinearMap]:
     """The least squares forecast of the last H of W values from the first L, for every ridge.
 
-    With the ridge 0 this is the least squares solution of least norm, which is unique and the ordinary one where the
-    contexts have full rank; a constant channel gives zero weights and its own value as bias.
+    Without a ridge this is the least squares solution of least norm, which is unique and the ordinary one where the inputs
+    have full rank; a constant channel gets zero weights and its own value as bias.
+
+    Args:
+        moments: Moments of windows of W values.
+        inputs: L.
+        ridges: Penalties in rows.
+        least: A floor under the penalty of each window, which keeps weights finite where inputs are collinear.
     """
     mean_W, scatter_WW = moments.centred()
-    values_L, vectors_LL = _eigen(scatter_WW[:context, :context])
-    rotated_LH = vectors_LL.T @ scatter_WW[:context, context:]
+    values_L, vectors_LL = _eigen(scatter_WW[:inputs, :inputs])
+    rotated_LH = vectors_LL.T @ scatter_WW[:inputs, inputs:]
     usable_L = values_L > max(values_L[-1] * _RANK_TOLERANCE, np.finfo(np.float64).tiny)
-    average = float(values_L[usable_L].sum()) / context
+    average = float(values_L[usable_L].sum()) / inputs
     maps = []
     for ridge in ridges:
-        factors_L = np.where(usable_L, 1 / np.where(usable_L, values_L + ridge * average, 1), 0)
+        penalty = max(ridge / moments.n, least) * average
+        factors_L = np.where(usable_L, 1 / np.where(usable_L, values_L + penalty, 1), 0)
         weight_HL = (vectors_LL @ (rotated_LH * factors_L[:, None])).T
-        maps.append(LinearMap(weight_HL, mean_W[context:] - weight_HL @ mean_W[:context]))
+        maps.append(LinearMap(weight_HL, mean_W[inputs:] - weight_HL @ mean_W[:inputs]))
     return maps
 
 
 def _eigen(scatter_LL: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Eigenvalues, ascending, and eigenvectors of a scatter.
 
-    LAPACK's divide and conquer gives up on a few matrices with clustered eigenvalues, however harmless they are; singular
+    LAPACK's divide and conquer gives up on a few matrices with clustered eigenvalues, however harmless they are. Singular
     values of a scatter are the same and come by another way.
     """
     try:

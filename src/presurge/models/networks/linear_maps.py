@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from presurge.models.linear.decomposition import moving_average_matrix
-from presurge.models.linear.exact import Normalisation, anchor
+from presurge.models.linear.dlinear import moving_average_matrix
+from presurge.models.linear.exact import LEAST_SIZE, Normalisation, anchor
 from presurge.models.networks.train import NetworkProblem, train_network
 from presurge.progress import Progress, silent
 from presurge.series.panel import FloatArray
@@ -27,7 +27,7 @@ class DLinearNetwork(nn.Module):
         groups: C for individual weights, 1 for shared ones.
         outputs: Q; the forecast is [B, H, C] where it is 1, else [B, H, Q, C].
         kernel_size: Rows of the moving average, odd.
-        normalisation: The level that is taken off every window and put back on its forecast.
+        normalisation: The level that is taken off every window and put back on its forecast, or the size that divides it.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class DLinearNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.horizon = outputs, horizon
+        self.divides = normalisation == "meanabs"
         rows, bound = outputs * horizon, 1 / math.sqrt(context)
 
         def drawn(*shape: int) -> nn.Parameter:
@@ -66,7 +67,10 @@ class DLinearNetwork(nn.Module):
         weight_GRL = self.seasonal_weight + trend_less_seasonal @ self.average_LL + self._level_map()
         bias_GR = self.seasonal_bias + self.trend_bias
         x_CBL = context_BLC.permute(2, 0, 1)
-        if len(weight_GRL) == 1:
+        if self.divides:  # s (W x / s + b) = W x + s b
+            size_CB1 = x_CBL.abs().mean(dim=2, keepdim=True).clamp(min=LEAST_SIZE)
+            y_CBR = x_CBL @ weight_GRL.transpose(1, 2) + size_CB1 * bias_GR[:, None, :]
+        elif len(weight_GRL) == 1:
             y_CBR = x_CBL @ weight_GRL[0].T + bias_GR[0]
         else:
             y_CBR = torch.baddbmm(bias_GR[:, None, :], x_CBL, weight_GRL.transpose(1, 2))
