@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from presurge.workflows.settings import check_model, resolve_settings
+from presurge.workflows.config import check_model, resolve_config
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, GUIDES = ROOT / "examples", ROOT / "docs" / "guides"
@@ -39,7 +39,7 @@ def test_every_example_is_tested() -> None:
 def test_the_configuration_is_accepted_and_the_one_that_the_guide_shows_and_runs() -> None:
     text = (EXAMPLES / "predictor_config.json").read_text()
     assert text in (GUIDES / "coming-from-the-training-guide.md").read_text()
-    settings = resolve_settings({}, EXAMPLES / "predictor_config.json")
+    settings = resolve_config({}, EXAMPLES / "predictor_config.json")
     check_model(settings)
     assert (settings.context, settings.horizon, settings.patience) == (120, 3, 15)
     assert settings.model_settings == {"individual": True, "kernel_size": 25, "solver": "sgd"}

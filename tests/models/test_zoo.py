@@ -19,7 +19,7 @@ from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
 from presurge.training.config import TrainerConfig, TrainingConfig
-from presurge.workflows.settings import resolve_settings
+from presurge.workflows.config import resolve_config
 
 torch = pytest.importorskip("torch")
 MakePanel = Callable[..., Panel]
@@ -311,14 +311,14 @@ def test_heads_must_share_evenly() -> None:
 
 def test_training_settings_by_precedence(tmp_path: Path) -> None:
     defaults = registry.model_class("mlp").training_defaults
-    plain = resolve_settings({"model": "mlp"})
+    plain = resolve_config({"model": "mlp"})
     assert {key: getattr(plain, key) for key in defaults} == defaults
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"model": "mlp", "epochs": 7, "weight_decay": 0.5}))
-    resolved = resolve_settings({"epochs": 4}, file)
+    resolved = resolve_config({"epochs": 4}, file)
     assert (resolved.epochs, resolved.weight_decay) == (4, 0.5)
     assert resolved.schedule == defaults["schedule"]
-    assert resolve_settings({"model": "dlinear"}).epochs == TrainerConfig().epochs
+    assert resolve_config({"model": "dlinear"}).epochs == TrainerConfig().epochs
     own = registry.model_class("mlp")(context=4, horizon=1).training
     assert (own.epochs, own.batch_size) == (defaults["epochs"], defaults["batch_size"])
 

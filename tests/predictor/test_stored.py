@@ -13,7 +13,7 @@ from presurge.errors import ConfigError, ModelError
 from presurge.predictor import EnhancedRequestPredictor, ForecasterPredictor, ModelConfig
 from presurge.predictor.frames import read_history
 from presurge.series.dataset import Dataset
-from presurge.workflows.settings import resolve_settings
+from presurge.workflows.config import resolve_config
 from presurge.workflows.train import train
 
 SMALL = ModelConfig("dlinear", sequence_length=20, prediction_horizon=2)
@@ -117,7 +117,7 @@ def test_a_model_without_a_record_is_loaded_but_not_ranked(
 def test_a_run_brings_its_configuration(minutes: pl.DataFrame, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     flags = {"epochs": 1, "batch_size": 64, "learning_rate": 0.002, "patience": 2, "weight_decay": 0.01}
-    settings = resolve_settings(
+    settings = resolve_config(
         {**flags, "model": "gru", "context": 20, "horizon": 3, "model_settings": {"hidden_size": 4}}
     )
     train(dataset(minutes, path="minutes.csv"), settings, tmp_path / "run", plots=False)
@@ -143,7 +143,7 @@ def test_a_run_refuses_a_folder_of_something_else_before_it_trains(
 ) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "precious.bin").write_text("x")
-    settings = resolve_settings({"model": "last-value", "context": 20, "horizon": 3})
+    settings = resolve_config({"model": "last-value", "context": 20, "horizon": 3})
     with pytest.raises(ConfigError, match=r"precious\.bin"):
         train(dataset(minutes), settings, tmp_path, plots=False)
     assert [path.name for path in tmp_path.iterdir()] == ["models"]

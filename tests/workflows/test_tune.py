@@ -26,7 +26,7 @@ from presurge.models.registry import model_names
 from presurge.series.dataset import Dataset
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
-from presurge.workflows.settings import check_model, resolve_settings
+from presurge.workflows.config import check_model, resolve_config
 from presurge.workflows.tune import TuneResult, space_of, tune
 from presurge.workflows.tune_objective import fit_once, validation_error, without_test
 from presurge.workflows.tune_space import Knob, applied, read_space
@@ -77,7 +77,7 @@ def dataset(*, test: float = 1.0) -> Dataset:
 
 
 def search(out: Path, *, trials: int = 6, seed: int = 0, data: Dataset | None = None) -> TuneResult:
-    settings = resolve_settings({"context": 24, "horizon": 2, "seed": seed})
+    settings = resolve_config({"context": 24, "horizon": 2, "seed": seed})
     return tune(data or dataset(), settings, RIDGES, out, trials=trials)
 
 
@@ -154,7 +154,7 @@ def test_kill_9_in_the_middle_of_a_trial_costs_that_trial_only(whole: TuneResult
 def test_the_error_is_what_it_says(tmp_path: Path) -> None:
     """Against plain NumPy: the WAPE of the count, the MAE over the standard deviation of the gauge."""
     data = without_test(dataset())
-    settings = resolve_settings({"model": "last-value", "context": 24, "horizon": 2})
+    settings = resolve_config({"model": "last-value", "context": 24, "horizon": 2})
     values = dataset().panel.values.astype(np.float64)
     errors = []
     for step in (1, 2):
@@ -166,7 +166,7 @@ def test_the_error_is_what_it_says(tmp_path: Path) -> None:
 
 
 def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> None:
-    settings = resolve_settings({"context": 24, "horizon": 2})
+    settings = resolve_config({"context": 24, "horizon": 2})
     space = (
         Knob(name="individual", choices=(True, False)),
         Knob(name="normalisation", choices=("none", "last")),
@@ -179,7 +179,7 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> N
 
 
 def test_what_does_not_go_together_is_no_candidate(tmp_path: Path) -> None:
-    settings = resolve_settings({"context": 24, "horizon": 2, "epochs": 1})
+    settings = resolve_config({"context": 24, "horizon": 2, "epochs": 1})
     space = (Knob(name="solver", choices=("exact", "sgd")), Knob(name="loss", choices=("mse", "mae")))
     result = tune(dataset(), settings, space, tmp_path, trials=10)
     impossible = [one for one in result.trials if one.state == "impossible"]
@@ -200,7 +200,7 @@ def study_with_peers(scale: list[str]) -> optuna.Study:
 
 
 def test_a_training_that_falls_behind_is_given_up_between_two_epochs() -> None:
-    settings = resolve_settings(
+    settings = resolve_config(
         {"context": 24, "horizon": 2, "epochs": 8, "learning_rate": 1e-6, "model_settings": {"solver": "sgd"}}
     )
     before = signal.getsignal(signal.SIGINT)
@@ -222,7 +222,7 @@ def test_a_training_that_falls_behind_is_given_up_between_two_epochs() -> None:
 def test_the_search_prunes(tmp_path: Path) -> None:
     base = {"context": 24, "horizon": 2, "epochs": 6, "model_settings": {"solver": "sgd"}}
     space = (Knob(name="learning_rate", low=1e-6, high=1e-1, log=True),)
-    result = tune(dataset(), resolve_settings(base), space, tmp_path, trials=12)
+    result = tune(dataset(), resolve_config(base), space, tmp_path, trials=12)
     pruned = [one for one in result.trials if one.state == "pruned"]
     assert pruned
     assert all(3 <= one.epochs < 6 and one.error is None for one in pruned)
@@ -311,7 +311,7 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
         "context": [24, 48],
     }
     path.write_text(json.dumps(document))
-    space = read_space(path, resolve_settings({"model_settings": {"kernel_size": 7}}))
+    space = read_space(path, resolve_config({"model_settings": {"kernel_size": 7}}))
     assert {knob.name: knob.to_json() for knob in space} == document
     conditions = {knob.name: knob.only_with for knob in space}
     assert conditions == {
@@ -322,7 +322,7 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
 def test_every_value_that_is_declared_is_possible() -> None:
     searched = []
     for model in model_names():
-        settings = resolve_settings({"model": model})
+        settings = resolve_config({"model": model})
         try:
             space = space_of(settings)
         except ConfigError:
@@ -336,7 +336,7 @@ def test_every_value_that_is_declared_is_possible() -> None:
 
 def test_a_search_for_something_else_is_refused(tmp_path: Path) -> None:
     search(tmp_path, trials=1)
-    settings = resolve_settings({"context": 24, "horizon": 3})
+    settings = resolve_config({"context": 24, "horizon": 3})
     with pytest.raises(ConfigError, match="holds a search with another horizon: 2, and now it is 3"):
         tune(dataset(), settings, RIDGES, tmp_path, trials=1)
     data = dataset()
@@ -345,7 +345,7 @@ def test_a_search_for_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_window_are_refused_at_once(tmp_path: Path) -> None:
-    settings = resolve_settings({"context": 400, "horizon": 2})
+    settings = resolve_config({"context": 400, "horizon": 2})
     with pytest.raises(DataError, match="the 300 training rows hold no window of 400 \\+ 2 rows"):
         tune(dataset(), settings, RIDGES, tmp_path / "search", trials=1)
     assert not (tmp_path / "search").exists()
@@ -359,7 +359,7 @@ def test_two_processes_do_not_search_in_one_directory(tmp_path: Path) -> None:
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingDependencyError, match="needs the package optuna") as refused:
-        space_of(resolve_settings({}))
+        space_of(resolve_config({}))
     assert "presurge[tune]" in str(refused.value)
 
 

@@ -137,11 +137,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_c
 
 def flag(setting: str, value: str | None = None) -> str:
     """Spell a setting as the running command takes it: ``--horizon``, ``--step 60s``, or ``--set ridge=0.1`` for a model's own."""
-    name = _FLAGS.get(setting, setting)
-    if name in console.flags:
+    head, _, key = setting.partition(".")
+    name = _FLAGS.get(head, head)
+    if name in console.flags and not (name == "set" and key):
         return console.flags[name] if value is None else f"{console.flags[name]} {value}"
     if "set" in console.flags:
-        return f"--set {setting}={'...' if value is None else value}"
+        return f"--set {key or setting}={'...' if value is None else value}"
     return plain(setting, value)
 
 

@@ -67,9 +67,9 @@ def backtest(
     """
     from presurge.workflows.backtest import backtest as run
     from presurge.workflows.backtest import with_season
-    from presurge.workflows.settings import resolve_each, resolve_settings
+    from presurge.workflows.config import resolve_config, resolve_each
 
-    shape = resolve_settings(windows.given())
+    shape = resolve_config(windows.given())
     names = [name.strip() for name in options.models.split(",") if name.strip()]
     each = resolve_each(names, learning.given(), setting_pairs(options.set) or {})
     dataset = data.load()

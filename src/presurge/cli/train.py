@@ -129,20 +129,20 @@ def train(
       presurge train data --config config.yaml --set hidden_size=32
     """
     from presurge.training.interruption import TrainingInterrupted
-    from presurge.workflows.run_directory import CHECKPOINTS, resumable
-    from presurge.workflows.settings import check_model, resolve_settings
+    from presurge.workflows.config import check_model, resolve_config
+    from presurge.workflows.runs import CHECKPOINTS, resumable
     from presurge.workflows.train import further_process, help_to_train
     from presurge.workflows.train import train as workflow
 
     given = file.given() | windows.given() | model.given() | learning.given() | loggers.given()
-    given["model_settings"] = setting_pairs(given.pop("set", []))
-    config_file = given.pop("config", None)
-    resolved = resolve_settings(given, config_file)
+    given |= {"model_settings": setting_pairs(given.pop("set", [])), "config": None}
+    resolved = resolve_config(given, file.config)
     check_model(resolved)
     if further_process():
         console.level = "quiet"
         help_to_train(data.load(), resolved)
         return
+    console.say(f"Configuration: {resolved.model_dump_json() if common.verbose else resolved}")
     dataset = data.load()
     try:
         with console.progress() as progress:
@@ -158,14 +158,14 @@ def train(
             )
     except TrainingInterrupted:
         if resumable(run.out):
-            last = run.out / CHECKPOINTS
-            console.warn(f"Interrupted; the last checkpoint is in {last}. To go on:\n  {_resuming()}")
+            console.warn(
+                f"Interrupted; the last checkpoint is in {run.out / CHECKPOINTS}. To go on:{_resuming()}"
+            )
         raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
-    if not result.fitted.report.history and result.fitted.model.refits:
-        idle = ", ".join(flag(name) for name in _GRADIENT_ONLY if name in given)
-        if idle:
-            console.warn(f"{idle} had no effect: {resolved.model} was solved, not trained by gradient.")
+    idle = ", ".join(flag(name) for name in _GRADIENT_ONLY if name in given)
+    if idle and not result.fitted.report.history and result.fitted.model.refits:
+        console.warn(f"{idle} had no effect: {resolved.model} was solved, not trained by gradient.")
     print_evaluation(result.evaluation, as_json=common.json)
     console.say(f"Model:  {run.out / 'models'}\nReport: {result.report}")
 
@@ -173,7 +173,7 @@ def train(
 def _resuming() -> str:
     """This command, resumed."""
     words = ["presurge", *sys.argv[1:]]
-    return shlex.join(words if "--resume" in words else [*words, "--resume"])
+    return "\n  " + shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
 def _chosen(chosen: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ def tune(
 
     Example:  presurge tune data --out search --model dlinear --trials 30
     """
-    from presurge.workflows.settings import resolve_settings
+    from presurge.workflows.config import resolve_config
     from presurge.workflows.tune import config_keys, space_of
     from presurge.workflows.tune import tune as workflow
 
@@ -69,7 +69,7 @@ def tune(
     config_file = flags.pop("config", None)
     if search.model is not None:
         flags["model"] = search.model
-    resolved = resolve_settings(flags | {"model_settings": setting_pairs(search.set)}, config_file)
+    resolved = resolve_config(flags | {"model_settings": setting_pairs(search.set)}, config_file)
     space = space_of(resolved, search.space, fixed={*flags, *config_keys(config_file)})
     timeout = _seconds(search.timeout)
     dataset = data.load()

@@ -13,10 +13,10 @@ from presurge.series.forecast import Forecast
 from presurge.sources.synthetic import SyntheticConfig, synthesize
 from presurge.training.config import TrainingConfig
 from presurge.workflows.backtest import backtest
+from presurge.workflows.config import DEFAULT_PRESET, PRESETS, resolve_config
 from presurge.workflows.data import load_dataset
 from presurge.workflows.predict import predict
 from presurge.workflows.prepare import prepare
-from presurge.workflows.settings import DEFAULT_PRESET, PRESETS, resolve_settings
 from presurge.workflows.train import TrainResult, train
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress
     synthesize(SyntheticConfig(rows=rows, days=days, seed=seed), trace, progress=progress)
     prepare(trace, data, progress=progress)
     dataset = load_dataset(data)
-    trained = train(dataset, resolve_settings({"model": "auto"}), run, progress=progress)
+    trained = train(dataset, resolve_config({"model": "auto"}), run, progress=progress)
     comparison = _compare(dataset, progress) if find_spec("torch") is not None else None
     return DemoResult(trained=trained, comparison=comparison, forecast=predict(run, data))
 

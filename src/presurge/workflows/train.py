@@ -15,7 +15,8 @@ from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.training.config import TrainingConfig
 from presurge.workflows.backtest import fit_baselines, score_fitted
-from presurge.workflows.run_directory import (
+from presurge.workflows.config import TrainConfig
+from presurge.workflows.runs import (
     CHECKPOINTS,
     SETTINGS_FILE,
     check_same_model,
@@ -24,7 +25,6 @@ from presurge.workflows.run_directory import (
     metric_loggers,
     save_run_model,
 )
-from presurge.workflows.settings import TrainConfig
 
 logger = logging.getLogger("presurge.train")
 

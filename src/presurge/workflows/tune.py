@@ -19,7 +19,7 @@ from presurge.evaluation.fit import check_rows
 from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
-from presurge.workflows.settings import TrainConfig, check_model, resolve_settings
+from presurge.workflows.config import TrainConfig, check_model, resolve_config
 from presurge.workflows.tune_objective import baseline_errors, fit_once, validation_error, without_test
 from presurge.workflows.tune_space import Space, applied, default_space, read_space, usual_values
 
@@ -91,7 +91,7 @@ class TuneResult:
 
 
 def config_keys(path: Path | None) -> set[str]:
-    """The names that a configuration file gives, one that ``resolve_settings`` could read."""
+    """The names that a configuration file gives, one that ``resolve_config`` could read."""
     return set() if path is None else set(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -266,7 +266,7 @@ def _write_best(directory: Path, settings: TrainConfig, found: list[Trial]) -> N
 
 def brief(settings: TrainConfig) -> dict[str, Any]:
     """The settings without what is usual for the model, as ``presurge train`` reads them."""
-    usual = resolve_settings({"model": settings.model}).model_dump(mode="json")
+    usual = resolve_config({"model": settings.model}).model_dump(mode="json")
     return {
         name: value
         for name, value in settings.model_dump(mode="json").items()

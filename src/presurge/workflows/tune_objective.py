@@ -12,7 +12,7 @@ from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
-from presurge.workflows.settings import TrainConfig
+from presurge.workflows.config import TrainConfig
 
 
 def without_test(dataset: Dataset) -> Dataset:

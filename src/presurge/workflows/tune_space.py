@@ -10,7 +10,7 @@ from typing import Any
 from presurge.config import validated
 from presurge.errors import ConfigError
 from presurge.models.registry import model_class
-from presurge.workflows.settings import TrainConfig, check_model
+from presurge.workflows.config import TrainConfig, check_model
 
 TRAINING_KEYS = (
     "accumulate",

@@ -11,7 +11,7 @@ from presurge import files
 from presurge.errors import ConfigError
 from presurge.models.forecaster import Forecaster
 from presurge.training.loggers import JsonLinesLogger, MetricLogger, open_logger
-from presurge.workflows.settings import TrainConfig, resolve_settings
+from presurge.workflows.config import TrainConfig, resolve_config
 
 TORCH_FILE = "best_model.pt"
 CURVE_FILE = "logs/metrics.jsonl"
@@ -83,7 +83,7 @@ def check_same_model(directory: Path, settings: TrainConfig) -> None:
     path = directory / SETTINGS_FILE
     if not resumable(directory) or not path.is_file():
         return
-    stored = resolve_settings({}, path)
+    stored = resolve_config({}, path)
     for key in ("model", "model_settings"):
         before, now = getattr(stored, key), getattr(settings, key)
         if before != now:
