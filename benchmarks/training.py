@@ -34,6 +34,7 @@ from presurge.training.trainer import fit
 
 Row = dict[str, Any]
 BATCH = 128
+CPU = torch.device("cpu")
 ETTH1 = SHARED / "data" / "benchmark" / "ETTh1.csv.gz"
 
 
@@ -88,7 +89,7 @@ def bare_epoch(task: WindowTask) -> None:
     task.module.train()
     for batch in task.train_batches(Epoch(number=0, seed=0)):
         optimizer.zero_grad(set_to_none=True)
-        task.module(batch)["loss"].backward()
+        task.module(task.to_device(batch, CPU))["loss"].backward()
         optimizer.step()
 
 
@@ -103,7 +104,7 @@ def measure_windows() -> list[Row]:
     panel = synthetic()
     train, validation = halves(panel)
     task = task_of(panel, train)
-    steps = task.steps_per_epoch
+    steps = task.batches_per_epoch
     chosen = TrainerConfig(epochs=1, device="cpu")
     fit(task_of(panel, Span(np.array([0]), np.array([2000]))), chosen)  # what torch imports at the first step
     gathering = min(cpu_seconds(lambda: list(_drained(task))) for _ in range(3)) / steps
@@ -133,7 +134,7 @@ def measure_windows() -> list[Row]:
 
 def _drained(task: WindowTask) -> Any:
     for batch in task.train_batches(Epoch(number=0, seed=0)):
-        yield batch[0].shape[0]
+        yield task.to_device(batch, CPU)[0].shape[0]
 
 
 def train_once() -> None:
@@ -184,7 +185,7 @@ def measure_length() -> list[Row]:
         for seconds, panel, epochs in zip(cost, panels, (10, 2), strict=True):
             task = task_of(panel, panel.full_span())
             chosen = TrainerConfig(epochs=epochs, device="cpu")
-            seconds.append(cpu_seconds(lambda: fit(task, chosen)) / (task.steps_per_epoch * epochs))  # noqa: B023
+            seconds.append(cpu_seconds(lambda: fit(task, chosen)) / (task.batches_per_epoch * epochs))  # noqa: B023
     short, long = (min(seconds) * 1e6 for seconds in cost)
     return [row("a step on 87,000 rows, 7 channels", long, "µs", short, "17,000 rows")]
 

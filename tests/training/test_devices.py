@@ -26,7 +26,7 @@ def test_names(name: str, available: tuple[str, ...], expected: str) -> None:
 def test_what_is_not_there_is_an_error_unless_told_otherwise() -> None:
     with pytest.raises(ConfigError, match="no cuda device") as caught:
         resolve_device("cuda", available=("cpu",))
-    assert "--allow-fallback" in str(caught.value)
+    assert "allow_fallback" in str(caught.value)
     assert str(resolve_device("cuda", allow_fallback=True, available=("cpu",))) == "cpu"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from presurge.training.distributed import Ranks, added_up, from_first, gathered, ranks_from_environment
+from presurge.training.distributed import Ranks, added_up, from_first, gathered, this_process
 
 HERE = Path(__file__).parent
 
@@ -50,7 +50,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 def test_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    alone = ranks_from_environment()
+    alone = this_process()
     assert alone == Ranks(0, 1, 0)
     assert alone.first
     assert gathered(3, alone) == [3]
@@ -58,5 +58,5 @@ def test_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert added_up({"a": 1.5}, alone) == {"a": 1.5}
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert ranks_from_environment() == Ranks(3, 4, 1)
-    assert not ranks_from_environment().first
+    assert this_process() == Ranks(3, 4, 1)
+    assert not this_process().first

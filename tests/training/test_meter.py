@@ -14,14 +14,15 @@ def parts(loss: float) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("every", [1, 3, 10])
 def test_means(every: int) -> None:
-    meter = Meter({"loss": 5.0, "half": 2.5}, 1)
+    meter = Meter({"epoch": ({"loss": 5.0, "half": 2.5}, 1.0), "interval": ({}, 0.0)})
     for number in range(1, 7):
         meter.add(parts(float(number)))
         if number % every == 0:
             assert meter.fetch() is None
     assert meter.fetch() is None
-    assert (meter.count, meter.waiting) == (7, 0)
-    assert meter.means() == {"loss": pytest.approx(26 / 7), "half": pytest.approx(13 / 7)}
+    assert meter.epoch.weight == 7
+    assert meter.state() == {"epoch": (meter.epoch.sums, 7), "interval": (meter.interval.sums, 6)}
+    assert meter.epoch.means() == {"loss": pytest.approx(26 / 7), "half": pytest.approx(13 / 7)}
 
 
 def test_how_long_ago_the_loss_was_no_number() -> None:
@@ -36,4 +37,4 @@ def test_how_long_ago_the_loss_was_no_number() -> None:
 
 
 def test_nothing_yet() -> None:
-    assert Meter().means() == {}
+    assert Meter().epoch.means() == {}

@@ -247,7 +247,7 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) ->
     assert "batch_size: 8 in the checkpoint, 16 now" in text
     assert "learning_rate: 0.01 in the checkpoint, 0.5 now" in text
     assert "rows" not in text.replace(str(tmp_path), "")
-    assert "--out" in text
+    assert "another out" in text
     assert (tmp_path / "last.pt").read_bytes() == before
 
 

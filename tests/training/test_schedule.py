@@ -7,12 +7,12 @@ import pytest
 import torch
 from training_cases import settings
 
-from presurge.training.schedule import multiplier
+from presurge.training.optim import multiplier
 
 
 def rates(total: int, per_epoch: int = 10, **changes: object) -> list[float]:
     chosen = settings(**changes)
-    return [multiplier(chosen, step, total, per_epoch) for step in range(total)]
+    return [multiplier(chosen, step, total=total, epoch=step // per_epoch) for step in range(total)]
 
 
 def torch_rates(total: int, build: object) -> list[float]:

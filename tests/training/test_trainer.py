@@ -12,8 +12,9 @@ from torch import nn
 from training_cases import RegressionTask, ScriptedTask, settings
 
 from presurge.errors import DataError
-from presurge.training.task import LOSS, Epoch
-from presurge.training.trainer import NonFiniteLossError, OutOfDeviceMemoryError, fit
+from presurge.training.devices import OutOfDeviceMemoryError
+from presurge.training.task import LOSS, Epoch, Task
+from presurge.training.trainer import NonFiniteLossError, fit
 
 
 def weights(task: Any) -> dict[str, torch.Tensor]:
@@ -205,7 +206,7 @@ def test_a_device_without_memory_is_said_plainly_and_its_checkpoint_resumes(tmp_
     task.module = greedy  # type: ignore[assignment]
     with pytest.raises(OutOfDeviceMemoryError, match="memory of the device cpu") as caught:
         fit(task, settings(checkpoint_steps=2), directory=tmp_path)
-    assert "--batch-size" in str(caught.value)
+    assert "batch_size" in str(caught.value)
     greedy.full = False
     outcome = fit(task, settings(checkpoint_steps=2), directory=tmp_path, resume=True)
     assert len(outcome.history) == 3
@@ -267,19 +268,17 @@ def test_two_stages_are_two_tasks(tmp_path: Any) -> None:
         assert outcome.history[-1]["validation_loss"] < outcome.history[0]["validation_loss"]
 
 
-class EnergyTask(RegressionTask):
+class EnergyTask(Task):
     """Batches of its own making, dictionaries without any table behind them; a loss of three parts, below zero."""
 
-    steps_per_epoch = 10
-    identity: dict[str, Any] = {"kind": "energy"}  # noqa: RUF012
+    batches_per_epoch = 10
 
     def __init__(self) -> None:
         self.module = Gaussian()
 
-    def train_batches(self, epoch: Epoch) -> Iterator[dict[str, Any]]:
-        generator = torch.Generator().manual_seed(1000 * epoch.seed + epoch.number)
-        for _ in range(epoch.skip, self.steps_per_epoch):
-            yield {"x": 3 + 0.01 * torch.randn(64, generator=generator), "about": {"kind": "drawn"}}
+    def batch(self, epoch: Epoch, index: int) -> dict[str, Any]:
+        drawn = epoch.rng(index).standard_normal(64, dtype=np.float32)
+        return {"x": 3 + 0.01 * torch.from_numpy(drawn), "about": {"kind": "drawn"}}
 
     def validation_batches(self, rank: int, world: int) -> Iterator[tuple[Any, int]]:
         yield {"x": 3 + 0.01 * torch.linspace(-2, 2, 50), "about": {"kind": "given"}}, 50

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from presurge.training.config import TrainerConfig
-from presurge.training.task import LOSS, Epoch
+from presurge.training.task import LOSS, Epoch, Task
 
 
 def settings(**changes: Any) -> TrainerConfig:
@@ -30,7 +30,7 @@ class Regression(nn.Module):
         return {LOSS: error.square().mean(), "absolute": error.abs().mean()}
 
 
-class RegressionTask:
+class RegressionTask(Task):
     """Rows of a table in shuffled batches; ``spoiled`` is the step whose rows hold a NaN."""
 
     def __init__(
@@ -51,22 +51,21 @@ class RegressionTask:
         self.module = Regression(4, dropout)
 
     @property
-    def steps_per_epoch(self) -> int:
+    def batches_per_epoch(self) -> int:
         return -(-self.rows // self.batch_size)
 
-    @property
     def identity(self) -> dict[str, Any]:
         return {"rows": self.rows, "batch_size": self.batch_size}
 
     def chosen(self, epoch: Epoch, index: int) -> np.ndarray:
-        order = np.random.default_rng([epoch.seed, epoch.number]).permutation(self.rows)
-        return order[index * self.batch_size : (index + 1) * self.batch_size][epoch.rank :: epoch.world]
+        order = epoch.rng().permutation(self.rows)
+        return epoch.share(order[index * self.batch_size : (index + 1) * self.batch_size])
 
     def train_batches(self, epoch: Epoch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for index in range(epoch.skip, self.steps_per_epoch):
+        for index in range(epoch.skip, self.batches_per_epoch):
             rows = self.chosen(epoch, index)
             y = self.y[rows]
-            if self.spoiled == epoch.number * self.steps_per_epoch + index + 1:
+            if self.spoiled == epoch.number * self.batches_per_epoch + index + 1:
                 y = y * np.nan
             yield torch.from_numpy(self.x[rows]), torch.from_numpy(y)
 
@@ -91,11 +90,10 @@ class Held(nn.Module):
         return {LOSS: (batch * self.value).mean() if self.training else batch.mean()}
 
 
-class ScriptedTask:
+class ScriptedTask(Task):
     """Its weight falls by the learning rate at every step of plain descent; its validation losses are given."""
 
-    steps_per_epoch = 4
-    identity: dict[str, Any] = {"kind": "scripted"}  # noqa: RUF012
+    batches_per_epoch = 4
 
     def __init__(self, losses: list[float]) -> None:
         self.losses = losses
@@ -103,7 +101,7 @@ class ScriptedTask:
         self.validations = 0
 
     def train_batches(self, epoch: Epoch) -> Iterator[torch.Tensor]:
-        for _ in range(epoch.skip, self.steps_per_epoch):
+        for _ in range(epoch.skip, self.batches_per_epoch):
             yield torch.ones(1)
 
     def validation_batches(self, rank: int, world: int) -> Iterator[tuple[torch.Tensor, int]]:

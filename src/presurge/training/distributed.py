@@ -1,16 +1,38 @@
-"""Data parallelism under torchrun: one process a device, gradients averaged. Only the first process touches files."""
+"""Data parallelism under torchrun: one process a device, gradients added up. Only the first process touches files."""
 
 import atexit
+import logging
 import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
+from functools import reduce
+from itertools import chain, count
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from presurge.errors import PresurgeError
+from presurge.training.interruption import TrainingInterrupted
+from presurge.training.task import LOSS, Batch
 
 T = TypeVar("T")
+
+DDP_PARAMETERS = 5_000_000
+"""From so many trained numbers on, sending gradients during the backward pass pays on GPUs."""
+
+_HEAD = 4  # a message begins with the weight and three flags
+_groups = count()
+_stores: list[Any] = []
+
+
+class LostProcessError(PresurgeError):
+    """Another process of this training ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +49,168 @@ class Ranks:
         return self.rank == 0
 
 
-def ranks_from_environment() -> Ranks:
-    """What torchrun says of this process; one process alone where it says nothing."""
+def this_process() -> Ranks:
+    """This process as torchrun describes it; one alone if there is no torchrun."""
     read = os.environ.get
     return Ranks(int(read("RANK", "0")), int(read("WORLD_SIZE", "1")), int(read("LOCAL_RANK", "0")))
 
 
-def join(ranks: Ranks, device: torch.device) -> None:
-    """Let this process work with the others from here on.
+@contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Let this process work with the others while the body runs.
 
-    They stay together until the process ends: groups that are made one after another can miss each other.
+    The group ends here, on success and after an interruption, which all processes see at the same step. After an error the
+    others may still wait in a message: then this process leaves without cleaning up when Python ends, because threads
+    of a group that is torn down late abort the process now and then (seen with gloo and torch 2.13).
+
+    Raises:
+        LostProcessError: Another process ended.
     """
     if ranks.world == 1 or dist.is_initialized():
+        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(dist.destroy_process_group)
+    if not _stores:
+        _stores.append(next(rendezvous("env://", ranks.rank, ranks.world))[0])
+    # A prefix of its own keeps a group from reading what an earlier one left in the store.
+    store = PrefixStore(f"presurge/{next(_groups)}", _stores[0])
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world)
+    try:
+        yield
+    except TrainingInterrupted:
+        dist.destroy_process_group()
+        raise
+    except BaseException as error:
+        atexit.register(_leave_at_once)
+        if isinstance(error, RuntimeError) and any(
+            word in str(error) for word in ("gloo", "NCCL", "onnection")
+        ):
+            raise LostProcessError(
+                "another process of this training ended, and this one cannot go on alone",
+                hint="Its own message says why. `resume` goes on from the last checkpoint.",
+            ) from error
+        raise
+    dist.destroy_process_group()
 
 
-def share_weights(module: nn.Module, ranks: Ranks) -> None:
-    """Give every process the weights and buffers of the first."""
-    if ranks.world > 1:
+def _leave_at_once() -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+class GradientSync:
+    """Adds up the gradients of all processes, weighed by what their batches hold.
+
+    The flat way sends one message after the backward pass, with the weights in it; it suits small models and gloo.
+    ``DistributedDataParallel`` sends while the backward pass runs. With accumulation it knows of the last batch of a step
+    only: a parameter that just an earlier one used, is not added up.
+
+    Args:
+        module: On its device; every process gets the weights and buffers of the first.
+        ranks: This process among the others.
+        device: The device.
+        way: ``auto``, ``flat`` or ``ddp``.
+    """
+
+    def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, way: str) -> None:
+        self.module, self.ranks, self.device = module, ranks, device
+        self.learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.ddp: nn.parallel.DistributedDataParallel | None = None
+        self._last: Batch = None
+        if ranks.world == 1:
+            return
         for tensor in chain(module.parameters(), module.buffers()):
             dist.broadcast(tensor.detach(), 0)
+        sizes = [parameter.numel() for parameter in self.learned]
+        if way == "ddp" or (way == "auto" and device.type == "cuda" and sum(sizes) >= DDP_PARAMETERS):
+            self.ddp = nn.parallel.DistributedDataParallel(
+                module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
+            # It waits for the gradient of whatever an output depends on; only the loss is asked for one.
+            module.register_forward_hook(lambda _module, _inputs, parts: _with_detached_metrics(parts))
+            return
+        dtype = reduce(torch.promote_types, (parameter.dtype for parameter in self.learned), torch.float32)
+        self._flat = torch.zeros(_HEAD + len(sizes) + sum(sizes), dtype=dtype, device=device)
+        parts = torch.split(self._flat[_HEAD + len(sizes) :], sizes)
+        self._parts = [part.view_as(p) for part, p in zip(parts, self.learned, strict=True)]
+
+    def call(self, batch: Batch) -> Any:
+        """The module's parts of a batch."""
+        if self.ddp is None:
+            return self.module(batch)
+        self._last = batch
+        return self.ddp(batch)
+
+    def postponed(self) -> AbstractContextManager[None]:
+        """Around a batch that is not the last one of its step."""
+        return nullcontext() if self.ddp is None else self.ddp.no_sync()
+
+    def without_batch(self) -> dict[str, Any]:
+        """Take part in a step to which this process adds nothing."""
+        if self.ddp is not None:  # it takes as many backward passes as the others: one that weighs nothing
+            if self._last is None:
+                raise ValueError("the first batch of a process must not be empty")
+            (0.0 * self.ddp(self._last)[LOSS]).backward()
+        return {}
+
+    def add_up(self, weight: float | torch.Tensor, flags: Sequence[bool]) -> torch.Tensor:
+        """Replace the gradients by their sum over all processes, divided by the sum of weights.
+
+        A parameter without a gradient on every process keeps none, so that no optimizer moves it.
+
+        Returns:
+            For each flag on how many processes it is set, on the device.
+        """
+        head = torch.tensor([0.0, *flags], dtype=torch.float32, device=self.device)
+        head[0] = weight
+        if self.ddp is not None:
+            dist.all_reduce(head)
+        elif self.ranks.world > 1:
+            head = self._add_flat(head)
+        mean_of = (
+            self.ranks.world if self.ddp is not None else 1
+        )  # what the gradients were divided by already
+        gradients = [p.grad for p in self.learned if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, torch.where(head[0] > 0, mean_of / head[0], 0.0))
+        return head[1:]
+
+    def _add_flat(self, head: torch.Tensor) -> torch.Tensor:
+        """Sum gradients over all processes in one message, together with the head and who has which gradient."""
+        given = [p.grad is not None for p in self.learned]
+        pairs = [
+            (part, p.grad) for part, p in zip(self._parts, self.learned, strict=True) if p.grad is not None
+        ]
+        if not all(given):
+            self._flat.zero_()
+        if pairs:
+            torch._foreach_copy_([part for part, _ in pairs], [gradient for _, gradient in pairs])
+        self._flat[: _HEAD + len(given)] = torch.cat([head, head.new_tensor(given)])
+        dist.all_reduce(self._flat)
+        somewhere = (
+            [True] * len(given) if all(given) else (self._flat[_HEAD : _HEAD + len(given)] > 0).tolist()
+        )
+        for parameter, part, has in zip(self.learned, self._parts, somewhere, strict=True):
+            parameter.grad = part.to(parameter.dtype) if has else None
+        return self._flat[:_HEAD].clone()
 
 
-def average_gradients(module: nn.Module, ranks: Ranks) -> None:
-    """Replace the gradients by their mean over all processes, in one message.
-
-    In place of torch's DistributedDataParallel, whose threads abort the process now and then when it ends (seen with gloo
-    and torch 2.13). It would send while it goes backward; models of this size gain little by that.
-    """
+def average_buffers(module: nn.Module, ranks: Ranks) -> None:
+    """Make the buffers equal on all processes: the mean of floats such as BatchNorm's, the first one's of others."""
     if ranks.world == 1:
         return
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    parts = torch.split(flat / ranks.world, [parameter.numel() for parameter in learned])
-    for parameter, part in zip(learned, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+    for buffer in module.buffers():
+        first = buffer.clone()
+        dist.broadcast(first, 0)
+        if buffer.is_floating_point():  # the mean of differences, which leaves equal buffers as they are
+            difference = torch.where(buffer == first, 0.0, buffer - first)
+            dist.all_reduce(difference)
+            first += difference / ranks.world
+        buffer.copy_(first)
 
 
 def gathered(value: T, ranks: Ranks) -> list[T]:
@@ -95,3 +238,10 @@ def added_up(values: dict[str, float], ranks: Ranks) -> dict[str, float]:
         for name, value in one.items():
             sums[name] = sums.get(name, 0.0) + value
     return sums
+
+
+def _with_detached_metrics(parts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.detach() if name != LOSS and isinstance(value, torch.Tensor) else value
+        for name, value in parts.items()
+    }

@@ -1,5 +1,6 @@
-"""What Ctrl-C during a training becomes; apart from the loop, so that nothing needs torch to catch it."""
+"""What Ctrl-C becomes during a training, and restarts by torchrun; needs no torch, so that anything can catch it."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -30,22 +31,28 @@ class StopRequest:
         return self.number is not None
 
 
+def restarted() -> bool:
+    """Whether torchrun started this process again after a failure, so that it goes on from the last checkpoint."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 @contextmanager
 def stop_requests(*, alone: bool = True) -> Iterator[StopRequest]:
-    """While the body runs, the first SIGINT or SIGTERM only asks; the next one acts as it always does.
+    """While the body runs, the first SIGINT or SIGTERM only asks to stop; a second one acts at once.
 
-    So no step and no checkpoint is ever cut in the middle, and who is in a hurry presses twice. Outside of the main thread
-    Python delivers no signals, and nothing changes.
+    So no step and no checkpoint is cut in the middle, and pressing Ctrl-C twice still helps in a hurry. A signal that is
+    ignored, as under ``nohup``, stays ignored. Outside the main thread Python delivers no signals, and nothing changes.
 
     Args:
-        alone: No other process works on the same. Where some do, SIGTERM means that one of them failed, and acts at once.
+        alone: No other process trains with this one. Under torchrun every signal only asks: Ctrl-C arrives twice, from the
+            terminal and from torchrun, which itself kills what does not end in time.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    taken = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
-    before = {number: signal.getsignal(number) for number in taken}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -54,7 +61,8 @@ def stop_requests(*, alone: bool = True) -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         request.number = number
-        restore()
+        if alone:
+            restore()
 
     for number in before:
         signal.signal(number, ask)

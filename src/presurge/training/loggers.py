@@ -14,6 +14,9 @@ from presurge.files import storage_error
 
 logger = logging.getLogger("presurge.training")
 
+SPEED = "rows_per_second"
+"""Name of the one value that depends on the clock."""
+
 
 class MetricLogger(Protocol):
     """Takes the numbers of a run."""
@@ -41,7 +44,9 @@ class MetricLogger(Protocol):
 
 
 class JsonLinesLogger:
-    """One JSON object a line, flushed at once, so that a running training can be watched. What is no number is null.
+    """One JSON object a line, flushed at once, so that a running training can be watched.
+
+    Non-finite values are written as null. Speeds are left out: a resumed run writes the lines of one that never stopped.
 
     Raises:
         StorageError: From every method, where the file system refuses.
@@ -54,7 +59,8 @@ class JsonLinesLogger:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append a line."""
-        self._append({"step": step, **{key: _finite(value) for key, value in values.items()}})
+        kept = {key: _finite(value) for key, value in values.items() if key != SPEED}
+        self._append({"step": step, **kept})
 
     def mark(self) -> int:
         """Bytes written so far."""

@@ -4,90 +4,62 @@ The order of batches is a function of seed and epoch, and a checkpoint holds eve
 was killed and resumed gives the loss trace and the weights of one that was not (bit for bit on a cpu).
 """
 
+import copy
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from presurge.errors import DataError, PresurgeError
+from presurge.errors import ConfigError, DataError, PresurgeError
 from presurge.progress import Progress, silent
 from presurge.training import checkpoint as files
+from presurge.training import devices
 from presurge.training.config import TrainerConfig
-from presurge.training.devices import resolve_device, threads
 from presurge.training.distributed import (
     added_up,
+    average_buffers,
     from_first,
     gathered,
-    join,
-    ranks_from_environment,
+    joined,
+    this_process,
 )
-from presurge.training.interruption import StopRequest, TrainingInterrupted, stop_requests
-from presurge.training.learner import Learner
-from presurge.training.loggers import MetricLogger
-from presurge.training.meter import Meter
-from presurge.training.randomness import random_state, seeded, set_random_state
-from presurge.training.schedule import multiplier
-from presurge.training.task import LOSS, Batch, Epoch, Task
+from presurge.training.interruption import StopRequest, TrainingInterrupted, restarted, stop_requests
+from presurge.training.loggers import SPEED, MetricLogger
+from presurge.training.meter import Meter, Sums
+from presurge.training.optim import Learner, multiplier
+from presurge.training.task import LOSS, WEIGHT, Batch, Epoch, Task, rows_of
 
 logger = logging.getLogger("presurge.training")
 
-_NOT_PART_OF_A_RUN = {
-    "checkpoint_seconds",
-    "checkpoint_steps",
-    "log_steps",
-    "threads",
-    "device",
-    "allow_fallback",
-}
-"""Settings that may change between a checkpoint and its resumption."""
 _ADVICE = (
-    "Try a lower learning rate, clip the gradient (clip_norm), or look for extreme values in these rows."
+    "Try a lower learning rate, clip the gradient (`clip_norm`), or look for extreme values in these rows."
 )
-_WEIGHT = " weight"  # no part of a loss has this name
 _TELL_SECONDS = 0.2
+_KEYS = ("identity", "at", "learner", "ranks", "marks")
 
 
 class NonFiniteLossError(PresurgeError):
-    """The loss became infinite or not a number."""
-
-
-class OutOfDeviceMemoryError(PresurgeError):
-    """The memory of the device does not hold the network and a batch."""
+    """The loss or the weights became infinite or not a number."""
 
 
 class _StopAsked(Exception):  # noqa: N818 - no error: it leaves the loop where a checkpoint may be written
     """Somebody asked to stop, and the state is one that can be written."""
 
 
-@dataclass(slots=True)
-class _Position:
-    """Where a run stands: ``batch`` batches of ``epoch`` were trained on, and ``step`` steps made in all."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best_value: float = math.inf
-    best_epoch: int = -1
-    bad_epochs: int = 0
-    plateau_factor: float = 1.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    done: bool = False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOutcome:
-    """What a run gave; the task's module holds the best weights when it ends.
+    """What a run gave.
 
     Attributes:
         history: One dictionary an epoch: ``epoch`` (from 0), ``step`` (steps made by then), ``learning_rate`` (of its last
             step), ``train_<part>``, ``validation_<part>``.
         best_epoch: Epoch (from 0) whose weights were kept.
-        best_value: Its monitored loss: of the validation batches, or of the training batches where there are none.
+        best_value: Its monitored value.
         stopped_early: The patience ran out.
         seconds: Wall time of this process.
     """
@@ -101,7 +73,7 @@ class TrainingOutcome:
 
 def fit(
     task: Task,
-    settings: TrainerConfig,
+    config: TrainerConfig,
     *,
     directory: Path | None = None,
     resume: bool = False,
@@ -110,62 +82,87 @@ def fit(
 ) -> TrainingOutcome:
     """Train a task and leave its module with the best weights, on the device it was trained on.
 
-    Under torchrun every process calls this; directory, ``resume`` and loggers of the first one count.
+    Under torchrun every process calls this; directory, ``resume`` and loggers of the first one count. A process that
+    torchrun restarted resumes by itself.
 
     Args:
         task: Batches and losses.
-        settings: How to train.
+        config: How to train.
         directory: Where ``last.pt`` and ``best.pt`` go; None keeps the best weights in memory only.
-        resume: Go on from ``last.pt`` in the directory, where there is one; otherwise begin, which replaces it.
+        resume: Go on from ``last.pt`` in the directory if there is one, with any number of processes; otherwise begin,
+            which replaces it. More epochs or steps may be asked for if the schedule does not depend on their number.
         loggers: Told every ``log_steps`` steps and after every epoch; the caller finishes them.
         progress: Told the share of all steps done.
 
     Raises:
-        NonFiniteLossError: The loss is not a number; the best checkpoint so far is kept.
+        NonFiniteLossError: The loss or the weights are not finite; the checkpoints so far are kept.
         OutOfDeviceMemoryError: A batch is too large for the device; the checkpoints so far are kept.
-        TrainingInterrupted: Ctrl-C, after ``last.pt`` was written.
-        ConfigError: The device does not exist, or the checkpoint belongs to another configuration.
+        LostProcessError: Another process of the training ended.
+        TrainingInterrupted: Ctrl-C or SIGTERM, after ``last.pt`` was written.
+        ConfigError: The device or the monitored value does not exist, the parameter groups do not fit the module, or the
+            checkpoint belongs to another configuration.
         DataError: The task has no batch to train on.
         ModelError: The checkpoint is damaged.
         StorageError: A checkpoint could not be written; the previous one stays.
     """
-    if task.steps_per_epoch == 0:
+    if task.batches_per_epoch == 0:
         raise DataError("there is no batch to train on")
-    ranks = ranks_from_environment()
-    device = resolve_device(
-        settings.device, allow_fallback=settings.allow_fallback, local_rank=ranks.local_rank
+    ranks = this_process()
+    device = devices.resolve_device(
+        config.device, allow_fallback=config.allow_fallback, local_rank=ranks.local_rank
     )
-    join(ranks, device)
-    with stop_requests(alone=ranks.world == 1) as stop, threads(settings.threads):
-        torch.manual_seed(settings.seed + ranks.rank)
-        run = _Run(task, settings, Learner(task.module, settings, ranks, device), stop)
+    with (
+        joined(ranks, device),
+        stop_requests(alone=ranks.world == 1) as stop,
+        devices.threads(config.threads),
+        devices.float32_products(config.precision),
+        devices.own_generators(device),
+        devices.enough_memory(device),
+    ):
+        devices.seed_all(config.seed + ranks.rank)
+        run = _Run(task, config, Learner(task, config, ranks, device), stop)
         if ranks.first:
             run.directory, run.loggers, run.progress = directory, loggers, progress
             if directory is not None:
                 files.sweep(directory)
-        if not run.resume(wanted=resume):
+        if not run.resume(wanted=resume or restarted()):
             run.begin()
         return run.train()
 
 
 class _Run:
-    """One run of the loop; its state is the learner, the position, the meter and torch's random generators."""
+    """One run of the loop; its state is the learner, the position, the meter, the task's and the random generators."""
 
     directory: Path | None = None
     loggers: Sequence[MetricLogger] = ()
     progress: Progress = staticmethod(silent)
 
-    def __init__(self, task: Task, settings: TrainerConfig, learner: Learner, stop: StopRequest) -> None:
-        self.task, self.settings, self.learner, self.stop = task, settings, learner, stop
+    def __init__(self, task: Task, config: TrainerConfig, learner: Learner, stop: StopRequest) -> None:
+        self.task, self.config, self.learner, self.stop = task, config, learner, stop
         self.ranks, self.device = learner.ranks, learner.device
-        self.at, self.meter = _Position(), Meter()
+        self.at, self.meter = files.Position(), Meter()
         self.best_weights: dict[str, torch.Tensor] | None = None
-        self.batches = task.steps_per_epoch
-        self.steps_per_epoch = math.ceil(self.batches / settings.accumulate)
-        self.total_steps = self.steps_per_epoch * settings.epochs
-        own = settings.model_dump(include=TrainerConfig.model_fields.keys() - _NOT_PART_OF_A_RUN)
-        self.identity = {**own, **task.identity, "processes": self.ranks.world}
-        self.began = self.saved = self.told = time.monotonic()
+        self.batches = task.batches_per_epoch
+        self.steps_per_epoch = None if self.batches is None else math.ceil(self.batches / config.accumulate)
+        totals = [config.max_steps] if config.max_steps else []
+        totals += [self.steps_per_epoch * config.epochs] if self.steps_per_epoch else []
+        self.total_steps = min(totals, default=None)
+        self.identity = {**config.identity(), **learner.identity(), **task.identity()}
+        self.out_of_time = self.pending = False
+        self.began = self.saved = self.told = self.logged = time.monotonic()
+        self.rows = 0
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the monitored value was not better for too many epochs."""
+        return self.config.patience is not None and self.at.bad_epochs >= self.config.patience
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to train."""
+        steps, epochs = self.config.max_steps, self.config.epochs
+        over = self.at.epoch >= epochs or (steps is not None and self.at.step >= steps)
+        return over or self.out_of_time or self.out_of_patience
 
     def begin(self) -> None:
         """Leave nothing of an earlier run in the directory, and a checkpoint to resume from whatever happens next."""
@@ -176,32 +173,46 @@ class _Run:
             (self.directory / files.BEST).unlink(missing_ok=True)
 
     def resume(self, *, wanted: bool) -> bool:
-        """Go on from ``last.pt``, where it is wanted and there is one."""
+        """Go on from ``last.pt`` if it is wanted and there is one."""
         state = from_first(self._stored() if wanted else None, self.ranks)
         if state is None:
             if wanted and self.directory is not None:
-                logger.warning(
-                    "There is no checkpoint in %s to resume from: training begins anew", self.directory
-                )
+                logger.warning("There is no checkpoint in %s to resume from: starting anew", self.directory)
             return False
-        self.at = _Position(**state["at"])
+        self.at = files.Position(**state["at"])
         self.learner.load(state["learner"])
         self.best_weights = state["best"]
-        own = state["ranks"][self.ranks.rank]
-        self.meter = Meter(own["sums"], own["count"])
-        set_random_state(own["random"], self.device)
+        self._resume_rank(state["ranks"])
         for one in self.loggers:
             one.rewind(state["marks"].get(one.name, 0))
         logger.info("Resumed in epoch %d, at step %d", self.at.epoch + 1, self.at.step)
         return True
 
+    def _resume_rank(self, ranks: list[dict[str, Any]]) -> None:
+        """Take back what differs between processes; if there were more or fewer of them, start it anew."""
+        if len(ranks) == self.ranks.world:
+            own = ranks[self.ranks.rank]
+            self.meter = Meter(own["meter"])
+            self.task.load_state(own["task"])
+            self.learner.module.load_state_dict(own["buffers"], strict=False)
+            devices.set_random_state(own["random"], self.device)
+            return
+        if any(one["task"] is not None for one in ranks):
+            what = (
+                f"was written by {len(ranks)} processes, whose batches {self.ranks.world} cannot go on with"
+            )
+            raise ConfigError(what, where=files.LAST, hint="Resume with as many processes as before.")
+        if self.ranks.first:
+            self.meter = Meter.merged([one["meter"] for one in ranks])
+        devices.seed_all(self.config.seed + self.at.step * self.ranks.world + self.ranks.rank)
+
     def _stored(self) -> dict[str, Any] | None:
         if self.directory is None or not (self.directory / files.LAST).is_file():
             return None
         path = self.directory / files.LAST
-        state = files.read_checkpoint(path)
-        files.check_whole(state, ("identity", "at", "learner", "ranks", "marks"), path)
-        files.check_identity(state["identity"], self.identity, path)
+        state = files.read_checkpoint(path, _KEYS)
+        defaults = {**TrainerConfig().model_dump(mode="json"), **self.task.identity_defaults()}
+        files.check_identity(state["identity"], self.identity, path, defaults)
         has_best = state["at"]["best_epoch"] >= 0
         best = files.read_checkpoint(self.directory / files.BEST)["module"] if has_best else None
         return {**state, "best": best}
@@ -209,142 +220,194 @@ class _Run:
     def train(self) -> TrainingOutcome:
         """Run the epochs that are left."""
         try:
-            while self.at.epoch < self.settings.epochs and not self.at.done:
+            while not self.ended:
                 self._epoch()
+            if self.at.batch:
+                self._end_of_epoch(whole=False)
         except _StopAsked:
             self._write_last()
             raise TrainingInterrupted(self.stop.number) from None
-        except torch.OutOfMemoryError as error:
-            raise OutOfDeviceMemoryError(
-                f"the memory of the device {self.device} does not hold a batch and what is computed from it",
-                hint="Take smaller batches (--batch-size; --accumulate makes up for it), a smaller network, a shorter "
-                "--context, --precision bf16 or --device cpu.",
-            ) from error
-        if self.stop:
+        if any(gathered(bool(self.stop), self.ranks)):
             raise TrainingInterrupted(self.stop.number)
         if self.best_weights is not None:
-            self.learner.module.load_state_dict(self.best_weights)
-        self.learner.eval()
+            self.learner.load_weights(self.best_weights)
+        self.learner.module.eval()
         return TrainingOutcome(
             history=self.at.history,
             best_epoch=self.at.best_epoch,
-            best_value=self.at.best_value,
-            stopped_early=self.at.epoch < self.settings.epochs,
+            best_value=self._signed(self.at.best_value),
+            stopped_early=self.out_of_patience,
             seconds=time.monotonic() - self.began,
         )
 
     def _epoch(self) -> None:
-        self.learner.train()
-        left = range(self.at.batch, self.batches)
-        for index, batch in zip(left, self.task.train_batches(self._now()), strict=True):
-            self._train_on(batch, index)
+        """Train on the batches that are left of an epoch, up to its end or to that of the run."""
+        self.learner.module.train()
+        self.logged, self.rows = time.monotonic(), 0
+        for batch in self.task.train_batches(self._now()):
+            self._train_on(batch)
+            if self.at.batch == self.batches:
+                break
+            if self.ended:
+                self._write_last()
+                return
+        else:
+            if self.batches is not None and self.at.batch < self.batches:
+                raise ValueError(f"train_batches is shorter than promised: {self.at.batch} of {self.batches}")
+            if not self.at.batch:
+                raise DataError("there is no batch to train on")
+        if self.pending:
+            self._step()
         self._end_of_epoch()
 
     def _now(self) -> Epoch:
-        return Epoch(
-            number=self.at.epoch,
-            seed=self.settings.seed,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            skip=self.at.batch,
-        )
+        rank, world = self.ranks.rank, self.ranks.world
+        return Epoch(number=self.at.epoch, seed=self.config.seed, rank=rank, world=world, skip=self.at.batch)
 
-    def _train_on(self, batch: Batch, index: int) -> None:
+    def _train_on(self, batch: Batch | None) -> None:
         """One batch; the last one of its group makes a step."""
-        settings = self.settings
-        first = index - index % settings.accumulate
-        group = min(settings.accumulate, self.batches - first)
-        last = index == first + group - 1
-        self.meter.add(self.learner.learn(batch, group=group))
-        self.at.batch = index + 1
+        index = self.at.batch
+        full = (index + 1) % self.config.accumulate == 0
+        if batch is not None:
+            self.rows += rows_of(batch)
+            batch = self.task.to_device(batch, self.device)
+        # Where the number of batches is unknown, any may be the last, and all are added up at once.
+        last = full or self.batches is None or index + 1 == self.batches
+        self.meter.add(self.learner.learn(batch, last=last))
+        self.at.batch, self.pending = index + 1, True
         if self.device.type == "cpu":  # elsewhere it waits for the log, since fetching waits for the device
             self._fetch()
-        if last:
-            factor = multiplier(settings, self.at.step, self.total_steps, self.steps_per_epoch)
-            self.learner.step(settings.learning_rate * factor * self.at.plateau_factor)
-            self.at.step += 1
-            self._after_step()
+        if full:
+            self._step()
 
-    def _after_step(self) -> None:
-        """Log, tell, stop, write a checkpoint: between two steps a run can be left."""
-        at_log = self.at.step % self.settings.log_steps == 0
+    def _step(self) -> None:
+        """Change the weights; log, tell, stop, write a checkpoint: between two steps a run can be left."""
+        config, now = self.config, time.monotonic()
+        at_log = (self.at.step + 1) % config.log_steps == 0
+        late = now - self.saved > config.checkpoint_seconds
+        over = config.max_seconds is not None and now - self.began > config.max_seconds
+        factor = multiplier(config, self.at.step, total=self.total_steps, epoch=self.at.epoch) * self.at.decay
+        flags = (bool(self.stop), late, over)
+        norm, agreed = self.learner.step(factor, flags=flags, measure=at_log)
+        self.at.step, self.pending = self.at.step + 1, False
+        self.task.after_step(self.at.step)
         if at_log:
-            self._fetch()
-            means = {f"train_{name}": value for name, value in self.meter.means().items()}
-            self._log({"epoch": self.at.epoch, "learning_rate": self.learner.rate, **means})
-        if time.monotonic() - self.told > _TELL_SECONDS:
-            self._tell(self.meter.means().get(LOSS))
-        stop, due = self._agreed(at_log)
+            self._log_step(norm)
+        if now - self.told > _TELL_SECONDS:
+            self._tell(self.meter.epoch.means().get(LOSS))
+        stop, late, self.out_of_time = flags
+        if self.ranks.world > 1 and agreed is not None:
+            # On a GPU, reading what all agreed on waits for the device: only with the log.
+            read = self.device.type == "cpu" or at_log
+            stop, late, self.out_of_time = (agreed > 0).tolist() if read else (False, False, False)
         if stop:
             raise _StopAsked
-        if due:
+        if late or (config.checkpoint_steps is not None and self.at.step % config.checkpoint_steps == 0):
             self._write_last()
 
-    def _agreed(self, at_log: bool) -> tuple[bool, bool]:
-        """Whether to stop, and whether a checkpoint is due; several processes ask each other when they log."""
-        every = self.settings.checkpoint_steps
-        by_steps = every is not None and self.at.step % every == 0
-        late = time.monotonic() - self.saved > self.settings.checkpoint_seconds
-        answers = [(bool(self.stop), late)]
-        if self.ranks.world > 1:
-            answers = gathered(answers[0], self.ranks) if at_log else [(False, False)]
-        return any(stop for stop, _ in answers), by_steps or any(late for _, late in answers)
-
-    def _end_of_epoch(self) -> None:
+    def _log_step(self, norm: torch.Tensor | None) -> None:
+        """Tell the loggers the means of this epoch and of the interval since the last line, and what it took."""
         self._fetch()
-        summed = added_up({**self.meter.sums, _WEIGHT: self.meter.count}, self.ranks)
-        values = {f"train_{name}": value for name, value in _means(summed).items()}
+        now, rows = time.monotonic(), self.rows * self.ranks.world
+        values = {f"train_{name}": value for name, value in self.meter.epoch.means().items()}
+        values |= {f"interval_{name}": value for name, value in self.meter.interval.means().items()}
+        if norm is not None:
+            values["gradient_norm"] = float(norm)
+        values[SPEED] = rows / max(now - self.logged, 1e-9)
+        self._log({"epoch": self.at.epoch, **self.learner.rates, **values})
+        self.meter.interval.clear()
+        self.logged, self.rows = now, 0
+
+    def _end_of_epoch(self, *, whole: bool = True) -> None:
+        """Validate, keep the best weights, and write a checkpoint.
+
+        If the run ended within the epoch, ``last.pt`` stays at that step, so that a longer run can go on from there.
+        """
+        self._fetch()
+        self._check_weights()
+        average_buffers(self.learner.module, self.ranks)
+        values = {f"train_{name}": value for name, value in self._means(self.meter.epoch).items()}
         values |= {f"validation_{name}": value for name, value in self._validate().items()}
-        monitored = values.get(f"validation_{LOSS}", values[f"train_{LOSS}"])
-        if not math.isfinite(monitored):
-            what = f"the validation loss is not a number after epoch {self.at.epoch + 1}"
-            raise NonFiniteLossError(what + self._kept(), hint=_ADVICE)
-        self._keep_if_best(monitored)
-        head = {"epoch": self.at.epoch, "learning_rate": self.learner.rate}
+        monitored = self._monitored(values)
+        self._keep_if_best(monitored, write=whole)
+        head = {"epoch": self.at.epoch, **self.learner.rates}
         self.at.history.append({**head, "step": self.at.step, **values})
         self._log(head | values)
         words = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
         logger.info("Epoch %d: %s", self.at.epoch + 1, words)
-        self.at.epoch, self.at.batch, self.meter = self.at.epoch + 1, 0, Meter()
-        self.at.done = self.settings.patience is not None and self.at.bad_epochs >= self.settings.patience
-        self._write_last()
+        if whole:
+            self.at.epoch, self.at.batch, self.at.epoch_step = self.at.epoch + 1, 0, self.at.step
+            self.meter = Meter()
+            self._write_last()
         self._tell(monitored)
 
     def _validate(self) -> dict[str, float]:
-        """Means of the parts over the validation batches of all processes; nothing where there are none."""
-        self.learner.eval()
-        sums = {_WEIGHT: 0.0}
-        with seeded(self.settings.seed, self.device):
+        """Means over the validation batches of all processes, and the task's own metrics; empty without validation."""
+        self.learner.module.eval()
+        meter, metrics = Meter(), {}
+        with devices.seeded(self.config.seed, self.device):
             for batch, weight in self.task.validation_batches(self.ranks.rank, self.ranks.world):
                 if self.stop and self.ranks.world == 1:
                     raise _StopAsked
-                for name, value in self.learner.measure(batch).items():
-                    sums[name] = sums.get(name, 0.0) + value * weight
-                sums[_WEIGHT] += weight
-        return _means(added_up(sums, self.ranks))
+                parts = self.learner.measure(self.task.to_device(batch, self.device))
+                meter.add({**parts, WEIGHT: weight})
+            meter.fetch()
+            if self.ranks.first:
+                with torch.no_grad():
+                    metrics = self.task.validation_metrics(self.device)
+        return {**self._means(meter.epoch), **from_first(metrics, self.ranks)}
 
-    def _keep_if_best(self, value: float) -> None:
-        if value < self.at.best_value - self.settings.min_delta:
-            self.at.best_value, self.at.best_epoch, self.at.bad_epochs = value, self.at.epoch, 0
-            self.best_weights = self.learner.weights()
-            if self.directory is not None:
+    def _means(self, own: Sums) -> dict[str, float]:
+        """Weighted means over all processes."""
+        sums = added_up({**own.sums, WEIGHT: own.weight}, self.ranks)
+        return Sums(sums, sums.pop(WEIGHT)).means()
+
+    def _monitored(self, values: dict[str, float]) -> float:
+        usual = next(name for name in (f"validation_{LOSS}", f"train_{LOSS}") if name in values)
+        name = self.config.monitor or usual
+        if name not in values:
+            raise ConfigError(
+                f"there is no value {name!r} to watch",
+                setting="monitor",
+                hint=f"Choose one of: {', '.join(values)}.",
+            )
+        if not math.isfinite(values[name]):
+            what = name.replace("_", " ")
+            what = f"the {what} is not a number after epoch {self.at.epoch + 1}{self._kept()}"
+            raise NonFiniteLossError(what, hint=_ADVICE)
+        return values[name]
+
+    def _keep_if_best(self, value: float, *, write: bool) -> None:
+        if self._signed(value) < self.at.best_value - self.config.min_delta:
+            self.at.best_value, self.at.best_epoch, self.at.bad_epochs = self._signed(value), self.at.epoch, 0
+            self.best_weights = copy.deepcopy(self.learner.weights())
+            if self.directory is not None and write:
                 state = {"module": self.best_weights, "epoch": self.at.epoch, "value": value}
                 files.write_checkpoint(self.directory / files.BEST, state)
             return
         self.at.bad_epochs += 1
-        if self.settings.schedule == "plateau" and self.at.bad_epochs % self.settings.plateau_patience == 0:
-            self.at.plateau_factor *= 0.5
+        if self.config.schedule == "plateau" and self.at.bad_epochs % self.config.plateau_patience == 0:
+            self.at.decay = max(self.config.min_factor, self.at.decay * self.config.decay_factor)
+
+    def _signed(self, value: float) -> float:
+        return value if self.config.monitor_mode == "min" else -value
 
     def _fetch(self) -> None:
-        """Bring the meter up to date, and refuse a loss that is not a number."""
+        """Bring the meter up to date, and refuse a loss that is not finite."""
         age = self.meter.fetch()
         if age is None:
             return
         index = self.at.batch - 1 - age
-        step = self.at.epoch * self.steps_per_epoch + index // self.settings.accumulate + 1
+        step = self.at.epoch_step + index // self.config.accumulate + 1
         what = f"the loss is not a number at step {step} (epoch {self.at.epoch + 1}, batch {index + 1})"
         where = self.task.describe(self._now(), index)
         raise NonFiniteLossError(what + self._kept(), where=where, hint=_ADVICE)
+
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that are not finite, as after an infinite gradient of a finite loss."""
+        if not self.learner.finite():
+            what = f"the weights are not finite after step {self.at.step}, although the loss was: a gradient overflowed"
+            raise NonFiniteLossError(what + self._kept(), hint=_ADVICE)
 
     def _kept(self) -> str:
         if self.best_weights is None or self.directory is None:
@@ -357,14 +420,22 @@ class _Run:
 
     def _tell(self, loss: float | None) -> None:
         self.told = time.monotonic()
-        share = 1.0 if self.at.done else self.at.step / self.total_steps
+        share = self.at.step / self.total_steps if self.total_steps else 0.0
         epoch = self.at.epoch + (self.at.batch > 0)
-        self.progress("Training", share, f"epoch {epoch}" + ("" if loss is None else f", loss {loss:.4g}"))
+        detail = f"epoch {epoch}" + ("" if loss is None else f", loss {loss:.4g}")
+        self.progress("Training", 1.0 if self.ended else share, detail)
 
     def _write_last(self) -> None:
         """Write ``last.pt``, from which the run can be resumed exactly; only between two steps."""
         self._fetch()
-        own = {"random": random_state(self.device), "sums": self.meter.sums, "count": self.meter.count}
+        self._check_weights()
+        buffers = dict(self.learner.module.named_buffers()) if self.ranks.world > 1 else {}
+        own = {
+            "random": devices.random_state(self.device),
+            "meter": self.meter.state(),
+            "task": self.task.state(),
+            "buffers": {name: buffer.cpu() for name, buffer in buffers.items()},
+        }
         everyone = gathered(own, self.ranks)
         if self.directory is not None:
             state = {
@@ -376,9 +447,3 @@ class _Run:
             }
             files.write_checkpoint(self.directory / files.LAST, state)
         self.saved = time.monotonic()
-
-
-def _means(sums: dict[str, float]) -> dict[str, float]:
-    """Weighted sums as means; nothing where there was nothing to weigh."""
-    weight = sums[_WEIGHT]
-    return {name: value / weight for name, value in sums.items() if name != _WEIGHT and weight}

@@ -162,6 +162,7 @@ class DLinear(Forecaster):
             levels=QUANTILE_LEVELS,
             stride=config.stride,
             architecture={"model": self.name, **config.model_dump(mode="json")},
+            architecture_defaults=type(config)().model_dump(mode="json"),
         )
         arrays, outcome, windows = learn(problem, self.training, config, progress=progress)
         self._adopt(arrays)

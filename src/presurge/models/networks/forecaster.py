@@ -104,6 +104,7 @@ class NetworkForecaster(Forecaster):
             levels=QUANTILE_LEVELS,
             stride=settings.stride,
             architecture={"model": self.name, **settings.model_dump(mode="json")},
+            architecture_defaults=type(settings)().model_dump(mode="json"),
             known_RK=self._known(panel.times()) if self.calendar.size else None,
         )
         network, outcome, windows = train_network(

@@ -1,6 +1,6 @@
 """Forecasting as a task of the training loop: batches of windows gathered by index, and losses of their forecasts.
 
-No window is ever materialised before its batch. Shapes: B windows, L context, H horizon, W = L + H, C channels, D columns
+No window is ever materialised before its batch. On a GPU the series lie on the device, and a batch is its origins. Shapes: B windows, L context, H horizon, W = L + H, C channels, D columns
 of the array (the C channels, then inputs known in advance), Q quantiles.
 """
 
@@ -18,8 +18,10 @@ from presurge.models.forecaster import LossName
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.timestamps import format_stamp
 from presurge.series.windows import IntArray, gather
-from presurge.training.task import LOSS, Epoch
+from presurge.training.task import LOSS, WEIGHT, Epoch, Task, move
 
+RESIDENT_BYTES = 1 << 32
+"""Series up to this size are copied to a GPU as a whole."""
 VALIDATION_BATCHES = 4
 """Training batches in one of validation, which keeps nothing for a gradient: about as much memory."""
 
@@ -57,23 +59,25 @@ class ForecastLoss(nn.Module):
         self.gaps = gaps
         self.levels_Q1 = nn.Buffer(torch.tensor(levels, dtype=torch.float32)[:, None], persistent=False)
 
-    def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Named losses of a batch of windows [B, W, D] and their items [B]."""
+    def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor | float]:
+        """Losses of a batch of windows [B, W, D] and their items [B]; its weight is the share of targets that are known, in windows."""
         window_BWD, item_B = batch
         target_BHC = window_BWD[:, self.context :, : self.channels]
         known_BHK = window_BWD[:, self.context :, self.channels :]
         forecast = self.network(window_BWD[:, : self.context], known_BHK, item_B)
-        return {LOSS: self.criterion(forecast, target_BHC)}
+        windows = float(len(window_BWD))
+        weight = windows * (~target_BHC.isnan()).float().mean() if self.gaps else windows
+        return {LOSS: self.criterion(forecast, target_BHC), WEIGHT: weight}
 
     def criterion(self, forecast: torch.Tensor, target_BHC: torch.Tensor) -> torch.Tensor:
-        """The mean loss over the targets that are known."""
+        """The mean loss over the targets that are known; 0 if none is."""
         target = target_BHC[:, :, None, :] if self.loss == "quantile" else target_BHC
         error = target - forecast
         if not self.gaps:
             return self._each(error).mean()
         # Zeroed before the loss, not after it: the gradient of a loss that is NaN would be NaN wherever it is weighted 0.
         known = ~target.isnan().expand_as(error)
-        return self._each(torch.where(known, error, 0.0)).sum() / known.sum()
+        return self._each(torch.where(known, error, 0.0)).sum() / known.sum().clamp(min=1)
 
     def _each(self, error: torch.Tensor) -> torch.Tensor:
         match self.loss:
@@ -88,7 +92,7 @@ class ForecastLoss(nn.Module):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class WindowTask:
+class WindowTask(Task):
     """Batches of windows of one array.
 
     Attributes:
@@ -101,6 +105,7 @@ class WindowTask:
         horizon: H.
         batch_size: Windows of a batch, over all processes.
         architecture: JSON values that describe the network.
+        architecture_defaults: The values among them that a checkpoint of an earlier version may lack.
     """
 
     module: ForecastLoss
@@ -112,14 +117,14 @@ class WindowTask:
     horizon: int
     batch_size: int
     architecture: dict[str, Any]
+    architecture_defaults: dict[str, Any] = field(default_factory=dict)
+    batches_per_epoch: int = field(init=False)
     _order: tuple[tuple[int, int], IntArray] | None = field(default=None, init=False)
+    _resident_RD: torch.Tensor | None = field(default=None, init=False)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of one epoch."""
-        return -(-len(self.train) // self.batch_size)
+    def __post_init__(self) -> None:
+        self.batches_per_epoch = -(-len(self.train) // self.batch_size)
 
-    @property
     def identity(self) -> dict[str, Any]:
         """The network, the loss, the batch size and fingerprints of the data and the windows."""
         return {
@@ -127,7 +132,6 @@ class WindowTask:
             "loss": self.module.loss,
             "context": self.context,
             "horizon": self.horizon,
-            "batch_size": self.batch_size,
             "fingerprint of the layers": self._layers(),
             "fingerprint of the data": fingerprint(self.array_RD),
             "fingerprint of the training windows": fingerprint(self.train),
@@ -138,21 +142,43 @@ class WindowTask:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
 
-    def train_batches(self, epoch: Epoch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Shuffled batches; of every batch this process takes its share."""
-        for index in range(epoch.skip, self.steps_per_epoch):
-            yield self._gather(self._share(epoch, index))
+    def identity_defaults(self) -> dict[str, Any]:
+        """What the settings of a network are unless told otherwise."""
+        return self.architecture_defaults
 
-    def validation_batches(
-        self, rank: int, world: int
-    ) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], int]]:
-        """Batches in order; their weight is the number of targets that are known."""
+    def batch(self, epoch: Epoch, index: int) -> torch.Tensor | None:
+        """Origins of this process's share of a shuffled batch."""
+        origins = self._share(epoch, index)
+        return torch.from_numpy(origins) if len(origins) else None
+
+    def validation_batches(self, rank: int, world: int) -> Iterator[tuple[torch.Tensor, int]]:
+        """Origins in order; their weight is the number of targets that are known."""
         own = self.validation[rank::world]
         size = VALIDATION_BATCHES * self.batch_size
+        channels = self.module.channels
         for begin in range(0, len(own), size):
-            batch = self._gather(own[begin : begin + size])
-            target_BHC = batch[0][:, self.context :, : self.module.channels]
-            yield batch, target_BHC.numel() - int(target_BHC.isnan().sum())
+            origins = own[begin : begin + size]
+            count = len(origins) * self.horizon * channels
+            if self.module.gaps:
+                rows_BHD = gather(self.array_RD, origins, before=0, after=self.horizon)
+                count -= int(np.isnan(rows_BHD[:, :, :channels]).sum())
+            yield torch.from_numpy(origins), count
+
+    def to_device(self, batch: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows [B, W, D] and items [B] of origins: gathered here for the cpu, else on the device."""
+        origins = batch.numpy()
+        item_B = torch.from_numpy(np.searchsorted(self.panel.indptr, origins, side="right") - 1)
+        if device.type == "cpu" or self.array_RD.nbytes > RESIDENT_BYTES:
+            window_BWD = gather(self.array_RD, origins, before=self.context, after=self.horizon)
+            return move((torch.from_numpy(window_BWD), item_B), device)  # type: ignore[no-any-return]
+        return self.gathered_on(device, batch), move(item_B, device)
+
+    def gathered_on(self, device: torch.device, origin_B: torch.Tensor) -> torch.Tensor:
+        """Windows [B, W, D] of the series that lie on a device, where they are copied once."""
+        if self._resident_RD is None or self._resident_RD.device != device:
+            self._resident_RD = torch.from_numpy(self.array_RD).to(device)
+        offset_W = torch.arange(1 - self.context, self.horizon + 1, device=device)
+        return self._resident_RD[move(origin_B, device)[:, None] + offset_W]
 
     def describe(self, epoch: Epoch, index: int) -> str:
         """The first windows of a batch, and its largest value and where that stands."""
@@ -163,7 +189,7 @@ class WindowTask:
         place = int(np.nanargmax(window_BWD))
         b, w, d = np.unravel_index(place, window_BWD.shape)
         row = int(first_B[b] + w)
-        item = self._items(np.array([row]))[0]
+        item = int(np.searchsorted(self.panel.indptr, row, side="right")) - 1
         time = self.panel.start[item] + (row - self.panel.indptr[item]) * self.panel.step
         name = self.panel.channel_names[d] if d < len(self.panel.channels) else "an input known in advance"
         return (
@@ -172,20 +198,12 @@ class WindowTask:
         )
 
     def _share(self, epoch: Epoch, index: int) -> IntArray:
-        """Origins of this process's share of a batch; the shares are equally large, so that their mean is that of all."""
+        """Origins of this process's share of a batch."""
         key = (epoch.seed, epoch.number)
         if self._order is None or self._order[0] != key:
-            self._order = (key, np.random.default_rng(key).permutation(self.train))
-        batch = self._order[1][index * self.batch_size : (index + 1) * self.batch_size]
-        rounded = -(-len(batch) // epoch.world) * epoch.world
-        return np.resize(batch, rounded)[epoch.rank :: epoch.world]
-
-    def _gather(self, origins: IntArray) -> tuple[torch.Tensor, torch.Tensor]:
-        window_BWD = gather(self.array_RD, origins, before=self.context, after=self.horizon)
-        return torch.from_numpy(window_BWD), torch.from_numpy(self._items(origins))
-
-    def _items(self, rows: IntArray) -> IntArray:
-        return np.searchsorted(self.panel.indptr, rows, side="right") - 1
+            self._order = (key, epoch.rng().permutation(self.train))
+        share: IntArray = epoch.share(self._order[1][index * self.batch_size : (index + 1) * self.batch_size])
+        return share
 
 
 def fingerprint(array: npt.NDArray[Any]) -> str:

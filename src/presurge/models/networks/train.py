@@ -1,7 +1,7 @@
 """Train a network on the windows of a panel."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class NetworkProblem:
         levels: Quantile levels of the quantile loss.
         stride: Rows from one training window to the next.
         architecture: JSON values that describe the network, for the checkpoint.
+        architecture_defaults: The values among them that a checkpoint of an earlier version may lack.
         known_RK: Inputs known in advance, a row for every row of the panel.
     """
 
@@ -48,6 +49,7 @@ class NetworkProblem:
     levels: tuple[float, ...]
     stride: int
     architecture: dict[str, Any]
+    architecture_defaults: dict[str, Any] = field(default_factory=dict)
     known_RK: FloatArray | None = None
 
     def inputs(self) -> FloatArray:
@@ -135,6 +137,7 @@ def train_network(
         horizon=problem.horizon,
         batch_size=training.batch_size,
         architecture=problem.architecture,
+        architecture_defaults=problem.architecture_defaults,
     )
     outcome = fit(
         task,
