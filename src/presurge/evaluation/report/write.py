@@ -1,0 +1,80 @@
+"""The reports of a training run: ``report.html`` with its pictures, and a plain text for the terminal."""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from presurge import files
+from presurge.evaluation.report.html import page
+from presurge.evaluation.report.summary import RunSummary
+from presurge.evaluation.report.tables import text_table
+from presurge.progress import Progress
+
+if TYPE_CHECKING:
+    from presurge.evaluation.report.plots import Picture
+
+_WIDTH = 80
+_NO_PICTURES = (
+    "The pictures are missing because matplotlib is not installed. "
+    "Install it with: pip install 'presurge[plots]', and train or evaluate again."
+)
+
+
+def write_report(
+    directory: Path, summary: RunSummary, *, plots: bool = True, progress: Progress | None = None
+) -> Path:
+    """Write ``report.html``, one file that needs no other file and no network, and ``plots/*.png`` beside it.
+
+    Without ``plots`` the report has tables only. Without matplotlib too, and a note then names the extra that brings the
+    pictures.
+
+    Raises:
+        StorageError: The file system refused.
+    """
+    drawn: list[Picture] = []
+    notes = summary.warnings()
+    if plots:
+        try:
+            from presurge.evaluation.report.plots import pictures
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] != "matplotlib":
+                raise
+            notes = (*notes, _NO_PICTURES)
+        else:
+            drawn = pictures(summary, progress)
+    for picture in drawn:
+        with files.atomic_path(directory / "plots" / f"{picture.name}.png") as path:
+            path.write_bytes(picture.png)
+    report = directory / "report.html"
+    files.write_text(report, page(summary, drawn, notes))
+    return report
+
+
+def report_text(summary: RunSummary) -> str:
+    """The report as plain text, 80 columns wide."""
+    parts = [
+        f"  {name:<11}{rows:>12,} rows   {first} to {last}" for name, rows, first, last in summary.parts()
+    ]
+    facts = [line for label, value in summary.facts() for line in _wrapped(f"{label + ':':<22}", value)]
+    sections = {
+        "": _bullets(summary.evaluation.verdicts()),
+        "What was trained on what": [*facts, "", *parts],
+        "Accuracy over the test rows, mean over the horizon steps (* best)": [text_table(summary.evaluation)],
+        "How to forecast with it": [f"  {summary.usage}"],
+        "Notes": _bullets(summary.warnings()),
+    }
+    lines = [*textwrap.wrap(summary.title, _WIDTH), "=" * min(_WIDTH, len(summary.title)), ""]
+    for heading, body in sections.items():
+        if body:
+            lines += [*([heading, "-" * len(heading)] if heading else []), *body, ""]
+    return "\n".join(lines)
+
+
+def _bullets(sentences: tuple[str, ...]) -> list[str]:
+    return [line for sentence in sentences for line in _wrapped("- ", sentence)]
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False
+    )
