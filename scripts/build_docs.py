@@ -1,7 +1,7 @@
-"""Builds the documentation as static HTML that needs no network: `python scripts/build_docs.py --out site`.
+"""Build the documentation as static HTML that needs no network: `python scripts/build_docs.py --out site`.
 
-The README is the first page, the guides keep their places under docs/, and api/ is made from the docstrings. A link to a
-file or heading that is not there, or a module that cannot be imported, fails the build.
+The README is the first page, the guides keep their places under docs/, and api/ comes from the docstrings. A link to a
+missing file or heading, or a module that cannot be imported, fails the build.
 """
 
 import argparse
@@ -53,25 +53,25 @@ th, td {{ border: 1px solid #d5dce3; padding: .25rem .6rem; }}
 
 
 def page_of(document: Path) -> Path:
-    """Where a document stands in the site, relative to its root: the README is the index."""
+    """Return the place of a document relative to the root of the site; the README is the index."""
     relative = document.relative_to(ROOT).with_suffix(".html")
     return Path("index.html") if relative == Path("README.html") else relative
 
 
 def documents() -> list[Path]:
-    """Every page, the README first."""
+    """Return all documents, the README first."""
     named = [ROOT / name for name in ("README.md", "README.zh-CN.md")]
     rest = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")]
     return [path for path in (*named, *sorted((ROOT / "docs").rglob("*.md")), *rest) if path.is_file()]
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as code hosts write it."""
+    """Return the anchor of a heading, in the way of code hosts."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def parse(document: Path) -> list[Token]:
-    """The tokens of a document, its headings with anchors."""
+    """Return the tokens of a document, with anchors on its headings."""
     tokens = MARKDOWN.parse(document.read_text(encoding="utf-8"))
     seen: dict[str, int] = {}
     for opening, inline in pairwise(tokens):
@@ -84,7 +84,7 @@ def parse(document: Path) -> list[Token]:
 
 
 class Site:
-    """The pages, their anchors, and what was found wrong with their links."""
+    """The pages, their anchors, and the problems found in their links."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -92,7 +92,7 @@ class Site:
         self.problems: list[str] = []
 
     def link(self, document: Path, target: str) -> str:
-        """The link as it has to be in the site; files that are not pages are copied along."""
+        """Return a link as the site needs it; a file that is not a page is copied into the site."""
         path, _, anchor = target.partition("#")
         if re.match(r"[a-z][a-z+.-]*:", path) or path.startswith("//"):
             return target
@@ -131,13 +131,13 @@ class Site:
         file.write_text(page, encoding="utf-8")
 
     def title(self, document: Path) -> str:
-        """The first heading of a document, or its name."""
+        """Return the first heading of a document, or its name."""
         tokens = self.pages[document]
         headings = (b.content for a, b in pairwise(tokens) if a.type == "heading_open")
         return next(headings, document.stem)
 
     def navigation(self, document: Path) -> str:
-        """Links to every page and to the API reference."""
+        """Return links to every page and to the API reference."""
         here = page_of(document).parent
         entries = [(page_of(page), self.title(page)) for page in self.pages]
         entries.append((Path("api/index.html"), "API"))
@@ -147,9 +147,9 @@ class Site:
 
 
 def build_api(out: Path) -> None:
-    """The reference of every room: what its `__all__` lists, or each of its modules.
+    """Write the reference of every room: what its `__all__` lists, or each of its modules.
 
-    The command line is described by its own `--help`.
+    The command line has its own `--help`.
     """
     rooms = [
         name for _, name, _ in pkgutil.iter_modules(presurge.__path__) if name not in {"__main__", "cli"}
@@ -158,6 +158,9 @@ def build_api(out: Path) -> None:
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # pdoc only warns of a module that it cannot import
+        warnings.filterwarnings(
+            "ignore", message=".*PydanticDataclass"
+        )  # a name that exists for type checkers only
         pdoc.pdoc("presurge", output_directory=out)
 
 
