@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from presurge.models.conformal import Calibration
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -16,6 +18,19 @@ def test_the_ranks_of_the_finite_sample_guarantee() -> None:
         residual[:, None, None], np.zeros((19, 1, 1), np.float32), np.array([False]), (0.1, 0.5, 0.9)
     )
     assert measured.residuals_HQC[0, :, 0].tolist() == [2, 10, 18]
+
+
+@given(n=st.integers(1, 60), level=st.sampled_from([0.025, 0.1, 0.25, 0.6, 0.75, 0.9, 0.975]))
+def test_ranks_are_those_of_the_next_residual_among_all(n: int, level: float) -> None:
+    """The least residual that a share ``level`` of n + 1 lies at or below, and the mirror image of that for low levels."""
+    residual = np.random.default_rng(n).permutation(np.arange(1.0, n + 1)).astype(np.float32)
+    measured = Calibration.measure(
+        residual[:, None, None], np.zeros((n, 1, 1), np.float32), np.array([False]), (level,)
+    )
+    high = max(level, 1 - level)
+    enough = [rank for rank in range(1, n + 1) if rank / (n + 1) >= high - 1e-12]
+    rank = min(enough, default=n)
+    assert measured.residuals_HQC[0, 0, 0] == (rank if level > 0.5 else n + 1 - rank)
 
 
 @pytest.mark.parametrize("count", [True, False])

@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 
 from presurge.errors import DataError
 from presurge.models import registry
+from presurge.models.linear.channel import Scale
 from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Channel, Panel
@@ -285,6 +286,23 @@ def test_series_that_go_astray_do_not_explode(make_panel: MakePanel, name: str) 
     error = np.abs(mean[settled, :, 0] - actual[settled, :, 0]).astype(np.float64).sum()
     naive = np.abs(last[settled] - actual[settled, :, 0]).astype(np.float64).sum()
     assert error < 2 * naive
+
+
+@pytest.mark.parametrize("transform", ["identity", "sqrt", "log1p"])
+@pytest.mark.parametrize("context", [[3.0, 5.0], [2.0, 40.0], [-1.0, 5.0]])
+def test_forecasts_are_clamped_to_what_was_seen_widened_by_half(transform: str, context: list[float]) -> None:
+    scale = Scale.fit(np.array([1.0, 9.0, 25.0]), transform)  # type: ignore[arg-type]
+    window_BL = scale.forward(np.array([context]))
+    seen = scale.forward(np.array([1.0, 25.0, *context]))
+    low, high = seen.min(), seen.max()
+    reach = (high - low) / 2
+    floor = low - reach
+    if transform != "identity":  # never transformed below zero in training: not followed there
+        floor = max(floor, min(window_BL.min(), 0.0))
+    z_BN = np.array([[-1e9, low, (low + high) / 2, high + 0.9 * reach, high + 1.1 * reach, 1e9]])
+    held = scale.forward(scale.inverse(z_BN, window_BL))[0]
+    expected = [floor, low, (low + high) / 2, high + 0.9 * reach, high + reach, high + reach]
+    np.testing.assert_allclose(held, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_series_that_was_never_negative_is_not_forecast_below_zero(make_panel: MakePanel) -> None:

@@ -145,6 +145,40 @@ def test_an_uncommon_period_is_read_off_the_data(make_panel: MakePanel) -> None:
     assert detect_season(panel, panel.full_span()).period == 37
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_weak_season_is_found_and_noise_has_none(make_panel: MakePanel, seed: int) -> None:
+    """A day worth a fifth of the deviation shows in many rows; in as much noise the contrast stays above one."""
+    noise = np.random.default_rng(seed).normal(size=20_000)
+    wave = 0.28 * np.sin(2 * np.pi * np.arange(20_000) / 24)
+    weak, none = (
+        detect_season(panel, panel.full_span()) for panel in (make_panel(noise + wave), make_panel(noise))
+    )
+    assert weak.period > 1
+    assert weak.period % 24 == 0
+    assert 0.97 < weak.candidates[0]["contrast"] < 1
+    assert none.period == 1
+    assert 1 < none.candidates[0]["contrast"] < 1.04
+
+
+@pytest.mark.parametrize(("noise", "found"), [(1.4, True), (1.45, False)])
+def test_a_period_read_off_the_data_has_to_show_more_clearly(
+    make_panel: MakePanel, noise: float, found: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    panel = make_panel(np.sin(2 * np.pi * np.arange(5000) / 37) + noise * rng.normal(size=5000))
+    season = detect_season(panel, panel.full_span())
+    read_off = season.candidates[-1]
+    assert read_off["period"] % 37 == 0
+    assert (read_off["contrast"] <= 0.88) == found
+    assert season.period == (read_off["period"] if found else 1)
+
+
+def test_the_contrast_of_a_pure_season_is_its_uncertainty_alone(make_panel: MakePanel) -> None:
+    panel = make_panel(np.resize(np.arange(24.0) ** 2, 24 * 30))
+    season = detect_season(panel, panel.full_span())
+    assert season.candidates[0]["contrast"] == pytest.approx(3 / np.sqrt(24 * 29), abs=2e-2)
+
+
 @pytest.mark.parametrize("kind", ["noise", "walk", "ramp", "constant", "short"])
 def test_no_season_is_said_and_repeats_the_last_value(make_panel: MakePanel, kind: str) -> None:
     rng = np.random.default_rng(6)

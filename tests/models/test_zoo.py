@@ -15,6 +15,7 @@ from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.naive import LastValue
 from presurge.series.forecast import QUANTILE_LEVELS
+from presurge.series.frequency import DAY, WEEK
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
@@ -245,6 +246,15 @@ def test_calendar_terms_are_those_of_the_time_of_each_row(name: str, daily: Pane
     same, day, half = (forecasts(model, p, np.array([60])) for p in (daily, a_day_later, half_a_day_later))
     np.testing.assert_array_equal(same, day)
     assert not np.allclose(same, half, rtol=1e-4)
+
+
+def test_a_network_is_told_the_three_slowest_waves_of_day_and_week(make_panel: MakePanel) -> None:
+    panel = make_panel(np.random.default_rng(1).normal(size=(24 * 15, 1)))
+    model = fitted("mlp", panel, calendar=True, epochs=1)
+    assert model.calendar.harmonics == (  # type: ignore[attr-defined]
+        *((DAY, waves) for waves in (1, 2, 3)),
+        *((WEEK, waves) for waves in (1, 2, 3)),
+    )
 
 
 @NETWORKS

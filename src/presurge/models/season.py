@@ -12,14 +12,14 @@ from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
 
 _CALENDAR = (HOUR, DAY, WEEK)
-_CLEAR = 0.97
-"""A period of the calendar is believed where values a period apart differ by at most this share of values out of phase."""
-_CLEAR_UNCOMMON = 0.85
+_CLEAR = 1.0
+"""Largest contrast of a season: values a period apart must differ less than values out of phase."""
+_CLEAR_UNCOMMON = 0.88
 """The same for a period read off the data, where the best of many lags looks good by chance, and for one seen only twice."""
 _UNCOMMON = 0.9
-"""A period read off the data replaces one of the calendar where it lowers the error at least to this share."""
+"""A period read off the data replaces one of the calendar if it lowers the error at least to this share."""
 _AS_HIGH = 0.9
-"""A peak of the autocorrelation is as high as the highest from this share of it."""
+"""The first peak of the autocorrelation counts if it reaches this share of the highest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Season:
 def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
     """Find the period of one channel in the rows of a span, one for all items.
 
-    Candidates are an hour, a day and a week, as far as they are whole numbers of steps that the rows hold twice, and the
-    first high peak of the autocorrelation of the detrended series. A candidate is believed where values one and two
-    periods apart differ clearly less than values half a period off, where a season is out of phase; noise, a trend or a
-    random walk do not achieve that, and bursts weigh little. Of those believed, the one wins whose repetition has the least
-    mean absolute error on these rows.
+    Candidates are an hour, a day and a week, if they are whole numbers of steps and the rows hold them twice, and the first
+    high peak of the autocorrelation of the detrended series. A candidate counts as a season if values one and two periods
+    apart differ clearly less than values half a period off, where a season is out of phase. Noise, a trend or a random walk
+    do not achieve that, and bursts weigh little. Among the seasons, the one whose repetition has the least mean absolute
+    error on these rows wins.
     """
     pieces = [
         panel.values[a:b, channel].astype(np.float64)
@@ -63,7 +63,7 @@ def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
 
 
 def _detrended(x_R: Float64Array) -> Float64Array:
-    """Less its straight line, in units of its mean absolute deviation; a bare line becomes zero."""
+    """Take the straight line off a series and divide by its mean absolute deviation; a bare line becomes zero."""
     result = np.where(np.isnan(x_R), np.nan, 0.0)
     seen = ~np.isnan(x_R)
     if seen.sum() < 3:
@@ -78,10 +78,10 @@ def _detrended(x_R: Float64Array) -> Float64Array:
 
 
 def _contrast(series: list[Float64Array], period: int) -> float:
-    """The worse of the ratios of the differences one and two periods apart to those out of phase.
+    """The worse of two ratios: differences one period apart, and two periods apart, to those out of phase.
 
-    Two periods apart are compared only where there are such pairs. The ratio is raised by three standard errors of a mean
-    over that many pairs, so that few rows prove little.
+    Two periods apart are compared only where there are such pairs. Three standard errors of a mean over that many pairs are
+    added, so that few rows prove little.
     """
     ratios = []
     for lag, out_of_phase in ((period, period // 2), (2 * period, period + period // 2)):
@@ -89,11 +89,11 @@ def _contrast(series: list[Float64Array], period: int) -> float:
             apart = _difference(series, out_of_phase)
             ratios.append(_difference(series, lag) / apart if apart > 0 else 1.0)
     pairs = sum(max(0, len(x_R) - period) for x_R in series)
-    return max(ratios) + 3 / math.sqrt(max(pairs, 1)) - (1 - _CLEAR)
+    return max(ratios) + 3 / math.sqrt(max(pairs, 1))
 
 
 def _difference(series: list[Float64Array], lag: int) -> float:
-    """Mean absolute difference of the values that lie ``lag`` rows apart, both observed."""
+    """Mean absolute difference of the observed values that lie ``lag`` rows apart."""
     gaps_R = np.concatenate([np.abs(x_R[lag:] - x_R[: max(0, len(x_R) - lag)]) for x_R in series])
     known = ~np.isnan(gaps_R)
     return float(gaps_R[known].mean()) if known.any() else 0.0
@@ -102,7 +102,7 @@ def _difference(series: list[Float64Array], lag: int) -> float:
 def _autocorrelation_peak(x_R: Float64Array) -> int | None:
     """The first lag, up to a quarter of the rows, at which the autocorrelation peaks about as high as anywhere.
 
-    The very highest of equal peaks may be any multiple of the period.
+    The highest of nearly equal peaks may be any multiple of the period.
     """
     rows, size = len(x_R), 1 << (2 * len(x_R)).bit_length()
     lags = rows // 4
