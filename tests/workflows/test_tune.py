@@ -27,17 +27,21 @@ from presurge.series.dataset import Dataset
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
 from presurge.workflows.config import check_model, resolve_config
-from presurge.workflows.tune import TuneResult, space_of, tune
-from presurge.workflows.tune_objective import fit_once, validation_error, without_test
-from presurge.workflows.tune_space import Knob, applied, read_space
-from presurge.workflows.tune_study import SCALE, MedianOfPeers, Watcher, opened
+from presurge.workflows.tune import (
+    SCALE,
+    TuneResult,
+    Watcher,
+    fit_once,
+    opened,
+    tune,
+    validation_error,
+    without_test,
+)
+from presurge.workflows.tune_space import Knob, applied, space_of
 
 Run = Callable[..., tuple[int, str, str]]
 
-RIDGES = (
-    Knob(name="ridge", low=1e-4, high=1.0, log=True),
-    Knob(name="transform", choices=("identity", "sqrt")),
-)
+RIDGES = {"ridge": Knob(low=1e-4, high=1.0, log=True), "transform": Knob(choices=("identity", "sqrt"))}
 DYING = """
 import os, signal, sys
 from pathlib import Path
@@ -167,10 +171,7 @@ def test_the_error_is_what_it_says(tmp_path: Path) -> None:
 
 def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> None:
     settings = resolve_config({"context": 24, "horizon": 2})
-    space = (
-        Knob(name="individual", choices=(True, False)),
-        Knob(name="normalisation", choices=("none", "last")),
-    )
+    space = {"individual": Knob(choices=(True, False)), "normalisation": Knob(choices=("none", "last"))}
     result = tune(dataset(), settings, space, tmp_path, trials=30)
     assert len(result.trials) == 4
     assert result.trials[0].error == min(one.error or 0.0 for one in result.trials)
@@ -180,7 +181,7 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> N
 
 def test_what_does_not_go_together_is_no_candidate(tmp_path: Path) -> None:
     settings = resolve_config({"context": 24, "horizon": 2, "epochs": 1})
-    space = (Knob(name="solver", choices=("exact", "sgd")), Knob(name="loss", choices=("mse", "mae")))
+    space = {"solver": Knob(choices=("exact", "sgd")), "loss": Knob(choices=("mse", "mae"))}
     result = tune(dataset(), settings, space, tmp_path, trials=10)
     impossible = [one for one in result.trials if one.state == "impossible"]
     assert [one.drawn for one in impossible] == [{"solver": "exact", "loss": "mae"}]
@@ -190,7 +191,7 @@ def test_what_does_not_go_together_is_no_candidate(tmp_path: Path) -> None:
 
 def study_with_peers(scale: list[str]) -> optuna.Study:
     """A study that knows three complete trials whose loss was 0.3 in every epoch."""
-    study = optuna.create_study(pruner=MedianOfPeers())
+    study = optuna.create_study()
     for _ in range(3):
         peer = optuna.trial.create_trial(
             value=0.3, intermediate_values=dict.fromkeys(range(5), 0.3), user_attrs={SCALE: scale}
@@ -204,24 +205,20 @@ def test_a_training_that_falls_behind_is_given_up_between_two_epochs() -> None:
         {"context": 24, "horizon": 2, "epochs": 8, "learning_rate": 1e-6, "model_settings": {"solver": "sgd"}}
     )
     before = signal.getsignal(signal.SIGINT)
-    trial = study_with_peers(["mse"]).ask()
-    trial.set_user_attr(SCALE, ["mse"])
-    watcher = Watcher(trial)
+    watcher = Watcher(study_with_peers(["mse"]).ask(), ["mse"])
     with pytest.raises(optuna.TrialPruned):
         fit_once(without_test(dataset()), settings, watcher)
     assert watcher.epochs == 3
     assert signal.getsignal(signal.SIGINT) is before
 
-    unlike = study_with_peers(["mae"]).ask()
-    unlike.set_user_attr(SCALE, ["mse"])
-    watcher = Watcher(unlike)
+    watcher = Watcher(study_with_peers(["mae"]).ask(), ["mse"])
     fit_once(without_test(dataset()), settings, watcher)
     assert watcher.epochs == 8, "losses of different kinds are not compared"
 
 
 def test_the_search_prunes(tmp_path: Path) -> None:
     base = {"context": 24, "horizon": 2, "epochs": 6, "model_settings": {"solver": "sgd"}}
-    space = (Knob(name="learning_rate", low=1e-6, high=1e-1, log=True),)
+    space = {"learning_rate": Knob(low=1e-6, high=1e-1, log=True)}
     result = tune(dataset(), resolve_config(base), space, tmp_path, trials=12)
     pruned = [one for one in result.trials if one.state == "pruned"]
     assert pruned
@@ -287,11 +284,11 @@ def test_the_table_names_the_best_trials_and_a_baseline(run: Run) -> None:
         ({"device": ["cpu"]}, "dlinear has no setting 'device'"),
         ({"kernel_size": [5, 24]}, "its size must be odd (got 24)"),
         ({"learning_rate": {"low": 0, "high": 1}}, "learning_rate: input should be greater than 0"),
-        ({"learning_rate": {"low": 0.0, "high": 1, "log": True}}, "a range with log begins above zero"),
-        ({"learning_rate": {"low": 1, "high": 0.1}}, "low must be a number below high"),
-        ({"learning_rate": {"min": 1, "high": 2}}, "a range has no min"),
-        ({"learning_rate": 0.1}, "neither a list of values nor a range"),
-        ([], "is not one JSON object of settings"),
+        ({"learning_rate": {"low": 0.0, "high": 1, "log": True}}, "a range with log starts above zero"),
+        ({"learning_rate": {"low": 1, "high": 0.1}}, "learning_rate: low must be below high"),
+        ({"learning_rate": {"min": 1, "high": 2}}, "unknown key 'min'"),
+        ({"learning_rate": 0.1}, "learning_rate: must be a list of values or a range"),
+        ([], "must hold keys and values"),
     ],
 )
 def test_a_wrong_space_is_refused_before_anything_runs(run: Run, space: Any, says: str) -> None:
@@ -311,12 +308,11 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
         "context": [24, 48],
     }
     path.write_text(json.dumps(document))
-    space = read_space(path, resolve_config({"model_settings": {"kernel_size": 7}}))
-    assert {knob.name: knob.to_json() for knob in space} == document
-    conditions = {knob.name: knob.only_with for knob in space}
-    assert conditions == {
-        "solver": None, "context": None, "kernel_size": ("solver", ("sgd",)), "learning_rate": ("solver", ("sgd",))
-    }  # fmt: skip
+    space = space_of(resolve_config({"model_settings": {"kernel_size": 7}}), path)
+    assert {name: knob.to_json() for name, knob in space.items()} == document
+    with_sgd = {"solver": ("sgd",)}
+    conditions = {name: knob.only_with for name, knob in space.items()}
+    assert conditions == {"solver": {}, "context": {}, "kernel_size": with_sgd, "learning_rate": with_sgd}
 
 
 def test_every_value_that_is_declared_is_possible() -> None:
@@ -328,9 +324,9 @@ def test_every_value_that_is_declared_is_possible() -> None:
         except ConfigError:
             continue
         searched.append(model)
-        for knob in space:
+        for name, knob in space.items():
             for value in knob.extremes():
-                check_model(applied(settings, {knob.name: value}))
+                check_model(applied(settings, {name: value}))
     assert {"dlinear", "linear", "auto", "lstm", "gru", "transformer"} <= set(searched)
 
 
@@ -344,6 +340,16 @@ def test_a_search_for_something_else_is_refused(tmp_path: Path) -> None:
         search(tmp_path, data=replace(data, train=Span(np.array([10]), data.train.last)))
 
 
+def test_a_setting_that_an_older_version_lacks_has_its_default(tmp_path: Path) -> None:
+    with opened(tmp_path, {"horizon": 2}):
+        pass
+    with opened(tmp_path, {"horizon": 2, "clip_norm": None}):
+        pass
+    changed = opened(tmp_path, {"horizon": 2, "clip_norm": 1.0})
+    with pytest.raises(ConfigError, match=r"another clip_norm: None, and now it is 1\.0"), changed:
+        pass
+
+
 def test_rows_without_a_window_are_refused_at_once(tmp_path: Path) -> None:
     settings = resolve_config({"context": 400, "horizon": 2})
     with pytest.raises(DataError, match="the 300 training rows hold no window of 400 \\+ 2 rows"):
@@ -354,6 +360,16 @@ def test_rows_without_a_window_are_refused_at_once(tmp_path: Path) -> None:
 def test_two_processes_do_not_search_in_one_directory(tmp_path: Path) -> None:
     with opened(tmp_path, {}), pytest.raises(ConfigError, match="another process is searching here"):
         search(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "garbage", ["not JSON\n{}\n", "[]\n", '{"op_code": 99}\n', '{"op_code": 4, "study_id": 7}\n']
+)
+def test_a_journal_of_garbage_is_a_plain_error(garbage: str, tmp_path: Path) -> None:
+    (tmp_path / "journal.log").write_text(garbage)
+    with pytest.raises(ConfigError, match="not the journal of a search"):
+        search(tmp_path)
+    assert (tmp_path / "journal.log").read_text() == garbage
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,10 @@ class Auto(Forecaster):
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "transform, ridge, solver and baseline chosen by rolling validation"
     config_class: ClassVar[type[Config]] = AutoConfig
+    search_space: ClassVar[dict[str, Any]] = {
+        "margin": {"low": 0.0, "high": 0.3},
+        "folds": {"low": 2, "high": 6},
+    }
     config: AutoConfig
     members: list[_Member]
 

@@ -111,6 +111,9 @@ class Forecaster(ABC):
     config_class: ClassVar[type[Config]] = Config
     training_defaults: ClassVar[dict[str, Any]] = {}
     """Settings of the training loop, and ``batch_size``, where the general ones do not suit the model."""
+    search_space: ClassVar[dict[str, Any]] = {}
+    """What ``presurge tune`` searches: setting -> a list of values, or ``{"low", "high", "log", "step"}``. A setting that means
+    something only beside others adds ``{"only_with": {other setting: values}}``, and gives a list as ``{"choices": ...}``."""
     provider: ClassVar[str | None] = None
     """What brought a model that is none of Presurge's own; set when it is registered."""
 

@@ -97,6 +97,7 @@ class RecentMean(_Baseline):
     name: ClassVar[str] = "recent-mean"
     summary: ClassVar[str] = "the mean of the last rows goes on"
     config_class: ClassVar[type[Config]] = RecentMeanConfig
+    search_space: ClassVar[dict[str, Any]] = {"window": {"low": 2, "high": 120, "log": True}}
     config: RecentMeanConfig
 
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:

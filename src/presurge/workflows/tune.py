@@ -1,45 +1,64 @@
-"""Search the settings of a model by their error on the validation rows; the test rows take no part."""
+"""Search the settings of a model by their error on the validation rows; the test rows take no part.
+
+Optuna proposes, prunes and keeps the journal, from which a search that was interrupted in any way continues.
+"""
 
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.pruners import MedianPruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from presurge import files
 from presurge.config import validated
-from presurge.errors import DataError, MissingDependencyError, PresurgeError, StorageError
+from presurge.errors import ConfigError, DataError, MissingDependencyError, PresurgeError, StorageError
+from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import check_rows
-from presurge.models.registry import model_class
+from presurge.models.forecaster import Forecaster
+from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
-from presurge.workflows.config import TrainConfig, check_model, resolve_config
-from presurge.workflows.tune_objective import baseline_errors, fit_once, validation_error, without_test
-from presurge.workflows.tune_space import Space, applied, default_space, read_space, usual_values
-
-if TYPE_CHECKING:
-    import optuna
+from presurge.series.spans import Span
+from presurge.workflows.config import TrainConfig, resolve_config
+from presurge.workflows.tune_space import Space, applied, usual_values
 
 BEST = "best_config.json"
 TABLE = "trials.json"
+JOURNAL = "journal.log"
+OUTCOME = "outcome"
+SCALE = "scale of the loss"
+"""Names of what is kept with a trial beside its values."""
+_IDENTITY = "identity"
 _SCALE_OF_THE_LOSS = ("loss", "transform", "scaler")
 _NO_MATTER = {
     "allow_fallback", "checkpoint_seconds", "checkpoint_steps", "device", "log_steps", "loggers", "preset", "threads",
     "use_wandb", "wandb_entity", "wandb_project", "wandb_run_name",
 }  # fmt: skip
 """Settings that may change between two parts of a search."""
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PATIENCE = 5
+"""Number of trials after which a search without a possible one gives up."""
+_ATTEMPTS = 20
+"""Draws that find nothing new before the space counts as exhausted."""
+_ENOUGH_TO_COMPARE = 20
+"""Number of measured trials that importances need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One set of settings and what came of it.
+    """One set of settings and its outcome.
 
     Attributes:
         number: In the order of the search, from 0.
@@ -67,7 +86,7 @@ class TuneResult:
     Attributes:
         trials: The measured ones first, best first, then the others.
         baselines: Baseline -> its error on the same rows.
-        importances: Setting -> share in what tells good trials from others; empty after few trials.
+        importances: Setting -> share in what distinguishes good trials from others; empty after few trials.
         settings: The best settings.
         best_config: The file that holds them.
     """
@@ -90,24 +109,6 @@ class TuneResult:
         }
 
 
-def config_keys(path: Path | None) -> set[str]:
-    """The names that a configuration file gives, one that ``resolve_config`` could read."""
-    return set() if path is None else set(json.loads(path.read_text(encoding="utf-8")))
-
-
-def space_of(settings: TrainConfig, path: Path | None = None, *, fixed: Collection[str] = ()) -> Space:
-    """What is searched: what a file names, or the space declared for the model without the names that are fixed.
-
-    Raises:
-        ConfigError: A name or a value is no setting, or there is nothing to search.
-        MissingDependencyError: Optuna is not installed.
-    """
-    if find_spec("optuna") is None:
-        raise MissingDependencyError("optuna", purpose="hyper-parameter search", extra="tune")
-    check_model(settings)
-    return default_space(settings, fixed) if path is None else read_space(path, settings)
-
-
 def tune(
     dataset: Dataset,
     settings: TrainConfig,
@@ -118,49 +119,50 @@ def tune(
     timeout: float | None = None,
     progress: Progress = silent,
 ) -> TuneResult:
-    """Try settings until there are enough trials, going on with what the directory holds.
+    """Try settings until there are enough trials, continuing the search that the directory holds.
 
     Args:
         dataset: The series and its parts.
         settings: What all trials share.
         space: What they differ in (``space_of``).
-        directory: Gets the journal, ``best_config.json`` and ``trials.json``.
-        trials: How many trials there shall be in all.
-        timeout: Seconds after which no further trial begins.
+        directory: Receives the journal, ``best_config.json`` and ``trials.json``.
+        trials: Total number of trials.
+        timeout: Seconds after which no further trial starts.
         progress: Told the share done and the best error so far.
 
     Raises:
         ConfigError: The directory holds a search for something else.
         DataError: The rows hold no window, or no trial was possible.
-        StorageError: The file system refuses.
-        KeyboardInterrupt: Ctrl-C; the trials so far are kept.
+        StorageError: The file system refused.
+        KeyboardInterrupt: Ctrl-C; the finished trials are kept.
     """
-    from presurge.workflows import tune_study as search
-
-    if all(knob.name != "context" for knob in space):
+    if "context" not in space:
         check_rows(dataset, settings.context, settings.horizon)
     known = without_test(dataset)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     usual = usual_values(space, settings)
-    with search.opened(directory, _identity(known, settings, space)) as study:
-        found = _records(search.finished(study))
+    with opened(directory, _identity(known, settings, space)) as study:
+        found = _records(study)
         while len(found) < trials and time.monotonic() < deadline:
             progress("Searching", len(found) / trials, _standing(found, trials))
-            trial = search.ask(study, space, settings.model_settings, seed=settings.seed, first=usual)
+            trial = _ask(study, space, seed=settings.seed, first=usual)
             if trial is None:
                 break
-            _try(study, trial, known, settings)
-            found = _records(search.finished(study))
-            _refuse_if_hopeless(found)
-            _write_best(directory, settings, found)
+            _try(trial, known, settings)
+            found = _records(study)
+            best = _best(found)
+            if best is None and len(found) >= _PATIENCE and all(one.reason for one in found):
+                break
+            if best is not None and best.number == found[-1].number:
+                files.write_json(directory / BEST, brief(applied(settings, best.drawn)))
         progress("Searching", 1.0, _standing(found, trials))
         best = _best(found)
         if best is None:
             raise _nothing_measured(found)
         result = TuneResult(
             trials=sorted(found, key=lambda one: (one.error is None, one.error or 0.0, one.number)),
-            baselines=baseline_errors(known, settings),
-            importances=search.importances(study),
+            baselines=_baseline_errors(known, settings),
+            importances=_importances(study),
             settings=applied(settings, best.drawn),
             best_config=directory / BEST,
         )
@@ -169,42 +171,30 @@ def tune(
     return result
 
 
-def _try(
-    study: "optuna.Study",
-    trial: "optuna.Trial",
-    dataset: Dataset,
-    settings: TrainConfig,
-) -> None:
-    """Measure one trial and tell the study; whatever cuts it off from outside leaves it to be repeated."""
-    import optuna
-
-    from presurge.workflows.tune_study import OUTCOME, SCALE, Watcher
-
-    watcher = Watcher(trial)
-    began = time.process_time()
-
-    def tell(state: optuna.trial.TrialState, error: float | None = None, reason: str | None = None) -> None:
-        spent = {"cpu_seconds": time.process_time() - began, "epochs": watcher.epochs, "reason": reason}
-        trial.set_user_attr(OUTCOME, spent)
-        study.tell(trial, error, state=state)
-
+def _try(trial: optuna.Trial, dataset: Dataset, settings: TrainConfig) -> None:
+    """Measure one trial and tell the study; whatever interrupts it from outside leaves it to be repeated."""
+    began, epochs, reason, error = time.process_time(), 0, None, None
     try:
         tried = applied(settings, trial.params)
         own = validated(model_class(tried.model).config_class, tried.model_settings).model_dump(mode="json")
-        trial.set_user_attr(SCALE, [own.get(name) for name in _SCALE_OF_THE_LOSS])
-        error = validation_error(fit_once(dataset, tried, watcher), dataset)
+        watcher = Watcher(trial, [own.get(name) for name in _SCALE_OF_THE_LOSS])
+        try:
+            error = validation_error(fit_once(dataset, tried, watcher), dataset)
+        finally:
+            epochs = watcher.epochs
     except optuna.TrialPruned:
-        tell(optuna.trial.TrialState.PRUNED)
+        pass
     except (MissingDependencyError, StorageError):
         raise
     except PresurgeError as refusal:
-        tell(optuna.trial.TrialState.PRUNED, reason=str(refusal))
-    else:
-        tell(optuna.trial.TrialState.COMPLETE, error)
+        reason = str(refusal)
+    spent = time.process_time() - began
+    trial.set_user_attr(OUTCOME, {"cpu_seconds": spent, "epochs": epochs, "reason": reason})
+    trial.study.tell(trial, error, state=TrialState.PRUNED if error is None else TrialState.COMPLETE)
 
 
 def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str, Any]:
-    """What must be the same where a search goes on."""
+    """What must stay the same for a search to continue."""
     digest = hashlib.sha256(np.ascontiguousarray(dataset.panel.values).data)
     for span in (dataset.train, dataset.validation):
         digest.update(span.first.tobytes() + span.last.tobytes())
@@ -212,26 +202,19 @@ def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str
         **settings.model_dump(mode="json", exclude=_NO_MATTER),
         "channels": list(dataset.panel.channel_names),
         "data": digest.hexdigest()[:16],
-        "space": {knob.name: knob.to_json() for knob in space},
+        "space": {name: knob.to_json() for name, knob in space.items()},
     }
 
 
-def _records(trials: "list[optuna.trial.FrozenTrial]") -> list[Trial]:
-    from presurge.workflows.tune_study import OUTCOME
-
+def _records(study: optuna.Study) -> list[Trial]:
+    """The trials that were measured, pruned or impossible; not those that were interrupted from outside."""
     records = []
-    for number, trial in enumerate(trials):
+    for number, trial in enumerate(study.get_trials(deepcopy=False, states=_FINISHED)):
         outcome = trial.user_attrs[OUTCOME]
-        measured = trial.state.name == "COMPLETE"
-        records.append(
-            Trial(
-                number=number,
-                state="measured" if measured else "impossible" if outcome["reason"] else "pruned",
-                error=trial.value if measured else None,
-                drawn=trial.params,
-                **outcome,
-            )
-        )
+        measured = trial.state is TrialState.COMPLETE
+        state = "measured" if measured else "impossible" if outcome["reason"] else "pruned"
+        error = trial.value if measured else None
+        records.append(Trial(number=number, state=state, error=error, drawn=trial.params, **outcome))
     return records
 
 
@@ -246,11 +229,6 @@ def _standing(found: list[Trial], wanted: int) -> str:
     return text if best is None else f"{text}, best {best.error:.4g}"
 
 
-def _refuse_if_hopeless(found: list[Trial]) -> None:
-    if len(found) >= _PATIENCE and all(one.state == "impossible" for one in found):
-        raise _nothing_measured(found)
-
-
 def _nothing_measured(found: list[Trial]) -> PresurgeError:
     reasons = [one.reason for one in found if one.reason]
     if not reasons:
@@ -258,17 +236,214 @@ def _nothing_measured(found: list[Trial]) -> PresurgeError:
     return DataError(f"none of {len(found)} trials was possible; the last one: {reasons[-1]}")
 
 
-def _write_best(directory: Path, settings: TrainConfig, found: list[Trial]) -> None:
-    best = _best(found)
-    if best is not None and best.number == found[-1].number:
-        files.write_json(directory / BEST, brief(applied(settings, best.drawn)))
-
-
 def brief(settings: TrainConfig) -> dict[str, Any]:
-    """The settings without what is usual for the model, as ``presurge train`` reads them."""
+    """The settings that differ from those usual for the model, as ``presurge train`` reads them."""
     usual = resolve_config({"model": settings.model}).model_dump(mode="json")
     return {
         name: value
         for name, value in settings.model_dump(mode="json").items()
         if name in ("model", "context", "horizon") or value != usual[name]
     }
+
+
+class Watcher:
+    """A metric logger that reports every epoch to a trial, and stops the training when Optuna prunes the trial.
+
+    Optuna's median pruner judges from the third epoch on, and only among trials whose loss is on the same scale.
+
+    Args:
+        trial: What to report to.
+        scale: What the losses of two trials must share to be comparable: loss, transform and scaler.
+    """
+
+    name = "tune"
+
+    def __init__(self, trial: optuna.Trial, scale: list[Any]) -> None:
+        trial.set_user_attr(SCALE, scale)
+        complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        pruner = MedianPruner(n_startup_trials=3, n_warmup_steps=2, n_min_trials=3)
+        alike = optuna.create_study(pruner=pruner)
+        alike.add_trials(
+            one for one in complete if one.intermediate_values and one.user_attrs[SCALE] == scale
+        )
+        self._trials = (trial, alike.ask())
+        self.epochs, self._best = 0, math.inf
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take the values of a step; those of an epoch include a validation loss.
+
+        Raises:
+            TrialPruned: The trial is given up.
+        """
+        if "validation_loss" not in values:
+            return
+        self.epochs = int(values["epoch"]) + 1
+        self._best = min(self._best, values["validation_loss"])
+        for trial in self._trials:
+            trial.report(self._best, self.epochs - 1)
+        if self._trials[1].should_prune():
+            raise optuna.TrialPruned
+
+    def mark(self) -> int:
+        """Nothing to return to."""
+        return 0
+
+    def rewind(self, mark: int) -> None:
+        """Nothing to forget: a trial is never resumed."""
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Nothing to close."""
+
+
+@contextmanager
+def opened(directory: Path, identity: dict[str, Any]) -> Iterator[optuna.Study]:
+    """Start or continue the search in a directory, while no other process may search there.
+
+    Trials that were running when an earlier process ended are marked as failed, so that they are repeated.
+
+    Args:
+        directory: Holds the journal.
+        identity: What every trial of a search shares, JSON values by the names that the user knows.
+
+    Raises:
+        ConfigError: The directory holds a search for something else or no journal, or another process is searching there.
+        StorageError: The file system refused.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path, hint = directory / JOURNAL, "Wait for it, or choose another `out`."
+    with files.locked(directory / "search.lock", busy="another process is searching here", hint=hint):
+        try:
+            # A killed process may leave half a line and the lock of the journal behind.
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+            if path.exists():
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+            study = _load(path)
+            _check_identity(study, json.loads(json.dumps(identity)), directory)
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(trial.number, state=TrialState.FAIL)
+            yield study
+        except OSError as error:
+            raise files.storage_error(error, path) from error
+
+
+def _load(path: Path) -> optuna.Study:
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        return optuna.create_study(
+            storage=storage, study_name="presurge", direction="minimize", load_if_exists=True
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        hint = "Choose another `out`, or remove this file to start over."
+        raise ConfigError("is damaged, or not the journal of a search", where=str(path), hint=hint) from error
+
+
+def _check_identity(study: optuna.Study, identity: dict[str, Any], directory: Path) -> None:
+    stored = study.user_attrs.get(_IDENTITY)
+    if stored is None:
+        study.set_user_attr(_IDENTITY, identity)
+        return
+    usual = TrainConfig().model_dump(mode="json")  # of settings that an older version did not have
+    for name in {**stored, **identity}:
+        before, now = stored.get(name, usual.get(name)), identity.get(name)
+        if before != now:
+            raise ConfigError(
+                f"holds a search with another {name}: {before!r}, and now it is {now!r}",
+                where=str(directory),
+                hint="Choose another `out`, or ask for the same search to continue it.",
+            )
+
+
+def _ask(study: optuna.Study, space: Space, *, seed: int, first: dict[str, Any]) -> optuna.Trial | None:
+    """The next trial, with a value for every setting that means something beside the others; None if all were tried.
+
+    What it draws depends only on the seed and the finished trials, so a search that was interrupted and continued tries
+    what it would have tried. No settings are tried twice.
+    """
+    tried = [trial.params for trial in study.get_trials(deepcopy=False, states=_FINISHED)]
+    if not tried and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial(first)
+    for attempt in range(_ATTEMPTS):
+        own = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
+        model_first = attempt < _ATTEMPTS // 2
+        study.sampler = (
+            optuna.samplers.TPESampler(seed=own) if model_first else optuna.samplers.RandomSampler(seed=own)
+        )
+        trial = study.ask()
+        for name, knob in space.items():
+            if knob.applies(trial.params):
+                knob.draw(trial, name)
+        if trial.params not in tried:
+            return trial
+        study.tell(trial, state=TrialState.FAIL)
+    return None
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Share of each setting in what distinguishes the best quarter of the trials; empty after few trials.
+
+    Source: Watanabe, Bansal, Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
+    Subspaces", IJCAI 2023.
+    """
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _ENOUGH_TO_COMPARE:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+def without_test(dataset: Dataset) -> Dataset:
+    """The data set up to its last validation row, so that nothing can look further."""
+    panel, last = dataset.panel, dataset.validation.last
+    kept = panel.take(Span(panel.indptr[:-1], last))
+    moved = panel.indptr[:-1] - kept.indptr[:-1]
+    train, validation = (
+        Span(span.first - moved, span.last - moved) for span in (dataset.train, dataset.validation)
+    )
+    none = Span(validation.last, validation.last)
+    return replace(dataset, panel=kept, train=train, validation=validation, test=none)
+
+
+def validation_error(model: Forecaster, dataset: Dataset) -> float:
+    """What a search minimises, in original units: the mean over channels and horizon steps on the validation rows.
+
+    It is the WAPE of a channel that counts; of a gauge, whose zero may lie anywhere, and of a channel without load, the
+    mean absolute error over the standard deviation of the training rows. A channel that never changes is left out.
+
+    Raises:
+        DataError: All channels are left out.
+        HistoryError: The validation rows hold no window.
+    """
+    panel, train = dataset.panel, dataset.train
+    scores = evaluate([model], panel, dataset.validation, train=train).scores[model.name]
+    spread_C = np.nanstd(panel.take(train).values.astype(np.float64), axis=0)
+    scaled_HC = scores["mae"] / np.where(spread_C > 0, spread_C, np.nan)
+    wape_HC = np.where(panel.count_mask, scores["wape"], np.nan)
+    error_HC = np.where(np.isnan(wape_HC), scaled_HC, wape_HC)
+    if np.isnan(error_HC).all():
+        raise DataError("no channel changes, so that no settings are better than others")
+    return float(np.nanmean(error_HC))
+
+
+def fit_once(dataset: Dataset, settings: TrainConfig, watcher: Watcher | None = None) -> Forecaster:
+    """A model fitted to the training rows, while the watcher follows its epochs."""
+    kind = model_class(settings.model)
+    loggers = () if watcher is None else (watcher,)
+    model = kind(
+        context=settings.context,
+        horizon=settings.horizon,
+        config=validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}"),
+        training=settings.training().model_copy(update={"loggers": loggers}),
+    )
+    model.fit(dataset.panel, dataset.train, dataset.validation)
+    return model
+
+
+def _baseline_errors(dataset: Dataset, settings: TrainConfig) -> dict[str, float]:
+    """The errors of the baselines that the rows allow."""
+    errors = {}
+    for name in BASELINES:
+        plain = TrainConfig(model=name, context=settings.context, horizon=settings.horizon)
+        try:
+            errors[name] = validation_error(fit_once(dataset, plain), dataset)
+        except DataError:  # too few rows for its season, for example: the search continues with the others
+            continue
+    return errors

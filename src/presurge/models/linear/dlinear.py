@@ -73,6 +73,9 @@ class DLinearConfig(Config):
         return self
 
 
+_SGD = {"solver": ["sgd"]}
+
+
 class DLinear(Forecaster):
     """Season and trend, each by a linear map of its own; exact least squares, or the training loop."""
 
@@ -80,6 +83,18 @@ class DLinear(Forecaster):
     summary: ClassVar[str] = "linear maps of season and trend, solved exactly"
     config_class: ClassVar[type[Config]] = DLinearConfig
     training_defaults: ClassVar[dict[str, Any]] = {"schedule": "one-cycle"}
+    search_space: ClassVar[dict[str, Any]] = {
+        "solver": ["exact", "sgd"],
+        "transform": ["identity", "sqrt", "log1p"],
+        "normalisation": ["none", "last", "mean"],
+        "individual": [True, False],
+        "ridge": {"choices": [None, 1e-3, 1e-2, 1e-1], "only_with": {"solver": ["auto", "exact"]}},
+        "loss": {"choices": ["mse", "mae", "huber"], "only_with": _SGD},
+        "scaler": {"choices": ["standard", "robust"], "only_with": _SGD},
+        "kernel_size": {"choices": [5, 13, 25, 49], "only_with": _SGD},
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True, "only_with": _SGD},
+        "batch_size": {"choices": [32, 128, 512], "only_with": _SGD},
+    }
     config: DLinearConfig
     scaler: Scaler
     weights: dict[str, FloatArray]

@@ -55,6 +55,11 @@ class Linear(Forecaster):
     name: ClassVar[str] = "linear"
     summary: ClassVar[str] = "exact linear map on the best scale, with calendar"
     config_class: ClassVar[type[Config]] = LinearConfig
+    search_space: ClassVar[dict[str, Any]] = {
+        "transform": ["auto", "identity", "sqrt", "log1p"],
+        "calendar": ["auto", "on", "off"],
+        "ridge": [None, 10.0, 100.0, 1_000.0, 10_000.0],
+    }
     config: LinearConfig
     calendar: Calendar
     channels: list[ChannelModel]

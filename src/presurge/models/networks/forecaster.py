@@ -71,6 +71,17 @@ class NetworkForecaster(Forecaster):
     """
 
     config_class: ClassVar[type[Config]] = NetworkConfig
+    search_space: ClassVar[dict[str, Any]] = {
+        "hidden_size": [16, 32, 64, 128],
+        "d_model": [32, 64, 128],
+        "num_layers": {"low": 1, "high": 3},
+        "dropout": {"low": 0.0, "high": 0.5},
+        "normalisation": ["none", "last", "mean", "revin"],
+        "transform": ["auto", "identity", "log1p"],
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "batch_size": [32, 64, 128, 256, 512],
+    }
+    """What networks share; a network that lacks a setting is searched without it."""
     config: NetworkConfig
     scaler: Scaler
     calendar: Calendar
