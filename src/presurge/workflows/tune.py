@@ -364,10 +364,10 @@ def _ask(study: optuna.Study, space: Space, *, seed: int, first: dict[str, Any])
         study.enqueue_trial(first)
     for attempt in range(_ATTEMPTS):
         own = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
-        model_first = attempt < _ATTEMPTS // 2
-        study.sampler = (
-            optuna.samplers.TPESampler(seed=own) if model_first else optuna.samplers.RandomSampler(seed=own)
-        )
+        if attempt < _ATTEMPTS // 2:
+            study.sampler = optuna.samplers.TPESampler(seed=own, multivariate=False, constant_liar=False)
+        else:
+            study.sampler = optuna.samplers.RandomSampler(seed=own)
         trial = study.ask()
         for name, knob in space.items():
             if knob.applies(trial.params):

@@ -88,7 +88,10 @@ class DLinear(Forecaster):
         "transform": ["identity", "sqrt", "log1p"],
         "normalisation": ["none", "last", "mean"],
         "individual": [True, False],
-        "ridge": {"choices": [None, 1e-3, 1e-2, 1e-1], "only_with": {"solver": ["auto", "exact"]}},
+        "ridge": {
+            "choices": [None, 10.0, 100.0, 1_000.0, 10_000.0],
+            "only_with": {"solver": ["auto", "exact"]},
+        },
         "loss": {"choices": ["mse", "mae", "huber"], "only_with": _SGD},
         "scaler": {"choices": ["standard", "robust"], "only_with": _SGD},
         "kernel_size": {"choices": [5, 13, 25, 49], "only_with": _SGD},
