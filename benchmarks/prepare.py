@@ -90,9 +90,9 @@ def presurge_minutes(folder: Path) -> None:
 
 
 def presurge_dense(folder: Path) -> None:
-    from presurge.workflows.prepare import PrepareOptions, prepare
+    from presurge.workflows.prepare import PrepareConfig, prepare
 
-    prepare(folder / "BurstGPT_1.csv", folder / "dense", PrepareOptions(dense=True))
+    prepare(folder / "BurstGPT_1.csv", folder / "dense", PrepareConfig(dense=True))
 
 
 JOBS = {

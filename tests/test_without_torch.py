@@ -57,7 +57,7 @@ def test_the_main_job(environment: dict[str, str], tmp_path: Path) -> None:
     assert len(metrics) > 1, "the baselines are always in the table"
     assert all(channels["requests"]["wape"] > 0 for channels in metrics.values())
 
-    predicted = json.loads(presurge("predict run --history data/BurstGPT_1_compressed_60s.csv --json"))
+    predicted = json.loads(presurge("predict run --history data/trace_compressed_60s.csv --json"))
     assert predicted["step_seconds"] == 60
     requests = [row for row in predicted["forecast"] if row["channel"] == "requests"]
     assert len(requests) == 3

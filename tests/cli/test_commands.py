@@ -300,7 +300,7 @@ def test_further_channels_of_a_prepared_directory_can_be_forecast(run: Run) -> N
     options = ("--model", "dlinear", "--no-plots", "--quiet")
     code, _, err = run("train", "data", "--value", "requests,in_flight,failures", "--out", "run", *options)
     assert code == 0, err
-    for history in ("data", "data/BurstGPT_1_compressed_60s.csv", "trace.csv"):
+    for history in ("data", "data/trace_compressed_60s.csv", "trace.csv"):
         code, out, err = run("predict", "run", "--history", history, "--json", "--horizon", "1")
         assert code == 0, err
         assert [row["channel"] for row in json.loads(out)["forecast"]] == [

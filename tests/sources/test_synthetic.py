@@ -1,8 +1,11 @@
 """The synthetic trace: the same for the same seed, exact, labelled, and as bursty and rhythmic as a service."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -162,6 +165,29 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, ending: str)
         assert {file.name: file.read_bytes() for file in disk.iterdir()} == before
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_fifo_is_written_through(tmp_path: Path) -> None:
+    fifo, config, read = tmp_path / "trace.csv", SyntheticConfig(rows=500, days=1), []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()))
+    reader.start()
+    synthesize(config, fifo)
+    reader.join(timeout=30)
+    synthesize(config, tmp_path / "again.csv")
+    assert read == [(tmp_path / "again.csv").read_bytes()]
+    assert fifo.is_fifo()
+
+
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "null.csv"
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        path.write_bytes(b"")
+    except PermissionError:
+        pytest.skip("only root makes device nodes, and not on every file system")
+    synthesize(SyntheticConfig(rows=500, days=1), path)
+    assert path.is_char_device()
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:

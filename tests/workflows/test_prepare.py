@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from presurge import files
 from presurge.errors import ConfigError, DataError, StorageError
+from presurge.progress import silent
 from presurge.series.buckets import Buckets
 from presurge.series.frequency import HOUR, MINUTE, SECOND
-from presurge.workflows import counted_input
-from presurge.workflows.counted_input import TraceReading
 from presurge.workflows.data import load_dataset
-from presurge.workflows.prepare import PrepareOptions, prepare, trace_panel
+from presurge.workflows.prepare import PrepareConfig, aggregate, prepare, trace_panel
 
 GUIDE_DENSE = [
     "Timestamp",
@@ -61,7 +60,7 @@ def burst_table(rows=400, seed=0, span=7200, start=30):
 
 @pytest.fixture
 def trace(tmp_path):
-    path = tmp_path / "trace.csv"
+    path = tmp_path / "BurstGPT_1.csv"
     burst_table().to_csv(path, index=False)
     return path
 
@@ -83,7 +82,7 @@ def minutes_by_pandas(table: pd.DataFrame, width: int = 60) -> pd.DataFrame:
 
 def test_every_file_has_the_guides_name_and_columns(trace, tmp_path):
     out = tmp_path / "dataset"
-    prepared = prepare(trace, out, PrepareOptions(dense=True))
+    prepared = prepare(trace, out, PrepareConfig(dense=True))
     stems = [
         "BurstGPT_1_dense_timeseries",
         "BurstGPT_1_compressed_60s",
@@ -98,7 +97,7 @@ def test_every_file_has_the_guides_name_and_columns(trace, tmp_path):
 
 
 def test_the_files_hold_what_pandas_counts(trace, tmp_path):
-    prepare(trace, tmp_path / "out", PrepareOptions(dense=True))
+    prepare(trace, tmp_path / "out", PrepareConfig(dense=True))
     table = pd.read_csv(trace)
     minutes = pd.read_csv(tmp_path / "out" / "BurstGPT_1_compressed_60s.csv")
     expected = minutes_by_pandas(table)
@@ -119,7 +118,7 @@ def test_the_files_hold_what_pandas_counts(trace, tmp_path):
 
 
 def test_parquet_and_csv_say_the_same_and_keep_integers(trace, tmp_path):
-    prepare(trace, tmp_path / "out", PrepareOptions(dense=True))
+    prepare(trace, tmp_path / "out", PrepareConfig(dense=True))
     for csv in (tmp_path / "out").rglob("*.csv"):
         table = pl.read_parquet(csv.with_suffix(".parquet"))
         written = pl.read_csv(csv)
@@ -129,7 +128,7 @@ def test_parquet_and_csv_say_the_same_and_keep_integers(trace, tmp_path):
 
 def test_the_manifest_and_the_series_tell_training_what_it_needs(trace, tmp_path):
     out = tmp_path / "out"
-    prepared = prepare(trace, out, PrepareOptions(step=5 * MINUTE, name="mine"))
+    prepared = prepare(trace, out, PrepareConfig(step=5 * MINUTE, name="mine"))
     manifest = json.loads((out / "prepare.json").read_text())
     assert manifest == prepared.manifest
     expected = minutes_by_pandas(pd.read_csv(trace), 300)
@@ -158,8 +157,8 @@ def test_burstgpts_minutes_split_as_in_the_guide(tmp_path):
     table = pd.DataFrame(
         {"Timestamp": [0, 87_833 * 60 - 1], "Request tokens": [5, 7], "Response tokens": [0, 1]}
     )
-    table.to_csv(tmp_path / "trace.csv", index=False)
-    prepare(tmp_path / "trace.csv", tmp_path / "out")
+    table.to_csv(tmp_path / "BurstGPT_1.csv", index=False)
+    prepare(tmp_path / "BurstGPT_1.csv", tmp_path / "out")
     lengths = [
         len(pl.read_parquet(tmp_path / "out" / "split" / f"{name}.parquet", columns=["Timestamp"]))
         for name in SPLIT_NAMES
@@ -182,8 +181,8 @@ def test_no_request_and_no_token_is_lost_in_any_file(tmp_path_factory, requests,
     folder = tmp_path_factory.mktemp("conserved")
     table = pd.DataFrame(requests, columns=["Timestamp", "Request tokens", "Response tokens"])
     table["Timestamp"] /= 1000
-    table.to_csv(folder / "trace.csv", index=False)
-    prepare(folder / "trace.csv", folder / "out", PrepareOptions(step=step * SECOND, dense=dense))
+    table.to_csv(folder / "BurstGPT_1.csv", index=False)
+    prepare(folder / "BurstGPT_1.csv", folder / "out", PrepareConfig(step=step * SECOND, dense=dense))
     totals = [len(requests), sum(r[1] for r in requests), sum(r[2] for r in requests)]
 
     def sums(stem: str) -> list[int]:
@@ -202,8 +201,8 @@ def test_stamps_moved_by_a_millisecond_each_keep_every_request(tmp_path):
     table = burst_table(rows=5000, span=1200)
     repeats = table.groupby("Timestamp").cumcount()
     table["Timestamp"] = table["Timestamp"] + repeats / 1000
-    table.sample(frac=1, random_state=0).to_csv(tmp_path / "trace.csv", index=False)
-    prepared = prepare(tmp_path / "trace.csv", tmp_path / "out", PrepareOptions(dense=True))
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "BurstGPT_1.csv", index=False)
+    prepared = prepare(tmp_path / "BurstGPT_1.csv", tmp_path / "out", PrepareConfig(dense=True))
     dense = pd.read_csv(tmp_path / "out" / "BurstGPT_1_dense_timeseries.csv")
     assert dense["Concurrent_requests"].sum() == 5000 == prepared.totals["requests"]
     assert dense["Request_tokens_sum"].sum() == table["Request tokens"].sum()
@@ -213,9 +212,7 @@ def test_failures_are_counted_and_can_be_left_out(trace, tmp_path):
     table = pd.read_csv(trace)
     failed = table["Response tokens"] == 0
     kept = prepare(trace, tmp_path / "keep").totals
-    dropped = prepare(
-        trace, tmp_path / "drop", PrepareOptions(reading=TraceReading(failures="drop"), dense=True)
-    )
+    dropped = prepare(trace, tmp_path / "drop", PrepareConfig(failures="drop", dense=True))
     assert kept == {
         "requests": len(table),
         "input_tokens": table["Request tokens"].sum(),
@@ -234,9 +231,9 @@ def test_requests_in_flight_where_elapsed_times_are_known(tmp_path):
     table["Timestamp"] = table["Timestamp"] + np.random.default_rng(1).random(120).round(3)
     table["Elapsed time"] = np.random.default_rng(2).gamma(1, 90, 120).round(3)
     table.loc[3, "Elapsed time"] = np.nan
-    table.to_csv(tmp_path / "trace.csv", index=False)
-    for name, options in {"direct": PrepareOptions(), "by second": PrepareOptions(dense=True)}.items():
-        prepared = prepare(tmp_path / "trace.csv", tmp_path / name, options)
+    table.to_csv(tmp_path / "BurstGPT_1.csv", index=False)
+    for name, options in {"direct": PrepareConfig(), "by second": PrepareConfig(dense=True)}.items():
+        prepared = prepare(tmp_path / "BurstGPT_1.csv", tmp_path / name, options)
         assert [c["name"] for c in prepared.manifest["extra_channels"]] == ["failures", "in_flight"]
         series = pl.read_parquet(tmp_path / name / "series.parquet")[:-1]
         begin, end = table["Timestamp"], table["Timestamp"] + table["Elapsed time"].fillna(0)
@@ -257,7 +254,7 @@ def test_utc_stamps_become_epoch_seconds_and_read_back_as_utc(tmp_path):
         }
     ).to_csv(tmp_path / "azure.csv", index=False)
     manifest = prepare(tmp_path / "azure.csv", tmp_path / "out").manifest
-    minutes = tmp_path / "out" / "BurstGPT_1_compressed_60s.csv"
+    minutes = tmp_path / "out" / "azure_compressed_60s.csv"
     assert manifest["clock"] == "utc"
     assert pd.read_csv(minutes)["Timestamp"].tolist() == [start.timestamp() + 60 * i for i in range(4)]
     from_trace, _, _ = trace_panel(tmp_path / "azure.csv", MINUTE)
@@ -285,39 +282,39 @@ def test_a_panel_has_only_buckets_that_the_trace_covers(trace):
 def test_a_year_without_requests_is_zeros_in_between(tmp_path):
     year = 365 * 86_400
     pd.DataFrame({"Timestamp": [0, year], "Request tokens": [5, 7], "Response tokens": [1, 1]}).to_csv(
-        tmp_path / "trace.csv", index=False
+        tmp_path / "BurstGPT_1.csv", index=False
     )
-    prepared = prepare(tmp_path / "trace.csv", tmp_path / "out", PrepareOptions(step=HOUR))
+    prepared = prepare(tmp_path / "BurstGPT_1.csv", tmp_path / "out", PrepareConfig(step=HOUR))
     assert (prepared.rows, prepared.totals["input_tokens"]) == (8761, 12)
 
 
 @pytest.mark.parametrize("split", [("0.6", "0.4"), ("0.6", "0.1", "0.2", "0.2"), ("1", "1", "-1", "0")])
 def test_an_impossible_split_is_refused_before_anything_is_read(tmp_path, split):
     with pytest.raises(ConfigError):
-        prepare(tmp_path / "absent.csv", tmp_path / "out", PrepareOptions(split=split))
+        prepare(tmp_path / "absent.csv", tmp_path / "out", PrepareConfig(split=split))
 
 
 @pytest.mark.parametrize("bad", ["x,5,1", "7,NaN,1", "7,-5,1", "7,5,inf", "7,5,1.5", "7,,1"])
 def test_a_bad_row_is_an_error_or_left_out_as_told(tmp_path, bad):
-    path = tmp_path / "trace.csv"
+    path = tmp_path / "BurstGPT_1.csv"
     path.write_text(f"Timestamp,Request tokens,Response tokens\n1,2,3\n\n{bad}\n65,4,0\n")
     with pytest.raises(DataError, match=r"row \d"):
         prepare(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    left = prepare(path, tmp_path / "out", PrepareOptions(reading=TraceReading(bad_rows="drop")))
+    left = prepare(path, tmp_path / "out", PrepareConfig(bad_rows="drop"))
     assert left.totals == {"requests": 2, "input_tokens": 6, "output_tokens": 3, "failures": 1}
     assert any("left out: 1" in note for note in left.notes)
 
 
 @pytest.mark.parametrize("rows", ["", "5,7,9\n"])
 def test_no_row_is_an_error_and_one_row_is_enough(tmp_path, rows):
-    path = tmp_path / "trace.csv"
+    path = tmp_path / "BurstGPT_1.csv"
     path.write_text(f"Timestamp,Request tokens,Response tokens\n{rows}")
     if not rows:
         with pytest.raises(DataError, match="no rows"):
             prepare(path, tmp_path / "out")
         return
-    prepared = prepare(path, tmp_path / "out", PrepareOptions(dense=True))
+    prepared = prepare(path, tmp_path / "out", PrepareConfig(dense=True))
     assert (prepared.rows, prepared.totals["output_tokens"]) == (1, 9)
     assert prepared.manifest["partial_edges"] == {"first": True, "last": True}
 
@@ -344,14 +341,14 @@ COARSEN = Buckets.coarsen
 
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
-    [(counted_input, "counted", losing_one_request), (Buckets, "coarsen", losing_the_last_bucket)],
+    [(aggregate, "counted", losing_one_request), (Buckets, "coarsen", losing_the_last_bucket)],
 )
 def test_a_step_that_loses_requests_is_caught_and_nothing_is_written(
     trace, tmp_path, monkeypatch, owner, name, broken
 ):
     monkeypatch.setattr(owner, name, broken)
     with pytest.raises(DataError, match="were not conserved"):
-        prepare(trace, tmp_path / "out", PrepareOptions(dense=True))
+        prepare(trace, tmp_path / "out", PrepareConfig(dense=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -361,7 +358,7 @@ def test_what_else_is_in_the_directory_stays(trace, tmp_path):
     (out / "BurstGPT_1.csv").write_text("mine")
     (out / "split" / "notes.txt").write_text("mine too")
     prepare(trace, out)
-    prepare(trace, out, PrepareOptions(step=HOUR))
+    prepare(trace, out, PrepareConfig(step=HOUR))
     assert (out / "BurstGPT_1.csv").read_text() == "mine"
     assert (out / "split" / "notes.txt").read_text() == "mine too"
     assert json.loads((out / "prepare.json").read_text())["step_seconds"] == 3600
@@ -386,7 +383,7 @@ def test_an_interrupted_run_leaves_what_was_there(trace, tmp_path, monkeypatch, 
     rename = files._rename
     if moment == "while moving":
         monkeypatch.setattr(files, "_rename", stops)
-        progress = None
+        progress = silent
     else:
 
         def progress(phase, share):
@@ -394,7 +391,7 @@ def test_an_interrupted_run_leaves_what_was_there(trace, tmp_path, monkeypatch, 
                 raise KeyboardInterrupt
 
     with pytest.raises(BaseException, match=r"^$|Interrupt"):
-        prepare(trace, out, PrepareOptions(dense=moment == "while writing"), progress=progress)
+        prepare(trace, out, PrepareConfig(dense=moment == "while writing"), progress=progress)
     assert everything_in(out) == before
 
 
@@ -407,12 +404,12 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(trace, tmp_path):
     try:
         prepare(trace, disk / "out")
         before = everything_in(disk)
-        for options in (PrepareOptions(dense=True), PrepareOptions(step=SECOND)):
+        for options in (PrepareConfig(dense=True), PrepareConfig(step=SECOND)):
             with pytest.raises(StorageError, match=r"(?i)no space"):
                 prepare(trace, disk / "out", options)
             assert everything_in(disk) == before
         with pytest.raises(StorageError):
-            prepare(trace, disk / "other" / "place", PrepareOptions(dense=True))
+            prepare(trace, disk / "other" / "place", PrepareConfig(dense=True))
         assert not (disk / "other").exists()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -8,17 +8,17 @@ import polars as pl
 import pytest
 
 from presurge.series.frequency import HOUR
-from presurge.workflows.prepare import PrepareOptions, prepare
+from presurge.workflows.prepare import PrepareConfig, prepare
 
 
 def test_rebuilt_burstgpt_has_the_real_count_of_every_hour(shared, tmp_path):
     prepared = prepare(
         shared / "data" / "llm" / "burstgpt_rebuilt_events.parquet",
         tmp_path,
-        PrepareOptions(step=HOUR, dense=True),
+        PrepareConfig(step=HOUR, dense=True),
     )
     assert prepared.totals["requests"] == 1_087_553
-    hours = pd.read_csv(tmp_path / "BurstGPT_1_compressed_3600s.csv").set_index("Timestamp")
+    hours = pd.read_csv(tmp_path / "burstgpt_rebuilt_events_compressed_3600s.csv").set_index("Timestamp")
     real = pd.read_csv(shared / "data" / "llm" / "burstgpt_hourly.csv.gz").set_index("t_s")
     assert (hours["Concurrent_requests"] == real["all"]).all()
     assert len(hours) == len(real)
@@ -40,7 +40,7 @@ def test_an_hour_of_real_requests(shared, tmp_path, file, stamp, inputs, outputs
         seconds = table[stamp].to_numpy() // 1000
     expected = table.groupby(seconds // 60 * 60).agg({stamp: "size", inputs: "sum", outputs: "sum"})
     prepare(shared / "data" / "llm" / file, tmp_path)
-    minutes = pl.read_csv(tmp_path / "BurstGPT_1_compressed_60s.csv")
+    minutes = pl.read_csv(tmp_path / f"{file.partition('.')[0]}_compressed_60s.csv")
     assert minutes["Timestamp"].to_list() == expected.index.tolist()
     assert minutes["Concurrent_requests"].to_list() == expected[stamp].tolist()
     assert minutes["Request_tokens_sum"].to_list() == expected[inputs].tolist()

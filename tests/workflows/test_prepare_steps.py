@@ -1,6 +1,9 @@
 """The guide's three steps one after another, through the command line, and each with inputs of its own."""
 
+import gzip
 import json
+import os
+from pathlib import Path
 
 import pandas as pd
 import polars as pl
@@ -9,8 +12,9 @@ import pytest
 from presurge.cli import main
 from presurge.errors import DataError
 from presurge.series.frequency import HOUR, MINUTE
-from presurge.workflows.guide_steps import prepare_compress, prepare_dense, prepare_split
-from presurge.workflows.prepare import PrepareOptions, prepare
+from presurge.sources import files
+from presurge.workflows.prepare import PrepareConfig, prepare, trace_panel
+from presurge.workflows.prepare.steps import prepare_compress, prepare_dense, prepare_split
 
 COUNTS = ["Concurrent_requests", "Request_tokens_sum", "Response_tokens_sum"]
 
@@ -105,8 +109,8 @@ def test_a_file_with_the_name_of_a_step_is_reached_by_its_path(folder, capsys):
 
 
 def test_compress_reads_a_trace_as_well(folder):
-    prepare_compress(folder / "dataset" / "BurstGPT_1.csv", folder / "a", step=HOUR)
-    prepare(folder / "dataset" / "BurstGPT_1.csv", folder / "b", PrepareOptions(step=HOUR))
+    prepare_compress(folder / "dataset" / "BurstGPT_1.csv", folder / "a", PrepareConfig(step=HOUR))
+    prepare(folder / "dataset" / "BurstGPT_1.csv", folder / "b", PrepareConfig(step=HOUR))
     name = "BurstGPT_1_compressed_3600s.csv"
     assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes()
 
@@ -162,16 +166,108 @@ def test_minutes_can_be_compressed_further_but_not_finer(folder):
     out = folder / "dataset"
     prepare_compress(out / "BurstGPT_1.csv", out)
     minutes = out / "BurstGPT_1_compressed_60s.parquet"
-    hours = prepare_compress(minutes, out, step=HOUR)
+    hours = prepare_compress(minutes, out, PrepareConfig(step=HOUR))
     assert hours.totals["requests"] == pl.read_parquet(minutes)["Concurrent_requests"].sum() == 900
-    with pytest.raises(DataError, match="no multiple"):
-        prepare_compress(minutes, out, step=MINUTE // 2)
+    with pytest.raises(DataError, match="not a multiple"):
+        prepare_compress(minutes, out, PrepareConfig(step=MINUTE // 2))
 
 
 def test_split_takes_the_only_series_there_is_or_asks(folder):
     trace = folder / "dataset" / "BurstGPT_1.csv"
-    prepare_compress(trace, folder / "x", step=HOUR)
+    prepare_compress(trace, folder / "x", PrepareConfig(step=HOUR))
     assert prepare_split(out=folder / "x").step == HOUR
-    prepare_compress(trace, folder / "x", step=5 * MINUTE)
+    prepare_compress(trace, folder / "x", PrepareConfig(step=5 * MINUTE))
     with pytest.raises(DataError, match="several series"):
         prepare_split(out=folder / "x")
+
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,374,44\n2023-11-16 18:17:05,20,3\n"
+GUIDE_PARTS = {
+    "burstgpt_predictor_train_minute.csv",
+    "burstgpt_predictor_val_minute.csv",
+    "burstgpt_rl_train_minute.csv",
+    "burstgpt_final_test_minute.csv",
+}
+
+
+def csv_files(directory):
+    return {path.name for path in directory.rglob("*.csv")}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("chat.csv", "chat"),
+        ("my.log.2024.CSV", "my.log.2024"),
+        ("chat[1].csv", "chat[1]"),
+        ("trace", "trace"),
+    ],
+)
+def test_other_traces_give_their_files_their_own_name(folder, capsys, file, name):
+    (folder / file).write_text(AZURE)
+    run(f"prepare {file} --out data --dense", capsys)
+    written = {f"{name}_dense_timeseries.csv", f"{name}_compressed_60s.csv"}
+    written |= {f"{name}_{part}.csv" for part in ("train", "val", "rl", "test")}
+    assert csv_files(folder / "data") == written
+    assert not any("burst" in str(path).lower() for path in (folder / "data").rglob("*"))
+
+
+def test_the_three_steps_find_the_files_of_another_trace(folder, capsys):
+    (folder / "chat.csv").write_text(AZURE)
+    run("prepare dense chat.csv --out data", capsys)
+    run("prepare compress --out data", capsys)
+    run("prepare split --out data", capsys)
+    run("prepare chat.csv --out whole --dense", capsys)
+    assert csv_files(folder / "data") == csv_files(folder / "whole")
+
+
+def test_burstgpt_keeps_the_names_of_the_guide(folder, capsys):
+    whole = folder / "dataset" / "BurstGPT_1.csv"
+    for number in (1, 2):
+        path = folder / f"BurstGPT_{number}.csv.gz"
+        path.write_bytes(gzip.compress(whole.read_bytes()))
+        run(f"prepare {path.name} --out data{number}", capsys)
+        assert csv_files(folder / f"data{number}") == {f"BurstGPT_{number}_compressed_60s.csv", *GUIDE_PARTS}
+
+
+def test_a_given_name_is_used(folder, capsys):
+    (folder / "chat.csv").write_text(AZURE)
+    run("prepare chat.csv --out data --name BurstGPT_1", capsys)
+    assert csv_files(folder / "data") == {"BurstGPT_1_compressed_60s.csv", *GUIDE_PARTS}
+    run("prepare compress chat.csv --out other --name mine", capsys)
+    run("prepare split --out other --name mine", capsys)
+    assert "mine_compressed_60s.csv" in csv_files(folder / "other")
+    with pytest.raises(DataError, match="no such file"):
+        prepare_split(out=folder / "other", config=PrepareConfig(name="other"))
+
+
+def test_a_coarser_series_keeps_the_name_of_its_trace(folder):
+    (folder / "chat.csv").write_text(AZURE)
+    prepare_compress(folder / "chat.csv", folder / "a")
+    prepare_compress(folder / "a" / "chat_compressed_60s.csv", folder / "a", PrepareConfig(step="1h"))
+    assert csv_files(folder / "a") == {"chat_compressed_60s.csv", "chat_compressed_3600s.csv"}
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda path: prepare(path, path.parent / "x", PrepareConfig(dense=True)),
+        lambda path: prepare_compress(path, path.parent / "x"),
+        lambda path: trace_panel(path, MINUTE),
+    ],
+)
+def test_a_file_is_opened_once(folder, monkeypatch, work):
+    opened = []
+    first_bytes = files._first_bytes
+    monkeypatch.setattr(files, "_first_bytes", lambda path: opened.append(path) or first_bytes(path))
+    work(folder / "dataset" / "BurstGPT_1.csv")
+    assert len(opened) == 1
+
+
+def test_a_device_or_fifo_is_not_replaced_by_a_directory(folder, capsys):
+    os.mkfifo(folder / "fifo")
+    for place in ("fifo", os.devnull):
+        assert main(["prepare", "dataset/BurstGPT_1.csv", "--out", place]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    assert (folder / "fifo").is_fifo()
+    assert Path(os.devnull).is_char_device()

@@ -1,6 +1,5 @@
 """``presurge prepare``: a trace becomes a prepared directory; ``dense``, ``compress`` and ``split`` are its steps."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,16 +13,15 @@ from presurge.cli.options import Common
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from presurge.workflows.counted_input import TraceReading
-    from presurge.workflows.prepared_files import Prepared
-    from presurge.workflows.statistics import Statistics
+    from presurge.workflows.prepare import PrepareConfig
+    from presurge.workflows.prepare.directory import Prepared
 
 _ALL = "all"
 _STAMPS = ("first", "last", "densest_second")
 
 
 class _WholeByDefault(TyperGroup):
-    """A group whose first word may be left out: what is no step's name begins the arguments of all steps in one."""
+    """A group whose first word may be left out: unless it names a step, the arguments are those of all steps in one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -31,12 +29,12 @@ class _WholeByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Errors of all steps in one name the command as it was written, without a step."""
+        """Name the command in errors as it was typed, without a step."""
         name, command, rest = super().resolve_command(ctx, args)
         return "" if name == _ALL else name, command, rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The help of all steps in one, which names the steps too."""
+        """Show the help of all steps in one, which names the steps too."""
         command = self.commands[_ALL]
         with typer.Context(command, info_name=ctx.info_name, parent=ctx.parent) as own:
             command.format_help(own, formatter)
@@ -68,24 +66,16 @@ class ReadingOptions(Options):
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     bad_rows: Literal["error", "drop"] = "error"
 
-    def reading(self) -> "TraceReading":
-        """These options as the workflow takes them."""
-        from presurge.workflows.counted_input import TraceReading
-
-        return TraceReading(
-            failures=self.failures, format=self.format, time_unit=self.time_unit, bad_rows=self.bad_rows
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class NameOptions(Options):
     """Options.
 
     Attributes:
-        name: What the names of the files begin with.
+        name: What the names of the files begin with (default: the name of the input).
     """
 
-    name: str = "BurstGPT_1"
+    name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +87,6 @@ class SplitOptions(Options):
     """
 
     split: Annotated[str, "F,F,F,F"] = "0.6,0.1,0.2,0.1"
-
-    def fractions(self) -> list[str]:
-        """The shares, as they were written."""
-        parts = [part.strip() for part in self.split.split(",")]
-        for part in parts:
-            try:
-                float(part)
-            except ValueError as error:
-                hint = "Write four shares, for example 0.6,0.1,0.2,0.1."
-                raise ConfigError(f"{part!r} is not a number", setting="split", hint=hint) from error
-        return parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,23 +138,10 @@ def whole(options: WholeOptions, reading: ReadingOptions, common: Common) -> Non
 
     Example:  presurge prepare trace.csv --out data --step 60s --analyze
     """
-    from presurge.series.frequency import parse_step
-    from presurge.workflows.prepare import PrepareOptions, prepare
+    from presurge.workflows.prepare import prepare
 
     with console.progress() as progress:
-        prepared = prepare(
-            options.trace,
-            options.out,
-            PrepareOptions(
-                step=parse_step(options.step),
-                dense=options.dense,
-                split=options.fractions(),
-                name=options.name,
-                analyze=options.analyze,
-                reading=reading.reading(),
-            ),
-            progress=progress,
-        )
+        prepared = prepare(options.trace, options.out, _config(options, reading), progress=progress)
     _print(prepared, as_json=common.json)
 
 
@@ -209,23 +175,17 @@ def dense(options: DenseOptions, reading: ReadingOptions, common: Common) -> Non
 
     Example:  presurge prepare dense --convert-original --analyze
     """
-    from presurge.workflows.guide_steps import prepare_dense
+    from presurge.workflows.prepare.burstgpt import NAME
+    from presurge.workflows.prepare.steps import prepare_dense
 
     if options.convert_original and options.trace is not None:
         raise ConfigError(
             "`convert_original` means the original trace, but another is named",
             where=str(options.trace),
-            hint=f"Leave one of them out; the original trace is {options.out / options.name}.csv.",
+            hint=f"Leave one of them out; the original trace is {options.out / (options.name or NAME)}.csv.",
         )
     with console.progress() as progress:
-        prepared = prepare_dense(
-            options.trace,
-            options.out,
-            name=options.name,
-            analyze=options.analyze,
-            reading=reading.reading(),
-            progress=progress,
-        )
+        prepared = prepare_dense(options.trace, options.out, _config(options, reading), progress=progress)
     _print(prepared, as_json=common.json)
 
 
@@ -246,18 +206,10 @@ def compress(options: CompressOptions, reading: ReadingOptions, common: Common) 
 
     Example:  presurge prepare compress --step 60s
     """
-    from presurge.series.frequency import parse_step
-    from presurge.workflows.guide_steps import prepare_compress
+    from presurge.workflows.prepare.steps import prepare_compress
 
     with console.progress() as progress:
-        prepared = prepare_compress(
-            options.source,
-            options.out,
-            step=parse_step(options.step),
-            name=options.name,
-            reading=reading.reading(),
-            progress=progress,
-        )
+        prepared = prepare_compress(options.source, options.out, _config(options, reading), progress=progress)
     _print(prepared, as_json=common.json)
 
 
@@ -280,10 +232,20 @@ def split(options: SplitStepOptions, common: Common) -> None:
 
     Example:  presurge prepare split --split 0.6,0.1,0.2,0.1
     """
-    from presurge.workflows.guide_steps import prepare_split
+    from presurge.workflows.prepare.steps import prepare_split
 
-    prepared = prepare_split(options.source, options.out, split=options.fractions(), name=options.name)
-    _print(prepared, as_json=common.json)
+    _print(prepare_split(options.source, options.out, _config(options)), as_json=common.json)
+
+
+def _config(*classes: Options) -> "PrepareConfig":
+    """The options of a command as the workflow takes them."""
+    from presurge.config import validated
+    from presurge.workflows.prepare import PrepareConfig
+
+    given = {name: value for options in classes for name, value in options.given().items()}
+    return validated(
+        PrepareConfig, {name: given[name] for name in PrepareConfig.model_fields if name in given}
+    )
 
 
 def _print(prepared: "Prepared", *, as_json: bool) -> None:
@@ -301,18 +263,14 @@ def _print(prepared: "Prepared", *, as_json: bool) -> None:
         console.result(f"Split: {parts}")
     for note in prepared.notes:
         console.say(f"Note: {note}")
-    _print_files(prepared.directory, prepared.files)
-
-
-def _print_files(directory: Path, files: Sequence[Path]) -> None:
-    console.say(f"Wrote {len(files)} files into {directory}")
-    for file in files:
+    console.say(f"Wrote {len(prepared.files)} files into {prepared.directory}")
+    for file in prepared.files:
         console.say(f"  {file}", level="verbose")
 
 
-def _statistics_table(statistics: "Statistics") -> str:
+def _statistics_table(statistics: dict[str, Any]) -> str:
     rows = []
-    for name, value in statistics.to_dict().items():
+    for name, value in statistics.items():
         if isinstance(value, float) and name.endswith("share"):
             shown = f"{value:.1%}"
         elif isinstance(value, float):

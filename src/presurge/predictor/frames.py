@@ -17,23 +17,21 @@ from presurge.series.panel import FloatArray, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
 from presurge.sources.columns import Rows, read_numbers, read_stamps, without_blank
 from presurge.sources.files import RowFrame
-from presurge.sources.formats import REQUEST_CHANNELS
+from presurge.sources.formats import BURSTGPT, GUIDE_COUNTS, GUIDE_TIME, LOAD_CHANNELS, REQUEST_CHANNELS
 from presurge.sources.table import read_frame
-from presurge.workflows.guide_files import COUNT_COLUMNS, TRAINING
-from presurge.workflows.prepared_files import CHANNELS
 
 Frame = Any
 """A ``pandas.DataFrame`` or a ``polars.DataFrame``; rows need not be in chronological order."""
 Level = Literal["request", "minute"]
 
-TIME = "Timestamp"
+TIME = GUIDE_TIME
 TOKENS: dict[Level, tuple[str, str]] = {
-    "request": ("Request tokens", "Response tokens"),
-    "minute": (COUNT_COLUMNS["input_tokens"], COUNT_COLUMNS["output_tokens"]),
+    "request": (BURSTGPT.input_tokens, BURSTGPT.output_tokens),
+    "minute": (GUIDE_COUNTS["input_tokens"], GUIDE_COUNTS["output_tokens"]),
 }
 _NEEDED: dict[Level, tuple[str, ...]] = {
-    "request": (TIME, *TOKENS["request"]),
-    "minute": (TIME, *(COUNT_COLUMNS[name] for name in TRAINING)),
+    "request": BURSTGPT.needs,
+    "minute": (TIME, *GUIDE_COUNTS.values()),
 }
 _UNITS: dict[TimeUnit, int] = {"s": SECOND, "ms": SECOND // 1000, "us": 1}
 
@@ -196,7 +194,7 @@ def _minutes(frame: pl.DataFrame) -> History:
         what = f"rows with the {TIME} of another row, whose load would count twice: {count}"
         raise DataError(what, where="data frame", hint="Drop them, or sum them up, first.")
     _, form = read_stamps(without_blank(RowFrame.of(frame), frame), TIME, None)
-    panel = table.panel.replace(values=table.panel.values, channels=CHANNELS)
+    panel = table.panel.replace(values=table.panel.values, channels=LOAD_CHANNELS)
     return History(panel=panel, level="minute", form=form, last_us=int(panel.times()[-1]))
 
 

@@ -57,5 +57,5 @@ def _fraction(value: float | str | Fraction) -> Fraction:
         return Fraction(str(value))
     except ValueError as error:
         raise ConfigError(
-            f"{value!r} is no number", setting="split", hint="Give fractions such as 0.6,0.1,0.2,0.1."
+            f"{value!r} is not a number", setting="split", hint="Give fractions such as 0.6,0.1,0.2,0.1."
         ) from error

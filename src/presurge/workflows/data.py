@@ -15,9 +15,11 @@ from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
+from presurge.sources.formats import LOAD_CHANNELS
+from presurge.sources.table import read_table
+from presurge.workflows.prepare import trace_panel
+from presurge.workflows.prepare.directory import MANIFEST, MANIFEST_FORMAT
 
-MANIFEST = "prepare.json"
-MANIFEST_FORMAT = "presurge-prepared"
 Fill = Literal["auto", "zero", "missing"]
 
 
@@ -146,8 +148,6 @@ def load_series(path: Path, table: TableOptions | None = None, *, step: str | No
 
 
 def _load_table(path: Path, options: TableOptions) -> Series:
-    from presurge.sources import read_table
-
     read = read_table(
         path,
         time=options.time,
@@ -168,12 +168,9 @@ def _load_table(path: Path, options: TableOptions) -> Series:
 
 
 def _load_known(path: Path, step: int) -> Series:
-    from presurge.workflows.prepare import trace_panel
-    from presurge.workflows.prepared_files import CHANNELS
-
     panel, trace_format, notes = trace_panel(path, step)
     source = {"path": str(path), "format": trace_format, **_fingerprint(path)}
-    main = tuple(channel.name for channel in CHANNELS)
+    main = tuple(channel.name for channel in LOAD_CHANNELS)
     return Series(panel=panel, channels=main, source=source, notes=notes)
 
 

@@ -1,0 +1,255 @@
+"""A request trace or a guide file, summed over buckets in exact integers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import BeforeValidator
+
+from presurge.config import Config
+from presurge.errors import ConfigError, DataError
+from presurge.series.buckets import BUSY, Buckets, Totals, bucket, bucket_queries, bucketed, check_conserved
+from presurge.series.frequency import MINUTE, SECOND, check_step, format_step, parse_step
+from presurge.series.panel import Channel, Clock, Panel
+from presurge.series.spans import Span
+from presurge.series.timestamps import TimeUnit, format_stamp
+from presurge.sources.files import RowFile, open_file
+from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
+from presurge.sources.synthetic import is_synthetic
+from presurge.sources.trace import BadRows, FailureRule, Trace, check_trace, counted, open_trace
+from presurge.workflows.prepare.burstgpt import PARTS, GuideFile, channel_values, read_guide_file
+
+EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
+"""Further channels of a series, where the trace has them; they are forecast only on request."""
+
+
+def _to_step(value: str | int) -> int:
+    return parse_step(value) if isinstance(value, str) else check_step(value)
+
+
+def _to_shares(value: str | Sequence[float | str]) -> tuple[str, ...]:
+    shares = tuple(str(share).strip() for share in (value.split(",") if isinstance(value, str) else value))
+    Span(np.array([0]), np.array([0])).cut(shares)
+    if len(shares) != len(PARTS):
+        raise ConfigError(
+            f"the split has {len(shares)} parts, not four",
+            setting="split",
+            hint="Give the shares of train, val, rl and test, for example 0.6,0.1,0.2,0.1; 0 for a part that you do not need.",
+        )
+    return shares
+
+
+class PrepareConfig(Config):
+    """How to read a trace and what to write from it.
+
+    Attributes:
+        step: Distance of the rows in microseconds, or text such as ``"60s"``; from 1 s to 1 week.
+        dense: Whether to write the series of seconds too.
+        split: Shares of the rows for train, val, rl and test, in the order of time; they add up to 1.
+        name: What the file names begin with; by default the name of the input.
+        analyze: Whether to compute statistics of the trace, in a second pass over it.
+        failures: Whether failed requests count as requests too, or only as failures.
+        format: Name of the trace's format; by default its columns decide.
+        time_unit: Unit of numeric stamps; by default the format or their magnitude decides.
+        bad_rows: Whether a bad row is an error or is left out.
+    """
+
+    step: Annotated[int, BeforeValidator(_to_step)] = MINUTE
+    dense: bool = False
+    split: Annotated[tuple[str, ...], BeforeValidator(_to_shares)] = ("0.6", "0.1", "0.2", "0.1")
+    name: str | None = None
+    analyze: bool = False
+    failures: FailureRule = "keep"
+    format: str | None = None
+    time_unit: TimeUnit | None = None
+    bad_rows: BadRows = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Aggregate:
+    """An input, summed over buckets.
+
+    Attributes:
+        buckets: The sums.
+        totals: The sums over the rows of the input itself.
+        clock: Of its stamps.
+        source: Path, format and size of the input, as JSON values.
+        notes: What was changed on the way in.
+        partial: Whether the input covers the first and the last bucket only in part.
+        trace: The trace, if the input is one.
+    """
+
+    buckets: Buckets
+    totals: Totals
+    clock: Clock
+    source: dict[str, Any]
+    notes: tuple[str, ...]
+    partial: tuple[bool, bool]
+    trace: Trace | None = None
+
+    def coarsen(self, step: int) -> Self:
+        """The same in wider buckets of ``step`` microseconds, a multiple of the present step.
+
+        Raises:
+            DataError: A sum was not conserved.
+        """
+        buckets = self.buckets.coarsen(step)
+        check_conserved(self.totals, buckets.totals(), f"buckets of {format_step(step)}")
+        return replace(self, buckets=buckets, partial=_partial(buckets))
+
+    def edge_notes(self) -> tuple[str, ...]:
+        """Name the edge buckets that the input covers only in part."""
+        edges = " and ".join(name for name, flag in zip(("first", "last"), self.partial, strict=True) if flag)
+        return (f"The trace covers the {edges} bucket only in part; flagged as partial",) if edges else ()
+
+
+def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Aggregate:
+    """Open a request trace, check it and sum it over buckets of ``step`` microseconds, all in one streamed pass.
+
+    Raises:
+        DataError: It cannot be read, its stamps or sums do not fit into buckets, or a request was lost.
+        FormatError: Its columns fit no known format, or several.
+    """
+    file = open_file(source)
+    trace = open_trace(
+        file,
+        format=config.format,
+        time_unit=config.time_unit,
+        bad_rows=config.bad_rows,
+        also=lambda events: bucket_queries(counted(events, config.failures), step),
+    )
+    where = str(file.path)
+    try:
+        buckets, totals = bucketed(trace.answers, step)
+    except DataError as error:
+        raise DataError(error.what, where=where, hint=error.hint) from error
+    failures = totals["failures"]
+    requests = trace.rows - (failures if config.failures == "drop" else 0)
+    check_conserved({"requests": requests}, totals, where)
+    check_conserved(totals, buckets.totals(), f"{where}, buckets of {format_step(step)}")
+    treated = "counted as requests too" if config.failures == "keep" else "left out of requests and tokens"
+    note = (f"{failures:,} failed requests (no output token) are {treated}",) if failures else ()
+    return Aggregate(
+        buckets=buckets,
+        totals=totals,
+        clock=trace.clock,
+        source=describe_source(file.path, trace.format),
+        notes=(*trace.notes, *note),
+        partial=_partial(buckets),
+        trace=replace(trace, answers=()),
+    )
+
+
+def count_guide_file(file: GuideFile, step: int) -> Aggregate:
+    """Sum a second or minute file over equal or wider buckets.
+
+    Raises:
+        DataError: The step is not a multiple of the distance of its rows.
+    """
+    where = str(file.path)
+    if step % file.step:
+        raise DataError(
+            f"its rows are {format_step(file.step)} apart, and {format_step(step)} is not a multiple of that",
+            where=where,
+            hint="Use a wider `step`, or start again from the trace.",
+        )
+    buckets, totals = bucket(file.rows(), step)
+    # The last row covers its whole step, not only the instant of its stamp.
+    buckets = replace(buckets, last=buckets.last + file.step - 1)
+    check_conserved(totals, buckets.totals(), f"{where}, buckets of {format_step(step)}")
+    first, last = _partial(buckets)
+    return Aggregate(
+        buckets=buckets,
+        totals={name: total for name, total in totals.items() if name != BUSY},
+        clock=file.clock,
+        source=describe_source(file.path, GUIDE_SERIES),
+        notes=() if "failures" in totals else ("The file does not say which requests failed.",),
+        partial=(first or file.partial[0], last or file.partial[1]),
+    )
+
+
+def describe_source(path: Path, form: str) -> dict[str, Any]:
+    """What a manifest says of an input: path, format and size, and whether it is labelled as synthetic."""
+    label = {"synthetic": True} if is_synthetic(path) else {}
+    return {"path": str(path), "format": form, "bytes": path.stat().st_size, **label}
+
+
+def _partial(buckets: Buckets) -> tuple[bool, bool]:
+    edges = buckets.partial()
+    return bool(edges[0]), bool(edges[-1])
+
+
+def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[str, ...]]:
+    """Read a request trace or a guide file as a panel: (panel, name of its format, notes).
+
+    The channels are requests and tokens, then failures, and the mean number in flight if elapsed times are known. Edge
+    buckets that the trace covers only in part are left out. A guide file whose rows are further apart than ``step``
+    (microseconds) keeps its own step.
+
+    Raises:
+        DataError: It cannot be read, or covers no bucket completely.
+    """
+    file = open_file(source)
+    if recognise_file(file) == GUIDE_SERIES:
+        guide = read_guide_file(file)
+        found = count_guide_file(guide, max(step, guide.step))
+    else:
+        found = count_trace(file, step, PrepareConfig())
+    buckets, (first, last) = found.buckets, found.partial
+    begin, end = int(first), len(buckets) - int(last)
+    if begin >= end:
+        raise DataError(
+            f"no bucket of {format_step(buckets.step)} is covered completely",
+            where=str(file.path),
+            hint="The trace is too short for this step: use a smaller `step`.",
+        )
+    values = channel_values(buckets, begin, end)
+    channels = tuple(channel for channel in (*LOAD_CHANNELS, *EXTRA_CHANNELS) if channel.name in values)
+    panel = Panel(
+        values=np.stack([values[channel.name] for channel in channels], axis=1).astype(np.float32),
+        channels=channels,
+        step=buckets.step,
+        start=buckets.starts(begin, begin + 1),
+        clock=found.clock,
+    )
+    return panel, str(found.source["format"]), (*found.notes, *found.edge_notes())
+
+
+def statistics(seconds: Aggregate) -> dict[str, Any]:
+    """Describe a trace in numbers from its one-second buckets and one more pass, which compares stamps.
+
+    Shares are between 0 and 1, and stamps in the form in which they came in. ``duplicate_stamps`` counts requests whose
+    exact stamp an earlier one has too, ``unsorted_requests`` those earlier than the one before them in the file,
+    ``empty_share`` the seconds without an arrival; ``mean_in_flight`` is None where elapsed times are unknown.
+    """
+    trace, buckets, totals = seconds.trace, seconds.buckets, seconds.totals
+    assert trace is not None, "only a trace has statistics"
+    stamps = check_trace(trace)
+    requests = max(totals["requests"], 1)
+    arrivals = buckets.sums["requests"]
+    densest = int(arrivals.argmax())
+    busy = buckets.sums.get(BUSY)
+    return {
+        "rows": trace.rows,
+        "first": format_stamp(trace.first_us, trace.clock),
+        "last": format_stamp(trace.last_us, trace.clock),
+        "span_seconds": (trace.last_us - trace.first_us) / SECOND,
+        "requests": totals["requests"],
+        "input_tokens": totals["input_tokens"],
+        "output_tokens": totals["output_tokens"],
+        "mean_input_tokens": totals["input_tokens"] / requests,
+        "mean_output_tokens": totals["output_tokens"] / requests,
+        "failures": totals["failures"],
+        "failure_share": totals["failures"] / trace.rows,
+        "duplicate_stamps": stamps.duplicate_stamps,
+        "duplicate_share": stamps.duplicate_stamps / trace.rows,
+        "unsorted_requests": stamps.unsorted_steps,
+        "fractional_stamps": stamps.fractional_stamps,
+        "seconds": len(buckets),
+        "empty_share": 1 - int((arrivals > 0).sum()) / len(buckets),
+        "densest_second": format_stamp(int(buckets.index_N[densest]) * SECOND, trace.clock),
+        "densest_second_requests": int(arrivals[densest]),
+        "mean_in_flight": None if busy is None else int(busy.sum()) / (len(buckets) * SECOND),
+    }

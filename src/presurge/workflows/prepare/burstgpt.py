@@ -1,0 +1,203 @@
+"""The files of the training guide for BurstGPT: names, columns, and the way between them and buckets.
+
+A second file has one row per second, a minute file one row per step, whatever the step. Stamps are whole seconds: since
+the trace's own zero, or since the Unix epoch.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from presurge.errors import DataError
+from presurge.series.buckets import BUSY, TIME, Buckets, Totals
+from presurge.series.frequency import SECOND, infer_step
+from presurge.series.panel import Clock
+from presurge.series.timestamps import TimeForm
+from presurge.sources.files import RowFile, check_columns, no_rows, open_file, reading
+from presurge.sources.formats import GUIDE_COLUMNS, GUIDE_COUNTS, GUIDE_TIME
+
+Values = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+NAME = "BurstGPT_1"
+"""What the names of the guide's own files begin with."""
+DENSE = "dense_timeseries"
+
+COUNTS = GUIDE_COUNTS | {"failures": "Failures"}
+COLUMNS = COUNTS | {"in_flight": "In_flight"}
+"""Channel -> column; ``Failures`` and ``In_flight`` are not in the guide."""
+
+PARTS = {
+    "train": "burstgpt_predictor_train_minute",
+    "val": "burstgpt_predictor_val_minute",
+    "rl": "burstgpt_rl_train_minute",
+    "test": "burstgpt_final_test_minute",
+}
+"""The parts of a split and the guide's names of their files, which it keeps whatever the step."""
+
+_INTERVAL = GUIDE_COLUMNS[1]
+_AVERAGES = {
+    "requests": "Avg_concurrent_requests",
+    "input_tokens": "Avg_request_tokens_per_sec",
+    "output_tokens": "Avg_response_tokens_per_sec",
+}
+_ENDINGS = re.compile(r"(\.(csv|tsv|txt|parquet|jsonl|ndjson|json|gz|zst))+$", re.IGNORECASE)
+_STEPS = re.compile(rf"_({DENSE}|compressed_\d+s)$")
+
+
+def name_of(file: Path) -> str:
+    """What the names of files made from this one begin with: its own name, without its endings and its step."""
+    return _STEPS.sub("", _ENDINGS.sub("", file.name)) or file.name
+
+
+def compressed(seconds: int | str) -> str:
+    """What the name of a minute file ends in, before ``.csv``; the second file has `DENSE` there."""
+    return f"compressed_{seconds}s"
+
+
+def part_name(name: str, part: str) -> str:
+    """File name of a part of the split, without its ending: the guide's name for a BurstGPT trace."""
+    return f"split/{PARTS[part] if name.lower().startswith('burstgpt') else f'{name}_{part}'}"
+
+
+def channel_values(buckets: Buckets, begin: int = 0, end: int | None = None) -> dict[str, Values]:
+    """The buckets ``begin:end`` by channel: int64 counts, and the mean number in flight if elapsed times are known."""
+    values: dict[str, Values] = {n: buckets.column(n, begin, end) for n in COUNTS if n in buckets.sums}
+    if BUSY in buckets.sums:
+        values["in_flight"] = buckets.column(BUSY, begin, end) / buckets.step
+    return values
+
+
+def dense_frame(buckets: Buckets, begin: int, end: int) -> pl.DataFrame:
+    """Some rows of the second file: the guide's five columns, then ours."""
+    values = channel_values(buckets, begin, end)
+    stamps = {GUIDE_TIME: buckets.starts(begin, end) // SECOND, _INTERVAL: np.ones(end - begin)}
+    return pl.DataFrame(stamps | {COLUMNS[name]: column for name, column in values.items()})
+
+
+def compressed_frame(buckets: Buckets, partial: tuple[bool, bool]) -> pl.DataFrame:
+    """The minute file: the guide's columns, then ``Failures``, ``Partial`` and ``In_flight`` where they are known.
+
+    As in the guide, an average is the sum divided by the seconds of the bucket that the trace covers. ``partial`` tells
+    whether the trace covers the first and the last bucket only in part.
+    """
+    values, seconds = channel_values(buckets), buckets.seconds_present()
+    flags = np.zeros(len(buckets), np.bool_)
+    flags[0] = partial[0]
+    flags[-1] |= partial[1]
+    columns = {
+        GUIDE_TIME: buckets.starts() // SECOND,
+        _INTERVAL: np.full(len(buckets), buckets.step / SECOND),
+        **{column: values[name] for name, column in GUIDE_COUNTS.items()},
+        **{column: values[name] / seconds for name, column in _AVERAGES.items()},
+        **({"Failures": values["failures"]} if "failures" in values else {}),
+        "Partial": flags,
+        **({"In_flight": values["in_flight"]} if "in_flight" in values else {}),
+    }
+    return pl.DataFrame(columns)
+
+
+def frame_totals(frame: pl.DataFrame) -> Totals:
+    """Exact sums of the count columns of a guide file."""
+    return {name: int(frame[column].sum()) for name, column in COUNTS.items() if column in frame.columns}
+
+
+def series_frame(compressed: pl.DataFrame) -> pl.DataFrame:
+    """The columns of ``series.parquet`` from a minute file."""
+    partial = pl.col("Partial") if "Partial" in compressed.columns else pl.lit(False)
+    return compressed.select(
+        (pl.col(GUIDE_TIME) * SECOND).alias(TIME),
+        *(pl.col(column).alias(name) for name, column in COLUMNS.items() if column in compressed.columns),
+        partial.alias("partial"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GuideFile:
+    """A second or minute file.
+
+    Attributes:
+        path: The file.
+        frame: Its columns, the counts as Int64, in the order of time.
+        step: Distance of its rows in microseconds.
+        clock: ``utc`` if the stamps are seconds since the Unix epoch.
+        partial: Whether the trace covers the first and the last row only in part, if the file tells.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    step: int
+    clock: Clock
+    partial: tuple[bool, bool]
+
+    def rows(self) -> pl.LazyFrame:
+        """The rows as ``series.buckets.bucket`` takes them."""
+        counts = [
+            pl.col(column).alias(name) for name, column in COUNTS.items() if column in self.frame.columns
+        ]
+        if "In_flight" in self.frame.columns:
+            counts.append((pl.col("In_flight") * self.step).round().cast(pl.Int64).alias(BUSY))
+        return self.frame.lazy().select((pl.col(GUIDE_TIME) * SECOND).alias(TIME), *counts)
+
+
+def read_guide_file(source: Path | RowFile) -> GuideFile:
+    """Read a second or minute file, CSV or Parquet, written by Presurge or by the guide's own scripts.
+
+    Raises:
+        DataError: It cannot be read, a count is missing, negative or not whole, or rows are missing in between.
+    """
+    file = open_file(source)
+    check_columns(file, [GUIDE_TIME, *GUIDE_COUNTS.values()])
+    known = {GUIDE_TIME, _INTERVAL, *COLUMNS.values(), *_AVERAGES.values(), "Partial"}
+    with reading(file.path):
+        frame = file.read([column for column in file.columns if column in known])
+    if frame.is_empty():
+        raise no_rows(file.path)
+    whole = [GUIDE_TIME, *(column for column in COUNTS.values() if column in frame.columns)]
+    frame = frame.with_columns(_whole_numbers(frame[name], file.path) for name in whole).sort(GUIDE_TIME)
+    flags = frame["Partial"].cast(pl.Boolean) if "Partial" in frame.columns else pl.Series([False])
+    return GuideFile(
+        path=file.path,
+        frame=frame,
+        step=_step_of(frame, file.path),
+        clock=TimeForm(kind="number").clock(int(frame[GUIDE_TIME][0]) * SECOND),
+        partial=(bool(flags[0]), bool(flags[-1])),
+    )
+
+
+def _whole_numbers(column: pl.Series, path: Path) -> pl.Series:
+    where = f"{path}, column {column.name!r}"
+    if not column.dtype.is_numeric():
+        raise DataError(f"is {column.dtype}, not a number", where=where)
+    whole = column.cast(pl.Int64, strict=False)
+    bad = whole.is_null() | (whole != column)
+    if column.name != GUIDE_TIME:
+        bad |= whole < 0
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise DataError(
+            f"{column[row]} in row {row + 1} is not a whole number from 0",
+            where=where,
+            hint="Write the file again from the trace with `presurge prepare`.",
+        )
+    return whole
+
+
+def _step_of(frame: pl.DataFrame, path: Path) -> int:
+    """The distance of the rows; the only row of a file tells it in its column ``Time_interval``."""
+    if len(frame) == 1:
+        return int(frame[_INTERVAL][0]) * SECOND if _INTERVAL in frame.columns else SECOND
+    stamps = frame[GUIDE_TIME].to_numpy()
+    step = infer_step(stamps * SECOND)
+    wrong = np.flatnonzero(np.diff(stamps) != step // SECOND)
+    if wrong.size:
+        row = int(wrong[0])
+        raise DataError(
+            f"the rows are {step // SECOND} s apart, but {stamps[row + 1]} follows {stamps[row]}",
+            where=str(path),
+            hint="A second or minute file has a row for every step. Write it again from the trace.",
+        )
+    return step

@@ -1,0 +1,162 @@
+"""``presurge prepare`` and the guide's three steps one by one: second file, minute file, split.
+
+Requests and tokens are compared as exact integers after every step: rows of the trace, buckets of one second, buckets of
+the step, parts of the split. Nothing is written unless all of them agree.
+"""
+
+from glob import escape
+from pathlib import Path
+
+import polars as pl
+
+from presurge.errors import DataError
+from presurge.files import staged
+from presurge.progress import Progress, silent
+from presurge.series.frequency import SECOND
+from presurge.sources.files import RowFile, open_file
+from presurge.sources.formats import GUIDE_SERIES, recognise_file
+from presurge.workflows.prepare import aggregate, burstgpt, directory
+from presurge.workflows.prepare.aggregate import PrepareConfig
+from presurge.workflows.prepare.directory import Prepared
+
+Source = Path | RowFile
+OUT = Path("dataset")
+DEFAULTS = PrepareConfig()
+
+
+def prepare(
+    trace: Source, out: Path, config: PrepareConfig = DEFAULTS, *, progress: Progress = silent
+) -> Prepared:
+    """Make a prepared directory from a request trace: series, manifest, minute file, split and, if asked for, seconds.
+
+    Raises:
+        DataError: The trace cannot be read, or a request or token was not conserved; nothing was written.
+        StorageError: The file system refused; ``out`` is as it was.
+    """
+    file = open_file(trace)
+    name = config.name or burstgpt.name_of(file.path)
+    by_second = config.dense or config.analyze
+    progress("Reading the trace", 0.0)
+    found = aggregate.count_trace(file, SECOND if by_second else config.step, config)
+    statistics = aggregate.statistics(found) if config.analyze else None
+    progress("Reading the trace", 1.0)
+    coarse = found.coarsen(config.step) if by_second else found
+    minutes = burstgpt.compressed_frame(coarse.buckets, coarse.partial)
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+        written = directory.write_dense(folder, name, found, progress) if config.dense else []
+        written += directory.write_compressed(folder, name, minutes, coarse)
+        manifest, parts = directory.write_split(folder, name, minutes, coarse, config.split)
+    return Prepared.of(coarse, out, [*written, *parts], manifest=manifest, statistics=statistics)
+
+
+def prepare_dense(
+    trace: Source | None = None,
+    out: Path = OUT,
+    config: PrepareConfig = DEFAULTS,
+    *,
+    progress: Progress = silent,
+) -> Prepared:
+    """The guide's first step: the second series of a trace, by default of ``BurstGPT_1.csv`` (or ``NAME.csv``) in ``out``.
+
+    Raises:
+        DataError: The trace cannot be read, or a request or token was not conserved; nothing was written.
+        StorageError: The file system refused; ``out`` is as it was.
+    """
+    file = open_file(trace or _existing(out / f"{config.name or burstgpt.NAME}.csv", "TRACE"))
+    progress("Reading the trace", 0.0)
+    found = aggregate.count_trace(file, SECOND, config)
+    statistics = aggregate.statistics(found) if config.analyze else None
+    progress("Reading the trace", 1.0)
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+        written = directory.write_dense(folder, config.name or burstgpt.name_of(file.path), found, progress)
+    return Prepared.of(found, out, written, statistics=statistics)
+
+
+def prepare_compress(
+    source: Source | None = None,
+    out: Path = OUT,
+    config: PrepareConfig = DEFAULTS,
+    *,
+    progress: Progress = silent,
+) -> Prepared:
+    """The guide's second step: the series of a step from a second file or a trace.
+
+    Args:
+        source: A second file or a trace; by default the second file in ``out``, as Parquet if that is not older than the
+            CSV, since it knows failures and requests in flight too.
+        out: Where to write.
+        config: How to read a trace, the step, and what the file names begin with.
+        progress: Called with the phase and the share of it that is done.
+
+    Raises:
+        DataError: The input cannot be read, or a request or token was not conserved; nothing was written.
+        StorageError: The file system refused; ``out`` is as it was.
+    """
+    file = open_file(source or _default(out, config.name, burstgpt.DENSE, burstgpt.DENSE))
+    progress("Reading the input", 0.0)
+    if config.format is None and recognise_file(file) == GUIDE_SERIES:
+        found = aggregate.count_guide_file(burstgpt.read_guide_file(file), config.step)
+    else:
+        found = aggregate.count_trace(file, config.step, config)
+    progress("Reading the input", 1.0)
+    minutes = burstgpt.compressed_frame(found.buckets, found.partial)
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+        written = directory.write_compressed(
+            folder, config.name or burstgpt.name_of(file.path), minutes, found
+        )
+    return Prepared.of(found, out, written)
+
+
+def prepare_split(
+    source: Source | None = None, out: Path = OUT, config: PrepareConfig = DEFAULTS
+) -> Prepared:
+    """The guide's third step: the parts of a minute file, and the series and manifest that make ``out`` a prepared directory.
+
+    Args:
+        source: A minute file; by default the one in ``out``, that of 60 s if there are several.
+        out: Where to write.
+        config: The shares of the parts, and what the file names begin with.
+
+    Raises:
+        DataError: The file cannot be read, or a request or token was not conserved; nothing was written.
+        StorageError: The file system refused; ``out`` is as it was.
+    """
+    file = open_file(source or _default(out, config.name, burstgpt.compressed("*"), burstgpt.compressed(60)))
+    guide = burstgpt.read_guide_file(file)
+    found = aggregate.count_guide_file(guide, guide.step)
+    name = config.name or burstgpt.name_of(file.path)
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+        manifest, written = directory.write_split(folder, name, guide.frame, found, config.split)
+    return Prepared.of(found, out, written, manifest=manifest)
+
+
+def _default(out: Path, name: str | None, pattern: str, usual: str) -> Path:
+    """The file that a step reads if none is named: the guide's, else that of the usual step, else the only one.
+
+    Of its two forms it is the Parquet file, unless the CSV was changed after it.
+    """
+    guide = f"{name or burstgpt.NAME}_{usual}"
+    found = out.glob(f"{escape(name) if name else '*'}_{pattern}.*")
+    stems = sorted({path.stem for path in found if path.suffix in (".csv", ".parquet")})
+    best = (
+        [stem for stem in stems if stem == guide]
+        or [stem for stem in stems if stem.endswith(f"_{usual}")]
+        or stems
+    )
+    if len(best) > 1:
+        hint = "Name the one to read, or give its `name`."
+        raise DataError(f"there are several series: {', '.join(best)}", where=str(out), hint=hint)
+    csv, parquet = (out / f"{best[0] if best else guide}.{ending}" for ending in ("csv", "parquet"))
+    if parquet.is_file() and not (csv.is_file() and csv.stat().st_mtime_ns > parquet.stat().st_mtime_ns):
+        return parquet
+    return _existing(csv, "INPUT")
+
+
+def _existing(path: Path, argument: str) -> Path:
+    if not path.is_file():
+        raise DataError(
+            "there is no such file, and it is what is read by default",
+            where=str(path),
+            hint=f"Name the {argument}, or run the step before this one with the same `out` and `name`.",
+        )
+    return path
