@@ -150,7 +150,7 @@ def test_a_model_is_found_in_a_run_directory(tmp_path: Path) -> None:
     store.save_model(tmp_path / "run" / "models", CONFIG, ARRAYS)
     assert store.find_model(tmp_path / "run") == tmp_path / "run" / "models"
     assert store.find_model(tmp_path / "run" / "models") == tmp_path / "run" / "models"
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelError, match="contains no model"):
         store.find_model(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_a_directory_that_holds_something_else_is_not_replaced(tmp_path: Path, f
         (place / "config.json").unlink()
     (place / foreign).write_text("{}")
     before = {path.name: path.read_bytes() for path in place.iterdir()}
-    with pytest.raises(ConfigError, match=r"something else than a model \((notes|config|model)\."):
+    with pytest.raises(ConfigError, match=r"files that are not a model \((notes|config|model)\."):
         store.save_model(place, CONFIG, ARRAYS)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
@@ -259,3 +259,17 @@ def test_a_limit_on_file_size_leaves_the_old_model_and_nothing_else(tmp_path: Pa
     printed = save_large([], tmp_path / "model", preexec_fn=limit)
     assert "File too large" in printed
     assert printed.endswith("small ['model']\n")
+
+
+def test_a_model_of_another_kind_is_neither_loaded_nor_replaced(tmp_path: Path) -> None:
+    store.save_model(tmp_path / "power", {**CONFIG, "kind": "power"}, ARRAYS)
+    assert store.load_model(tmp_path / "power", "power")[0]["kind"] == "power"
+    with pytest.raises(ModelError, match="of the kind power, where one of the kind forecaster is needed"):
+        store.load_model(tmp_path / "power")
+    with pytest.raises(ConfigError, match="contains a model of the kind power"):
+        store.save_model(tmp_path / "power", CONFIG, ARRAYS)
+
+
+def test_a_model_that_names_no_kind_is_a_forecaster(model: Path) -> None:
+    assert "kind" not in store.load_model(model)[0]
+    store.save_model(model, {**CONFIG, "kind": store.FORECASTER}, ARRAYS)

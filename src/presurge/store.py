@@ -15,6 +15,8 @@ FORMAT = "presurge-model"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+FORECASTER = "forecaster"
+"""The kind of a model directory that names none: the first version wrote no kind."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -24,16 +26,16 @@ def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
 
     Args:
         directory: Where; an existing model directory is replaced.
-        config: What the model is, JSON values only; format, version and checksums are added.
+        config: What the model is, JSON values only, among them its ``kind``; format, version and checksums are added.
         arrays: The weights by name.
 
     Raises:
-        ConfigError: The directory holds something else.
+        ConfigError: The directory contains something else, or a model of another kind.
         StorageError: The file system refused; what was there before is untouched.
     """
     from safetensors.numpy import save
 
-    check_place(directory)
+    check_place(directory, config.get("kind", FORECASTER))
     weights = save({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
     document = sealed(config, hashlib.sha256(weights).hexdigest())
     with atomic_path(directory) as temporary:
@@ -43,24 +45,30 @@ def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
         write_synced(temporary / CONFIG_FILE, text.encode())
 
 
-def check_place(directory: Path) -> None:
-    """Refuse a directory that a model would replace and that holds anything but a model.
+def check_place(directory: Path, kind: str = FORECASTER) -> None:
+    """Refuse to replace a directory that contains anything but a model of this kind.
 
     Raises:
-        ConfigError: It does; the message names a file that would be lost.
-        StorageError: It cannot be looked into.
+        ConfigError: The message names what would be lost.
+        StorageError: The directory cannot be read.
     """
     try:
         names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     except OSError as error:
         raise storage_error(error, directory) from error
     others = names - {CONFIG_FILE, WEIGHTS_FILE}
-    if not names or (not others and _is_model(directory / CONFIG_FILE)):
+    found = None if others else _kind_of(directory / CONFIG_FILE)
+    if not names or found == kind:
         return
+    what = (
+        f"contains files that are not a model ({min(others or names)})"
+        if found is None
+        else f"contains a model of the kind {found}"
+    )
     raise ConfigError(
-        f"is a directory that holds something else than a model ({min(others or names)}), which would be lost",
+        f"refusing to overwrite a directory that {what}",
         where=str(directory),
-        hint="Name a new directory, or move away what is in this one.",
+        hint="Choose a new directory, or move this one away.",
     )
 
 
@@ -86,25 +94,26 @@ def find_model(path: Path) -> Path:
         if (candidate / CONFIG_FILE).is_file():
             return candidate
     raise ModelError(
-        f"holds no model: there is no {CONFIG_FILE} in it",
+        f"contains no model: it has no {CONFIG_FILE}",
         where=str(path),
         hint="Give the run directory that `presurge train` wrote, or its models folder.",
     )
 
 
-def load_model(directory: Path) -> tuple[dict[str, Any], Arrays]:
+def load_model(directory: Path, kind: str = FORECASTER) -> tuple[dict[str, Any], Arrays]:
     """Read a model directory and verify its checksums: (config, weights).
 
     Raises:
-        ModelError: It is damaged, unsafe, incomplete, of a newer format version, or no model directory.
+        ModelError: It is damaged, unsafe, incomplete, of a newer format version or another kind, or no model directory.
     """
     config = _read_config(directory / CONFIG_FILE)
+    check_kind(config, kind, where=str(directory))
     path = directory / WEIGHTS_FILE
     try:
         weights = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"cannot be read: {error.strerror}", where=str(path), hint="Train or copy it again."
+            f"cannot be read: {error.strerror}", where=str(path), hint="Train the model or copy it again."
         ) from error
     # The first eight bytes of safetensors are a length, which may begin like a pickle; its header follows.
     if weights[8:9] != b"{" and (weights[:1] == b"\x80" or weights[:2] == b"PK"):
@@ -115,7 +124,7 @@ def load_model(directory: Path) -> tuple[dict[str, Any], Arrays]:
         )
     if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
         raise ModelError(
-            "does not match the checksum in config.json: the file is damaged or was exchanged",
+            "does not match the checksum in config.json: the file is damaged or was replaced",
             where=str(path),
             hint="Copy the model directory again, or train it again.",
         )
@@ -125,7 +134,22 @@ def load_model(directory: Path) -> tuple[dict[str, Any], Arrays]:
     try:
         return config, load(weights)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise ModelError(f"is no readable safetensors file: {error}", where=str(path)) from error
+        raise ModelError(f"is not a readable safetensors file: {error}", where=str(path)) from error
+
+
+def check_kind(config: dict[str, Any], kind: str, *, where: str) -> None:
+    """Refuse a model of another kind.
+
+    Raises:
+        ModelError: The model is of another kind.
+    """
+    found = config.get("kind", FORECASTER)
+    if found != kind:
+        raise ModelError(
+            f"contains a model of the kind {found}, where one of the kind {kind} is needed",
+            where=where,
+            hint="Give another model directory.",
+        )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -149,11 +173,11 @@ def unsealed(text: str, *, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(error, where) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ModelError(f'holds no model of Presurge: there is no "format": "{FORMAT}"', where=where)
+        raise ModelError(f'is not a Presurge model: it lacks "format": "{FORMAT}"', where=where)
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModelError(
-            f"has format version {version}, and this Presurge reads up to {FORMAT_VERSION}",
+            f"has format version {version}, but this version of Presurge reads up to {FORMAT_VERSION}",
             where=where,
             hint="Upgrade: pip install --upgrade presurge",
         )
@@ -168,16 +192,18 @@ def unsealed(text: str, *, where: str) -> dict[str, Any]:
 
 def _damaged(error: Exception, where: str) -> ModelError:
     hint = "The file is damaged: copy or train the model again."
-    return ModelError(f"is no valid JSON: {error}", where=where, hint=hint)
+    return ModelError(f"is not valid JSON: {error}", where=where, hint=hint)
 
 
-def _is_model(path: Path) -> bool:
-    """Whether a file is, at least, meant as the configuration of a model."""
+def _kind_of(path: Path) -> str | None:
+    """The kind of model that a configuration file describes; None if it describes none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("format") == FORMAT
+        return None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        return None
+    return str(config.get("kind", FORECASTER))
 
 
 def _digest(document: dict[str, Any]) -> str:

@@ -9,11 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from presurge.errors import HistoryError, MissingDependencyError, ModelError
+from presurge.evaluation.fit import calibrate
 from presurge.models import registry
 from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.series.frequency import HOUR, MINUTE
-from presurge.series.panel import Panel
+from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, window_origins
 from presurge.training.config import TrainingConfig
@@ -207,3 +208,83 @@ def test_histories_that_do_not_fit(kind: type[Forecaster], load: Panel, make_pan
 def test_unknown_settings_are_refused(kind: type[Forecaster]) -> None:
     with pytest.raises(ValidationError):
         kind.config_class.model_validate({"no_such_setting": 1})
+
+
+@pytest.fixture
+def driven(load: Panel) -> Panel:
+    """The load with a known driver and an observed covariate, and one static feature for each item."""
+    rng = np.random.default_rng(11)
+    driver = rng.integers(0, 2, len(load)).astype(np.float32)
+    values = np.column_stack([driver, load.values, 10 * rng.random(len(load))]).astype(np.float32)
+    channels = (Channel("driver"), *load.channels, Channel("heat"))
+    panel = load.replace(values=values, channels=channels).with_roles(known=["driver"], observed=["heat"])
+    return panel.replace(features=np.array([[4.0], [8.0]]), feature_names=("gpus",))
+
+
+def future_of(panel: Panel, rows: int = HORIZON) -> Panel:
+    """Known channels of the rows right after every item."""
+    known = [channel.name for channel in panel.channels if channel.role == "known"]
+    n = rows * len(panel.items)
+    return panel.select(known).replace(
+        values=np.tile([[1.0], [0.0]], (n, len(known)))[:n].astype(np.float32),
+        indptr=np.arange(len(panel.items) + 1) * rows,
+        start=panel.times()[panel.indptr[1:] - 1] + panel.step,
+    )
+
+
+def test_a_panel_with_covariates(kind: type[Forecaster], driven: Panel, tmp_path: Path) -> None:
+    """Targets alone are forecast; a model that is saved and loaded reads the same covariates."""
+    model, _ = fit(kind, driven)
+    model.calibration = calibrate(model, driven, parts(driven)[1])
+    forecast = model.forecast(driven, future=future_of(driven))
+    assert [channel.name for channel in forecast.channels] == ["c0", "c1", "c2"]
+    assert forecast.mean.shape == (2, HORIZON, 3)
+    assert np.isfinite(forecast.mean).all()
+    assert (forecast.mean[:, :, :2] >= 0).all()
+    model.save(tmp_path / "model")
+    again, _ = registry.load(tmp_path / "model")
+    assert again.spec == model.spec
+    turned = driven.select(driven.channel_names[::-1])
+    repeated = again.forecast(turned, future=future_of(turned))
+    np.testing.assert_array_equal(repeated.mean, forecast.mean)
+    np.testing.assert_array_equal(repeated.quantiles, forecast.quantiles)
+
+
+def test_targets_and_observed_values_after_the_origin_change_no_forecast(
+    kind: type[Forecaster], driven: Panel
+) -> None:
+    model, _ = fit(kind, driven)
+    origins = np.array([300, 899])
+    expected = model.predict(batch_of(driven, origins, model.context, HORIZON)).mean_BHC
+    known = driven.channel_names.index("driver")
+    values = driven.values.copy()
+    for origin in origins:
+        values[origin + 1 : origin + 1 + HORIZON] += 1000
+    values[:, known] = driven.values[:, known]
+    leaked = model.predict(batch_of(driven.replace(values=values), origins, model.context, HORIZON)).mean_BHC
+    np.testing.assert_array_equal(leaked, expected)
+
+
+def test_the_future_must_be_that_of_the_horizon(kind: type[Forecaster], driven: Panel) -> None:
+    model, _ = fit(kind, driven)
+    if not model.fitted_spec().known:
+        np.testing.assert_array_equal(
+            model.forecast(driven).mean, model.forecast(driven, future=future_of(driven)).mean
+        )
+        return
+    future = future_of(driven)
+    values = future.values.copy()
+    values[2, 0] = np.nan
+    wrong = {
+        "needs the future of 'driver', 4 rows": None,
+        "has 3 rows from .* needs 4: every 1h from 1970-01-26": future_of(driven, HORIZON - 1),
+        "has no channel 'driver'": replace(future, channels=(Channel("other"),)),
+        "no item 'item1'": replace(future, items=("item0", "item2")),
+        "has 4 rows from 1970-01-26T01": replace(future, start=future.start + driven.step),
+        "the future of 'driver' misses 1 of 4 rows, the first at 1970-01-26T02": future.replace(
+            values=values
+        ),
+    }
+    for message, given in wrong.items():
+        with pytest.raises(HistoryError, match=message):
+            model.forecast(driven, future=given)

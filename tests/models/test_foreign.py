@@ -70,7 +70,7 @@ def test_a_plain_model_is_kept_in_order(make_panel: MakePanel) -> None:
     """Doubles become float32, and a count is never negative."""
     panel = make_panel(np.arange(20.0), kinds="c")
     below = variant(predict=lambda self, batch: Prediction(np.full((len(batch.origin_B), 2, 1), -3.0)))
-    mean_BHC, _ = fitted(below, panel).predict(batch_of(panel, np.array([5, 9]), 4))
+    mean_BHC, *_ = fitted(below, panel).predict(batch_of(panel, np.array([5, 9]), 4))
     assert mean_BHC.dtype == np.float32
     np.testing.assert_array_equal(mean_BHC, 0)
 

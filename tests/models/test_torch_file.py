@@ -59,14 +59,14 @@ def test_a_flipped_bit_is_found_or_does_no_harm(file: Path) -> None:
     [
         ("config", lambda text: text.replace('"context": 2', '"context": 3'), "its own checksum"),
         ("config", lambda text: text.replace('"format_version": 1', '"format_version": 9'), "version 9"),
-        ("config", lambda text: text.encode(), "holds no model"),
-        ("config", lambda text: "[" * 100_000, "no valid JSON"),
+        ("config", lambda text: text.encode(), "is not a Presurge model"),
+        ("config", lambda text: "[" * 100_000, "not valid JSON"),
         ("model_state_dict", lambda tensors: {}, "do not match their checksum"),
         ("model_state_dict", lambda tensors: {k: t + 1 for k, t in tensors.items()}, "do not match"),
-        ("model_state_dict", lambda tensors: {k: t.bfloat16() for k, t in tensors.items()}, "else than the"),
-        ("model_state_dict", lambda tensors: {k: t.to_sparse() for k, t in tensors.items()}, "else than"),
-        ("model_state_dict", lambda tensors: {k: torch.nn.Parameter(t) for k, t in tensors.items()}, "else"),
-        ("model_state_dict", lambda tensors: 3, "something else than the tensors"),
+        ("model_state_dict", lambda tensors: {k: t.bfloat16() for k, t in tensors.items()}, "other than the"),
+        ("model_state_dict", lambda tensors: {k: t.to_sparse() for k, t in tensors.items()}, "other than"),
+        ("model_state_dict", lambda tensors: {k: torch.nn.Parameter(t) for k, t in tensors.items()}, "other"),
+        ("model_state_dict", lambda tensors: 3, "something other than the tensors"),
     ],
 )
 def test_a_changed_file_is_refused(file: Path, key: str, change: Callable[[Any], Any], words: str) -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_named(garbage: bytes, cut: int, tmp_path_factory: pyt
 )
 def test_another_file_of_torch_is_no_model(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(ModelError, match="holds no model of Presurge"):
+    with pytest.raises(ModelError, match="is not a Presurge model"):
         read_torch_file(tmp_path / "other.pt")
 
 

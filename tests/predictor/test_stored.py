@@ -70,7 +70,7 @@ def test_what_numpy_counted_can_be_saved(requests: pl.DataFrame, tmp_path: Path)
 def test_a_folder_of_another_program_is_left_alone(model: ForecasterPredictor, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "precious.bin").write_text("x")
-    with pytest.raises(ConfigError, match=r"something else than a model \(precious.bin\)"):
+    with pytest.raises(ConfigError, match=r"files that are not a model \(precious.bin\)"):
         model.save_model(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "precious.bin"]
 

@@ -1,6 +1,7 @@
 """What goes out: a long frame and one JSON object, in the clock that came in."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -65,3 +66,10 @@ def test_the_object_is_json_and_keeps_the_promised_keys() -> None:
 @pytest.mark.parametrize(("origin", "text"), [(1_500_000, 1.5), (2_000_000, 2)])
 def test_relative_stamps_are_numbers(origin: int, text: float) -> None:
     assert forecast(clock="relative", origin=origin).to_dict()["origin"] == text
+
+
+def test_stamps_of_bars_replace_the_steps_after_the_origin() -> None:
+    made = replace(forecast(), stamps=np.array([[5 * MINUTE, 90 * MINUTE]]))
+    stamps = ["1970-01-01T00:05:00Z", "1970-01-01T01:30:00Z"]
+    assert [row["timestamp"] for row in made.to_dict()["forecast"][::2]] == stamps
+    assert made.to_frame()["timestamp"].dt.epoch("us").to_list()[::2] == [5 * MINUTE, 90 * MINUTE]

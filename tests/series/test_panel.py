@@ -98,3 +98,50 @@ def test_frames_of_both_clocks() -> None:
     assert frame["item"].to_list() == ["a"] * 4 + ["b"] * 2
     relative = panel(clock="relative").to_frame()
     assert relative["timestamp"].to_list()[:2] == [0.0, 60.0]
+
+
+def test_roles_of_channels() -> None:
+    roled = panel().with_roles(known=["cpu"])
+    assert [channel.role for channel in roled.channels] == ["target", "known"]
+    assert roled.targets.tolist() == [0]
+    assert roled.only_targets().channel_names == ("requests",)
+    assert panel().targets.tolist() == [0, 1]
+    for roles, message in (
+        ({"known": ["memory"]}, "no channel 'memory'"),
+        ({"known": ["cpu"], "observed": ["cpu"]}, "both known and observed"),
+        ({"known": ["cpu"], "observed": ["requests"]}, "nothing to forecast"),
+    ):
+        with pytest.raises(DataError, match=message):
+            panel().with_roles(**roles)
+
+
+def test_static_features_are_one_finite_number_for_each_item() -> None:
+    built = panel(features=np.array([[1, 2], [3, 4]]), feature_names=("gpus", "replicas"))
+    assert built.select(["cpu"]).features.tolist() == [[1, 2], [3, 4]]
+    assert built.select_features(["replicas"]).features.tolist() == [[2], [4]]
+    assert built.only_targets().feature_names == ()
+    for wrong in (np.zeros((2, 1)), np.zeros((3, 2)), np.full((2, 2), np.nan)):
+        with pytest.raises(DataError, match="static features"):
+            panel(features=wrong, feature_names=("gpus", "replicas"))
+    with pytest.raises(DataError, match="no static feature 'memory'"):
+        built.select_features(["memory"])
+
+
+def test_stamps_of_bars_take_the_place_of_the_clock() -> None:
+    bars = np.array([0, 1, 5, 6, 100, 107]) * MINUTE
+    built = panel(stamps=bars)
+    assert (built.times() // MINUTE).tolist() == [0, 1, 5, 6, 100, 107]
+    taken = built.take(Span(np.array([2, 5]), np.array([4, 6])))
+    assert (taken.times() // MINUTE).tolist() == [5, 6, 107]
+    assert (taken.start // MINUTE).tolist() == [5, 107]
+    assert built.rows_after(np.array([0, 0, 1]), np.array([1, 4, 100]) * MINUTE).tolist() == [2, 2, 5]
+    with pytest.raises(DataError, match="not later") as caught:
+        panel(stamps=np.array([0, 2, 1, 3, 0, 1]))
+    assert caught.value.where == "row 2"
+    with pytest.raises(DataError, match="stamps do not fit"):
+        panel(stamps=bars[:5])
+
+
+def test_the_row_after_a_time() -> None:
+    rows = panel().rows_after(np.array([0, 0, 1, 1]), np.array([-MINUTE, 90 * SECOND, 100 * MINUTE, 0]))
+    assert rows.tolist() == [0, 2, 5, -95]

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from presurge.series.frequency import MINUTE
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import batch_of, chunks, complete, gather, targets_of, window_origins
+from presurge.series.windows import batch_of, chunks, complete, gather, targets_of, whole, window_origins
 
 
 def panel(values: np.ndarray, lengths: list[int]) -> Panel:
@@ -103,3 +103,52 @@ def test_chunks_lose_nothing() -> None:
     origins = np.arange(25)
     np.testing.assert_array_equal(np.concatenate(list(chunks(origins, 10))), origins)
     assert [len(part) for part in chunks(origins, 10)] == [10, 10, 5]
+
+
+def driven() -> Panel:
+    """Two items of ten and eight rows: a target, a known channel and an observed one."""
+    values = np.arange(54).reshape(18, 3)
+    return panel(values, [10, 8]).with_roles(known=["c1"], observed=["c2"])
+
+
+def test_a_batch_holds_all_channels_up_to_the_origin_and_the_known_ones_after_it() -> None:
+    series = driven()
+    batch = batch_of(series, np.array([4, 8]), 3, 2)
+    np.testing.assert_array_equal(
+        batch.context_BLC, gather(series.values, np.array([4, 8]), before=3, after=0)
+    )
+    assert batch.future_BHK is not None
+    np.testing.assert_array_equal(batch.future_BHK[0, :, 0], series.values[5:7, 1])
+    assert batch.future_BHK[1, 0, 0] == series.values[9, 1]
+    assert np.isnan(batch.future_BHK[1, 1, 0]), "the next row belongs to another item"
+    np.testing.assert_array_equal(batch.targets(), batch.context_BLC[:, :, :1])
+    np.testing.assert_array_equal(targets_of(series, np.array([4]), 2)[0, :, 0], series.values[5:7, 0])
+    assert batch_of(series.only_targets(), np.array([4]), 3, 2).future_BHK is None
+
+
+def test_a_batch_can_be_read_in_another_order_of_channels() -> None:
+    series = driven()
+    batch = batch_of(series, np.array([4]), 3, 2)
+    turned = batch.select(series.channels[::-1])
+    np.testing.assert_array_equal(turned.context_BLC, batch.context_BLC[:, :, ::-1])
+    np.testing.assert_array_equal(turned.future_BHK, batch.future_BHK)
+    assert batch.select(series.channels[:1]).future_BHK.shape == (1, 2, 0)
+    assert batch.last_rows(2).context_BLC.shape == (1, 2, 3)
+
+
+def test_whole_asks_for_the_known_rows_of_the_horizon_only() -> None:
+    series = driven()
+    values = series.values.copy()
+    values[6, 0] = values[3, 1] = np.nan
+    origins = np.arange(2, 18)
+    usable = whole(series.replace(values=values), origins, context=1, horizon=2)
+    assert origins[usable].tolist() == [4, 5, 7, 10, 11, 12, 13, 14, 15]
+
+
+def test_times_of_bars_go_on_by_the_nominal_step() -> None:
+    bars = np.array([0, 1, 5, 6, 7, 8, 20, 21, 22, 23, *range(50, 58)]) * MINUTE
+    series = driven().replace(stamps=bars)
+    batch = batch_of(series, np.array([6, 9]), 2, 2)
+    assert (batch.times(2) // MINUTE).tolist() == [[8, 20, 21, 22], [22, 23, 24, 25]]
+    assert (batch.last_rows(1).times(2) // MINUTE).tolist() == [[20, 21, 22], [23, 24, 25]]
+    assert (batch_of(driven(), np.array([3]), 2, 1).times(1) // MINUTE).tolist() == [[2, 3, 4]]

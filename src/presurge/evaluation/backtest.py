@@ -12,7 +12,7 @@ from presurge.progress import Progress
 from presurge.series.frequency import format_step
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, complete, window_origins
+from presurge.series.windows import IntArray, whole, window_origins
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -64,7 +64,7 @@ def evaluate(
     fits, times = fit_seconds or {}, panel.times()
     return Evaluation(
         scores={name: total.scores() for name, total in sums.items()},
-        channels=panel.channels,
+        channels=models[0].fitted_spec().targets,
         step=panel.step,
         clock=panel.clock,
         horizon=horizon,
@@ -97,8 +97,8 @@ def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
                 f"the data have a step of {format_step(panel.step)}, but {model.name} has a step of {format_step(step)}",
                 hint=f"Bring the data to {format_step(step)} first: prepare it with another `step`.",
             )
-    channels = [channel.name for channel in models[0].fitted_spec().channels]
-    return panel.select(channels), horizons.pop()
+    widest = max(models, key=lambda model: len(model.fitted_spec().channels))
+    return widest.fitted_spec().view(panel), horizons.pop()
 
 
 def _common_origins(
@@ -112,8 +112,8 @@ def _common_origins(
     longest = max(models, key=lambda model: model.context)
     every = window_origins(panel, span, context=longest.context, horizon=horizon, stride=stride)
     strict = [model.context for model in models if not model.tolerates_gaps]
-    whole = max(strict) if strict else min(model.context for model in models)
-    origins = every[complete(panel, every, before=whole, after=0).all(axis=1)]
+    context = max(strict) if strict else min(model.context for model in models)
+    origins = every[whole(panel, every, context=context, horizon=horizon)]
     if len(origins):
         return every, origins
     needs = f"{longest.name} reads {longest.context} rows before each origin"

@@ -17,6 +17,7 @@ from presurge.models.linear.select import rolling_folds
 from presurge.models.registry import model_class
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
+from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import targets_of, window_origins
@@ -110,7 +111,7 @@ def calibrate(
 
     Args:
         model: A model that has not seen the span.
-        panel: Exactly the model's channels.
+        panel: Holds the model's channels.
         span: The last rows that the model will ever learn from; the intervals follow the errors after it.
         earlier: The same kind of model fitted to earlier rows, with spans that it has not seen. Their residuals are
             pooled with the others, because the last span alone may have been a quiet one.
@@ -118,29 +119,37 @@ def calibrate(
     Raises:
         DataError: The span holds no window with a complete context.
     """
-    pairs = [_forecasts(one, panel, part) for one, part in ((model, span), *earlier)]
-    if len(pairs[0][0]) == 0:
+    actuals, centres, levels = zip(
+        *(_forecasts(one, panel, part) for one, part in ((model, span), *earlier)), strict=True
+    )
+    if len(actuals[0]) == 0:
         raise DataError(
             f"none of the {len(span):,} validation rows can calibrate the intervals of {model.name}: it needs "
             f"{model.context} rows of history without a gap and {model.horizon} rows to compare with",
             hint="Give more validation rows, or a shorter `context` or `horizon`.",
         )
-    actual_BHC, centre = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    last_us = panel.start + (span.last - panel.indptr[:-1] - 1) * panel.step
-    until = dict(zip(panel.items, map(int, last_us), strict=True))
-    return Calibration.measure(actual_BHC, centre, panel.count_mask, until=until)
+    before = panel.start - panel.step
+    last_us = np.where(span.last > panel.indptr[:-1], panel.times_of(span.last - 1), before)
+    return Calibration.measure(
+        np.concatenate(actuals),
+        np.concatenate(centres),
+        model.fitted_spec().count_mask,
+        levels[0],
+        until=dict(zip(panel.items, map(int, last_us), strict=True)),
+    )
 
 
-def _forecasts(model: Forecaster, panel: Panel, span: Span) -> tuple[FloatArray, FloatArray]:
-    """Targets [B, H, C] of the windows of a span, and their forecasts: learned quantiles, or else points."""
-    horizon, channels = model.horizon, len(panel.channels)
+def _forecasts(
+    model: Forecaster, panel: Panel, span: Span
+) -> tuple[FloatArray, FloatArray, tuple[float, ...]]:
+    """Targets [B, H, C] of the windows of a span, their forecasts (learned quantiles, or else points), and the levels."""
+    horizon, channels = model.horizon, len(panel.targets)
     origins = usable_origins(model, panel, span)
     most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (horizon * channels)))
     if len(origins) > most:
         origins = origins[np.linspace(0, len(origins) - 1, most).round().astype(np.int64)]
-    centres = [
-        piece.mean_BHC if piece.quantiles_BHQC is None else piece.quantiles_BHQC
-        for piece in walk([uncalibrated(model)], panel, origins)
-    ]
+    pieces = list(walk([uncalibrated(model)], panel, origins))
+    centres = [p.mean_BHC if p.quantiles_BHQC is None else p.quantiles_BHQC for p in pieces]
     centre = np.concatenate(centres) if centres else np.zeros((0, horizon, channels), np.float32)
-    return targets_of(panel, origins, horizon), centre
+    levels = pieces[0].levels if pieces else QUANTILE_LEVELS
+    return targets_of(panel, origins, horizon), centre, levels

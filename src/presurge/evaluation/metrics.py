@@ -121,11 +121,12 @@ class ScoreSums:
 
 
 def naive_scale(panel: Panel, train: Span) -> Float64Array:
-    """The unit of MASE: mean absolute one-step difference of the training rows, float64 [C].
+    """The unit of MASE: mean absolute one-step difference of the training rows, float64 [C] for the C targets.
 
     Source: Hyndman and Koehler, "Another look at measures of forecast accuracy", 2006, with m = 1. Differences never
     cross items; a difference with a missing end is left out.
     """
+    panel = panel.only_targets()
     total = np.zeros(len(panel.channels))
     count = np.zeros(len(panel.channels), np.int64)
     for first, last in zip(train.first, train.last, strict=True):

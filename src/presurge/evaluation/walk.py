@@ -17,7 +17,7 @@ from presurge.models.forecaster import Forecaster
 from presurge.series.frequency import DAY, HOUR
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import CHUNK, IntArray, batch_of, chunks, complete, targets_of, window_origins
+from presurge.series.windows import CHUNK, IntArray, batch_of, chunks, targets_of, whole, window_origins
 
 _VALUES_AT_ONCE = 1 << 22
 
@@ -34,6 +34,7 @@ class Piece:
         mean_BHC: float32, original units.
         quantiles_BHQC: float32; None for a model without intervals.
         cpu_seconds: Processor time that the forecasts took.
+        levels: The Q levels of the quantiles.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Piece:
     mean_BHC: FloatArray
     quantiles_BHQC: FloatArray | None
     cpu_seconds: float
+    levels: tuple[float, ...]
 
     def actual(self) -> FloatArray:
         """What came: float32 [B, H, C], NaN where missing. Every origin needs H rows after it."""
@@ -57,14 +59,14 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
 
     Args:
         models: Fitted models of one horizon.
-        panel: Exactly the models' channels.
+        panel: Holds the models' channels.
         origins: Rows to forecast from, ascending, each with a complete context.
     """
     horizon, channels = models[0].horizon, len(panel.channels)
     for context in sorted({model.context for model in models}):
         trackers = {model.name: IntervalTracker(model, panel) for model in models if model.context == context}
         for part in chunks(origins, chunk_size(context, horizon, channels)):
-            batch = batch_of(panel, part, context)
+            batch = batch_of(panel, part, context, horizon)
             for name, tracker in trackers.items():
                 began = time.process_time()
                 tracked = tracker.predict(part, batch)
@@ -76,13 +78,14 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
                     mean_BHC=tracked.mean_BHC,
                     quantiles_BHQC=tracked.quantiles_BHQC,
                     cpu_seconds=time.process_time() - began,
+                    levels=tracked.levels,
                 )
 
 
 def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:
     """Every ``stride``-th origin of a span whose context has no missing value."""
     origins = window_origins(panel, span, context=model.context, horizon=model.horizon, stride=stride)
-    return origins[complete(panel, origins, before=model.context, after=0).all(axis=1)]
+    return origins[whole(panel, origins, context=model.context, horizon=model.horizon)]
 
 
 def uncalibrated(model: Forecaster) -> Forecaster:
@@ -139,9 +142,9 @@ def rolling_forecast(
     steps = np.arange(model.horizon) if lead is None else np.array([lead - 1])
     earliest = max(first - 1 - int(steps[0]), begin + model.context - 1)
     origins = np.arange(earliest, last - 1 - int(steps[0]), len(steps))
-    origins = origins[complete(panel, origins, before=model.context, after=0).all(axis=1)]
+    origins = origins[whole(panel, origins, context=model.context, horizon=model.horizon)]
 
-    channels = len(panel.channels)
+    channels = len(panel.targets)
     levels = model.calibration.levels if model.calibration else ()
     mean_NC = np.full((last - first, channels), np.nan, np.float32)
     quantiles_NQC = np.full((last - first, len(levels), channels), np.nan, np.float32)
@@ -152,12 +155,12 @@ def rolling_forecast(
         if piece.quantiles_BHQC is not None and levels:
             quantiles_NQC[rows[inside]] = piece.quantiles_BHQC[:, steps][inside]
     return RollingForecast(
-        times_us=panel.start[item] + (np.arange(first, last) - begin) * panel.step,
-        actual_NC=panel.values[first:last],
+        times_us=panel.times_of(np.arange(first, last)),
+        actual_NC=panel.values[first:last, panel.targets],
         mean_NC=mean_NC,
         quantiles_NQC=quantiles_NQC,
         levels=levels,
-        channels=panel.channels,
+        channels=model.fitted_spec().targets,
         clock=panel.clock,
         lead=lead,
     )
@@ -184,11 +187,12 @@ class HourlyError:
 
 def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> HourlyError:
     """Average the absolute errors of a model over every ``stride``-th window of a span by hour of the day."""
-    sums_KTC = np.zeros((3, 24, len(panel.channels)))
+    sums_KTC = np.zeros((3, 24, len(panel.targets)))
     for piece in walk([uncalibrated(model)], panel, usable_origins(model, panel, span, stride=stride)):
         actual_BHC = piece.actual().astype(np.float64)
-        hour_BH = (piece.times_B[:, None] + panel.step * np.arange(1, model.horizon + 1)) % DAY // HOUR
-        for c in range(len(panel.channels)):
+        row_BH = piece.origins_B[:, None] + np.arange(1, model.horizon + 1)
+        hour_BH = panel.times_of(row_BH) % DAY // HOUR
+        for c in range(len(panel.targets)):
             known_BH = ~np.isnan(actual_BHC[:, :, c])
             actual, hour = actual_BHC[known_BH, c], hour_BH[known_BH]
             error = np.abs(piece.mean_BHC[known_BH, c] - actual)
@@ -197,4 +201,5 @@ def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 
     error_TC, load_TC, count_TC = sums_KTC
     seen_TC = np.where(count_TC > 0, count_TC, np.nan)
     mae_TC, load_TC = error_TC / seen_TC, load_TC / seen_TC
-    return HourlyError(mae_TC, load_TC, count_TC.astype(np.int64), panel.channels, panel.clock)
+    channels = model.fitted_spec().targets
+    return HourlyError(mae_TC, load_TC, count_TC.astype(np.int64), channels, panel.clock)

@@ -104,6 +104,7 @@ class Auto(Forecaster):
         started = time.process_time()
         for name in self.config.challengers:
             registry.model_class(name)
+        panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
         shape = LinearConfig(folds=self.config.folds, stride=self.config.stride)
         linear = Linear(context=self.context, horizon=self.horizon, config=shape)
@@ -168,7 +169,7 @@ class Auto(Forecaster):
 
     def _chosen(self, report: FitReport, best_C: Sequence[_Rival | None], *, judged: bool) -> dict[str, Any]:
         chosen: dict[str, Any] = {}
-        for channel, rival in zip(self.fitted_spec().channels, best_C, strict=True):
+        for channel, rival in zip(self.fitted_spec().targets, best_C, strict=True):
             if rival is not None:
                 why = f"better than linear ({rival.linear_error:.4g}) in every fold and by the margin"
                 chosen[channel.name] = {"model": rival.name, "error": rival.error, "why": why}
@@ -183,7 +184,7 @@ class Auto(Forecaster):
         return chosen
 
     def _row(self, rival: _Rival) -> dict[str, Any]:
-        channel = self.fitted_spec().channels[rival.channel].name
+        channel = self.fitted_spec().targets[rival.channel].name
         return {
             "model": rival.name,
             "channel": channel,
@@ -195,9 +196,9 @@ class Auto(Forecaster):
         """Forecast B windows, each channel by the model that won it."""
         if len(self.members) == 1:
             return Prediction(self.members[0].model.predict(batch).mean_BHC)
-        mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().channels)), np.float32)
+        mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
         for member in self.members:
-            part = _last_rows(batch, member.model.context)
+            part = batch.last_rows(member.model.context)
             mean_BHC[:, :, member.channels] = member.model.predict(part).mean_BHC[:, :, member.channels]
         return Prediction(mean_BHC)
 
@@ -238,7 +239,7 @@ class Auto(Forecaster):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
             config = {**part, "horizon": self.horizon, "series": spec.to_dict(), "error": {}}
-            channels = ", ".join(spec.channels[channel].name for channel in part["channels"])
+            channels = ", ".join(spec.targets[channel].name for channel in part["channels"])
             model = registry.from_document(config, own, where=f"the choice for {channels}")
             self.members.append(_Member(model=model, channels=np.array(part["channels"], np.int64)))
 
@@ -247,13 +248,3 @@ def _best_rival(rivals: Sequence[_Rival], channel: int) -> _Rival | None:
     """The winning challenger of a channel that is furthest ahead of the linear model."""
     winners = [rival for rival in rivals if rival.won and rival.channel == channel]
     return min(winners, key=lambda rival: rival.error / rival.linear_error, default=None)
-
-
-def _last_rows(batch: WindowBatch, context: int) -> WindowBatch:
-    return WindowBatch(
-        context_BLC=batch.context_BLC[:, -context:],
-        item_B=batch.item_B,
-        origin_B=batch.origin_B,
-        step=batch.step,
-        items=batch.items,
-    )

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
-from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks, complete
+from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks, whole
 
 if TYPE_CHECKING:
     from presurge.models.forecaster import Forecaster
@@ -166,6 +166,7 @@ class Tracked(NamedTuple):
     mean_BHC: FloatArray
     quantiles_BHQC: FloatArray | None
     followed_B: IntArray
+    levels: tuple[float, ...] = ()
 
 
 class IntervalTracker:
@@ -173,13 +174,14 @@ class IntervalTracker:
 
     Args:
         forecaster: A fitted model; quantiles that it learned are calibrated, but follow nothing.
-        panel: Exactly the model's channels.
+        panel: Holds the model's channels.
     """
 
     def __init__(self, forecaster: "Forecaster", panel: Panel) -> None:
-        self._forecaster, self._panel = forecaster, panel
+        spec = forecaster.fitted_spec()
+        self._forecaster, self._panel = forecaster, spec.view(panel)
         self._origins = np.zeros(0, np.int64)
-        self._means = np.zeros((0, forecaster.horizon, len(panel.channels)), np.float32)
+        self._means = np.zeros((0, forecaster.horizon, len(spec.targets)), np.float32)
 
     def predict(self, origins_B: IntArray, batch: WindowBatch | None = None) -> Tracked:
         """Forecast from some origins with complete contexts: ascending, and from one call to the next as well.
@@ -190,18 +192,18 @@ class IntervalTracker:
         """
         forecaster = self._forecaster
         if batch is None:
-            batch = batch_of(self._panel, origins_B, forecaster.context)
-        mean_BHC, quantiles_BHQC = forecaster.predict(batch)
+            batch = batch_of(self._panel, origins_B, forecaster.context, forecaster.horizon)
+        mean_BHC, quantiles_BHQC, levels = forecaster.predict(batch)
         calibration = forecaster.calibration
         followed_B = np.zeros(len(origins_B), np.int64)
         if calibration is None:
-            return Tracked(mean_BHC, quantiles_BHQC, followed_B)
+            return Tracked(mean_BHC, quantiles_BHQC, followed_B, levels)
         if quantiles_BHQC is not None:
-            return Tracked(mean_BHC, calibration.quantiles(quantiles_BHQC), followed_B)
+            return Tracked(mean_BHC, calibration.quantiles(quantiles_BHQC), followed_B, calibration.levels)
         first_B = self._first_targets(calibration, origins_B, batch.item_B)
         late = origins_B >= first_B
         if calibration.rate == 0 or not late.any():
-            return Tracked(mean_BHC, calibration.quantiles(mean_BHC), followed_B)
+            return Tracked(mean_BHC, calibration.quantiles(mean_BHC), followed_B, calibration.levels)
         first_T, track_B = np.unique(first_B[late], return_inverse=True)
         seen_B = origins_B[late] - first_B[late] + 1
         length_T = _largest(seen_B, track_B)
@@ -220,19 +222,23 @@ class IntervalTracker:
                 rate=calibration.rate,
             )
         followed_B[late] = known_TS.cumsum(axis=1)[track_B, seen_B - 1]
-        return Tracked(mean_BHC, calibration.quantiles(mean_BHC, residuals_BHQC), followed_B)
+        quantiles_BHQC = calibration.quantiles(mean_BHC, residuals_BHQC)
+        return Tracked(mean_BHC, quantiles_BHQC, followed_B, calibration.levels)
 
-    def predict_last(self) -> Tracked:
-        """Forecast from the last row of every item, of many items in pieces to bound the memory."""
+    def predict_last(self, origins: IntArray) -> Tracked:
+        """Forecast from the last known row of every item, of many items in pieces to bound the memory."""
         _, horizon, channels = self._means.shape
         most = max(1, _VALUES_AT_ONCE // (2 * BLOCK * horizon * channels))
-        parts = [self.predict(part) for part in chunks(self._panel.indptr[1:] - 1, most)]
+        parts = [self.predict(part) for part in chunks(origins, most)]
         if len(parts) == 1:
             return parts[0]
-        means, quantiles, followed = zip(*parts, strict=True)
+        means, quantiles, followed, levels = zip(*parts, strict=True)
         known = [part for part in quantiles if part is not None]
         return Tracked(
-            np.concatenate(means), np.concatenate(known) if known else None, np.concatenate(followed)
+            np.concatenate(means),
+            np.concatenate(known) if known else None,
+            np.concatenate(followed),
+            levels[0],
         )
 
     def _first_targets(self, calibration: Calibration, origins_B: IntArray, item_B: IntArray) -> IntArray:
@@ -241,10 +247,10 @@ class IntervalTracker:
         items, place_B = np.unique(item_B, return_inverse=True)
         before = np.iinfo(np.int64).min // 2
         until = np.array([calibration.until.get(panel.items[item], before) for item in items])
-        begin, start = panel.indptr[items], panel.start[items]
-        fresh = begin + np.maximum((until - start) // panel.step + 1, self._forecaster.context)
-        number_B = (start // panel.step - begin)[place_B] + origins_B
-        result: IntArray = np.maximum(fresh[place_B], origins_B - number_B % BLOCK - BLOCK)
+        fresh = np.maximum(panel.rows_after(items, until), panel.indptr[items] + self._forecaster.context)
+        block = BLOCK * panel.step
+        edge_B = (panel.times_of(origins_B) // block - 1) * block
+        result: IntArray = np.maximum(fresh[place_B], panel.rows_after(item_B, edge_B - 1))
         return result
 
     def _channel_groups(self, rows: int) -> Iterator[slice]:
@@ -270,11 +276,11 @@ class IntervalTracker:
         origins = [self._origins[kept], origins_B]
         means = [self._means[kept], mean_BHC]
         absent = np.setdiff1d(needed, np.concatenate(origins), assume_unique=True)
-        absent = absent[complete(self._panel, absent, before=context, after=0).all(axis=1)]
+        absent = absent[whole(self._panel, absent, context=context, horizon=horizon)]
         size = max(1, _VALUES_AT_ONCE // (context * len(self._panel.channels)))
         for part in chunks(absent, size):
             origins.append(part)
-            means.append(self._forecaster.predict(batch_of(self._panel, part, context)).mean_BHC)
+            means.append(self._forecaster.predict(batch_of(self._panel, part, context, horizon)).mean_BHC)
         found = np.concatenate(origins)
         order = np.argsort(found, kind="stable")
         self._origins, self._means = found[order], np.concatenate(means)[order]
@@ -290,7 +296,8 @@ class IntervalTracker:
         known_TSH = self._origins[place_TSH] == origin_TSH
         known_TSH &= origin_TSH >= self._earliest(first_T)[:, None, None]
         known_TSH &= (np.arange(row_TS.shape[1]) < length_T[:, None])[:, :, None]
-        actual_TSC = self._panel.values[row_TS.clip(max=len(self._panel) - 1), group]
+        columns = self._panel.targets[group]
+        actual_TSC = self._panel.values[row_TS.clip(max=len(self._panel) - 1)][:, :, columns]
         mean_TSHC = self._means[place_TSH, np.arange(horizon), group]
         count_C = calibration.count_C[group]
         errors = score_space(actual_TSC, count_C)[:, :, None] - score_space(mean_TSHC, count_C)

@@ -1,25 +1,27 @@
 """What every model is: a Forecaster maps the past of a Panel to a Forecast.
 
-Shapes: B windows, L context, H horizon, C channels, Q quantiles.
+Shapes: B windows, L context, H horizon, C target channels, Q quantiles.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from presurge import __version__, store
 from presurge.config import Config
-from presurge.errors import HistoryError, ModelError
+from presurge.errors import ModelError
 from presurge.models.conformal import Calibration, IntervalTracker, in_words
+from presurge.models.history import check_horizon, followed, matching_history
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast
-from presurge.series.frequency import SECOND, format_step
+from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch
+from presurge.series.windows import WindowBatch, batch_of
 from presurge.training.config import TrainingConfig
 
 LossName = Literal["mse", "mae", "huber", "quantile"]
@@ -27,34 +29,77 @@ LossName = Literal["mse", "mae", "huber", "quantile"]
 
 
 class Prediction(NamedTuple):
-    """Point forecasts of B windows and, from models that learn them, quantiles; original units."""
+    """Point forecasts of B windows and, from models that learn them, quantiles; original units.
+
+    ``levels`` are the Q levels of the quantiles, ascending.
+    """
 
     mean_BHC: FloatArray
     quantiles_BHQC: FloatArray | None = None
+    levels: tuple[float, ...] = QUANTILE_LEVELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesSpec:
-    """What a fitted model knows of its series, and demands of every history."""
+    """What a fitted model knows of its series, and demands of every history.
+
+    Attributes:
+        channels: The channels that it reads: its targets and the covariates that it uses.
+        features: Names of the static features that it uses.
+    """
 
     channels: tuple[Channel, ...]
     step: int
     clock: Clock
     items: tuple[str, ...]
+    features: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, panel: Panel) -> "SeriesSpec":
-        """The specification of a panel."""
-        return cls(channels=panel.channels, step=panel.step, clock=panel.clock, items=panel.items)
+        """The specification of a panel; of ``panel.only_targets()`` for a model that uses no covariates."""
+        return cls(
+            channels=panel.channels,
+            step=panel.step,
+            clock=panel.clock,
+            items=panel.items,
+            features=panel.feature_names,
+        )
+
+    @property
+    def targets(self) -> tuple[Channel, ...]:
+        """The channels that are forecast."""
+        return tuple(channel for channel in self.channels if channel.role == "target")
+
+    @property
+    def known(self) -> tuple[Channel, ...]:
+        """The covariates whose future rows the model reads."""
+        return tuple(channel for channel in self.channels if channel.role == "known")
+
+    @property
+    def count_mask(self) -> npt.NDArray[np.bool_]:
+        """bool [C], true for the targets that count and so are never negative."""
+        return np.array([channel.kind == "count" for channel in self.targets], np.bool_)
+
+    def view(self, panel: Panel) -> Panel:
+        """What a panel holds of the channels and static features that the model reads, in its order and with its roles.
+
+        Raises:
+            DataError: A channel or a static feature is missing.
+        """
+        selected = panel.select([channel.name for channel in self.channels]).select_features(self.features)
+        if [c.role for c in selected.channels] == [c.role for c in self.channels]:
+            return selected
+        pairs = zip(selected.channels, self.channels, strict=True)
+        return selected.replace(channels=tuple(replace(c, role=own.role) for c, own in pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        channels = [{"name": c.name, "unit": c.unit, "kind": c.kind} for c in self.channels]
         return {
-            "channels": channels,
+            "channels": [asdict(channel) for channel in self.channels],
             "step_seconds": self.step // SECOND,
             "clock": self.clock,
             "items": list(self.items),
+            "features": list(self.features),
         }
 
     @classmethod
@@ -65,6 +110,7 @@ class SeriesSpec:
             step=value["step_seconds"] * SECOND,
             clock=value["clock"],
             items=tuple(value["items"]),
+            features=tuple(value.get("features", ())),
         )
 
 
@@ -178,36 +224,47 @@ class Forecaster(ABC):
             )
         return self.spec
 
-    def forecast(self, panel: Panel, horizon: int | None = None) -> Forecast:
+    def forecast(self, panel: Panel, horizon: int | None = None, *, future: Panel | None = None) -> Forecast:
         """Forecast what follows the last row of every item.
 
         Args:
             panel: The history: the model's channels (others are left out) at the model's step.
             horizon: Rows to give, at most the model's horizon, which is the default.
+            future: The known channels for the rows after the history: exactly the model's horizon of every item. Only a
+                model that was fitted with known channels needs it. Where the history carries stamps, those of the
+                future become the stamps of the forecast; without them its rows follow a nominal step apart.
 
         Raises:
-            HistoryError: The history is too short, has another step, misses a channel, or has a gap in the context.
+            HistoryError: The history is too short, has another step, misses a channel or a static feature, or has a gap
+                in the context; or the future misses known channels, items or rows.
         """
         spec = self.fitted_spec()
         history = matching_history(panel, spec, self.context)
         rows = check_horizon(self.horizon if horizon is None else horizon, self.horizon)
-        mean_BHC, quantiles_BHQC, followed_B = IntervalTracker(self, history).predict_last()
-        levels = QUANTILE_LEVELS if self.calibration is None else self.calibration.levels
+        series, origins = followed(history, future, spec, self.horizon)
+        tracked = IntervalTracker(self, series).predict_last(origins)
+        quantiles_BHQC, levels = tracked.quantiles_BHQC, tracked.levels
         if quantiles_BHQC is None:
-            levels = ()
-            quantiles_BHQC = np.zeros((len(mean_BHC), self.horizon, 0, len(spec.channels)), np.float32)
+            quantiles_BHQC, levels = (
+                np.zeros((len(origins), self.horizon, 0, len(spec.targets)), np.float32),
+                (),
+            )
+        stamps = series.stamps
+        if stamps is not None:
+            stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
         return Forecast(
-            mean=mean_BHC[:, :rows],
+            mean=tracked.mean_BHC[:, :rows],
             quantiles=quantiles_BHQC[:, :rows],
             levels=levels,
-            origin=history.start + (np.diff(history.indptr) - 1) * history.step,
+            origin=series.times_of(origins),
             step=history.step,
-            channels=spec.channels,
+            channels=spec.targets,
             items=history.items,
             clock=history.clock,
             model=self.name,
             error=self.error,
-            intervals=in_words(self.calibration, followed_B),
+            intervals=in_words(self.calibration, tracked.followed_B),
+            stamps=stamps,
         )
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
@@ -219,6 +276,7 @@ class Forecaster(ABC):
         spec = self.fitted_spec()
         state, arrays = self.state()
         config: dict[str, Any] = {
+            "kind": store.FORECASTER,
             "model": self.name,
             "presurge_version": __version__,
             "context": self.context,
@@ -248,59 +306,9 @@ class Forecaster(ABC):
         model.error = config["error"]
         arrays = dict(arrays)
         if "calibration" in config:
-            counts = np.array([channel.kind == "count" for channel in model.spec.channels])
             residuals_HQC = arrays.pop("calibration.residuals")
-            model.calibration = Calibration.from_dict(config["calibration"], residuals_HQC, counts)
+            model.calibration = Calibration.from_dict(
+                config["calibration"], residuals_HQC, model.spec.count_mask
+            )
         model.restore(config["state"], arrays)
         return model
-
-
-def matching_history(panel: Panel, spec: SeriesSpec, context: int) -> Panel:
-    """The model's channels of a history, if it can be forecast from.
-
-    Raises:
-        HistoryError: Another step, a missing channel, fewer rows than the context, or a missing value in it.
-    """
-    if panel.step != spec.step:
-        raise HistoryError(
-            f"the history has a step of {format_step(panel.step)}, the model one of {format_step(spec.step)}",
-            hint=f"Bring the history to {format_step(spec.step)} first: prepare it with another `step`.",
-        )
-    names = [channel.name for channel in spec.channels]
-    missing = [name for name in names if name not in panel.channel_names]
-    if missing:
-        raise HistoryError(
-            f"the history has no channel {', '.join(map(repr, missing))}",
-            hint=f"The model needs {', '.join(names)}; the history has {', '.join(panel.channel_names)}.",
-        )
-    history = panel.select(names)
-    for item, (begin, end) in enumerate(zip(history.indptr[:-1], history.indptr[1:], strict=True)):
-        where = f"item {history.items[item]!r}" if len(history.items) > 1 else None
-        if end - begin < context:
-            raise HistoryError(
-                f"the history has {end - begin} rows, and the model reads {context}",
-                where=where,
-                hint="Give a longer history: nothing is filled in for rows that are not there.",
-            )
-        holes = int((~history.observed[end - context : end]).any(axis=1).sum())
-        if holes:
-            raise HistoryError(
-                f"{holes} of the last {context} rows have a missing value",
-                where=where,
-                hint="Repair the history, or let short gaps be interpolated and flagged: `fill_gaps=interpolate`",
-            )
-    return history
-
-
-def check_horizon(asked: int, possible: int) -> int:
-    """Return ``asked`` if the model reaches that far.
-
-    Raises:
-        HistoryError: It does not.
-    """
-    if not 1 <= asked <= possible:
-        raise HistoryError(
-            f"a horizon of {asked} was asked of a model that forecasts {possible} rows",
-            hint=f"Ask for 1 to {possible}, or train with `horizon={asked}`.",
-        )
-    return asked

@@ -110,19 +110,21 @@ def _checked_state(model: Forecaster, stored: Any, *_: Any) -> tuple[dict[str, A
 
 def _checked_prediction(model: Forecaster, prediction: Any, batch: WindowBatch) -> Prediction:
     """The forecasts as float32, counts never negative; a window with all its context has numbers for a forecast."""
-    shape = (len(batch.origin_B), model.horizon, batch.context_BLC.shape[2])
+    shape = (len(batch.origin_B), model.horizon, len(model.fitted_spec().targets))
     if not isinstance(prediction, Prediction):
         raise _fault(model, f"predict gave no Prediction but {type(prediction).__name__}")
-    mean, quantiles = prediction
+    mean, quantiles, levels = prediction
     if np.shape(mean) != shape:
         raise _fault(model, f"predict gave forecasts of the shape {np.shape(mean)}, not [B, H, C] = {shape}")
     if quantiles is not None and (
         np.ndim(quantiles) != 4 or (*quantiles.shape[:2], quantiles.shape[3]) != shape
     ):
         raise _fault(model, f"predict gave quantiles of the shape {np.shape(quantiles)}, not [B, H, Q, C]")
-    floor_C = np.where([channel.kind == "count" for channel in model.fitted_spec().channels], 0.0, -np.inf)
+    floor_C = np.where(model.fitted_spec().count_mask, 0.0, -np.inf)
     mean_BHC = np.maximum(mean, floor_C).astype(np.float32, copy=False)
     whole_B = np.isfinite(batch.context_BLC).all(axis=(1, 2))
+    if batch.future_BHK is not None:
+        whole_B &= np.isfinite(batch.future_BHK).all(axis=(1, 2))
     lost = int((~np.isfinite(mean_BHC[whole_B])).any(axis=(1, 2)).sum())
     if lost:
         raise _fault(
@@ -131,7 +133,7 @@ def _checked_prediction(model: Forecaster, prediction: Any, batch: WindowBatch) 
         )
     if quantiles is None:
         return Prediction(mean_BHC)
-    return Prediction(mean_BHC, np.maximum(quantiles, floor_C).astype(np.float32, copy=False))
+    return Prediction(mean_BHC, np.maximum(quantiles, floor_C).astype(np.float32, copy=False), levels)
 
 
 _CHECKS: dict[str, Callable[..., Any]] = {

@@ -40,14 +40,13 @@ class _Baseline(Forecaster):
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
         """Note what series it is; there is nothing to learn."""
-        self.spec = SeriesSpec.of(panel)
+        self.spec = SeriesSpec.of(panel.only_targets())
         return FitReport(model=self.name, n_windows=0, n_parameters=0, cpu_seconds=0.0)
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows."""
-        mean_BHC = self._mean(batch.context_BLC)
-        counts = [channel.kind == "count" for channel in self.fitted_spec().channels]
-        floor_C = np.where(counts, np.float32(0), np.float32(-np.inf))
+        mean_BHC = self._mean(batch.targets())
+        floor_C = np.where(self.fitted_spec().count_mask, np.float32(0), np.float32(-np.inf))
         return Prediction(np.maximum(mean_BHC, floor_C).astype(np.float32))
 
     @abstractmethod
@@ -157,6 +156,7 @@ class SeasonalNaive(_Baseline):
     ) -> FitReport:
         """Detect the seasons on the training rows, unless one was given."""
         started = time.process_time()
+        panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
         names = panel.channel_names
         notes: tuple[str, ...] = ()

@@ -1,14 +1,13 @@
-"""The Forecast: times x channels x (mean + quantiles), the one form that everything going out reads."""
+"""The Forecast: times x target channels x (mean + quantiles), the one form that everything going out reads."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Channel, Clock, FloatArray
+from presurge.series.panel import Channel, Clock, FloatArray, IntArray
 from presurge.series.timestamps import format_stamp
 
 QUANTILE_LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
@@ -23,8 +22,9 @@ class Forecast:
         mean: float32 [I, H, C], the point forecast in original units.
         quantiles: float32 [I, H, Q, C] in original units; Q is 0 for a model that was never calibrated.
         levels: The Q quantile levels, ascending.
-        origin: int64 [I], time of the last row that the forecast knew (microseconds since the Unix epoch);
-            the first forecast row is ``origin + step``.
+        origin: int64 [I], time of the last row that the forecast knew (microseconds since the Unix epoch).
+        channels: The C target channels.
+        stamps: int64 [I, H], time of every row; None where the rows follow the origin a step apart.
         model: Name of the model.
         error: Measured error of the model, channel -> metric -> value, from the data that calibrated it.
         intervals: What the quantiles rest on: the calibration alone, or later errors too.
@@ -34,7 +34,7 @@ class Forecast:
     mean: FloatArray
     quantiles: FloatArray
     levels: tuple[float, ...]
-    origin: npt.NDArray[np.int64]
+    origin: IntArray
     step: int
     channels: tuple[Channel, ...]
     items: tuple[str, ...]
@@ -43,12 +43,19 @@ class Forecast:
     error: dict[str, dict[str, float]]
     intervals: str = ""
     flags: tuple[str, ...] = ()
+    stamps: IntArray | None = None
+
+    def times(self) -> IntArray:
+        """int64 [I, H], the time of every row in microseconds since the Unix epoch."""
+        if self.stamps is not None:
+            return self.stamps
+        times: IntArray = self.origin[:, None] + self.step * np.arange(1, self.mean.shape[1] + 1)
+        return times
 
     def to_frame(self) -> pl.DataFrame:
         """Long form: ``item`` (where there are several), ``timestamp``, ``channel``, ``mean``, ``q0.1`` ..."""
         n_items, horizon, n_channels = self.mean.shape
-        times = self.origin[:, None] + self.step * np.arange(1, horizon + 1)
-        stamps = pl.Series("timestamp", np.repeat(times.reshape(-1), n_channels))
+        stamps = pl.Series("timestamp", np.repeat(self.times().reshape(-1), n_channels))
         stamps = stamps.cast(pl.Datetime("us", "UTC")) if self.clock == "utc" else stamps / SECOND
         columns = [stamps, pl.Series("channel", [c.name for c in self.channels] * (n_items * horizon))]
         if n_items > 1:
@@ -62,10 +69,10 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: ``origin``, ``step_seconds`` and a flat list ``forecast`` of times and channels."""
-        rows = []
+        rows, times = [], self.times()
         for i, item in enumerate(self.items):
             for h in range(self.mean.shape[1]):
-                stamp = format_stamp(int(self.origin[i]) + self.step * (h + 1), self.clock)
+                stamp = format_stamp(int(times[i, h]), self.clock)
                 for c, channel in enumerate(self.channels):
                     row: dict[str, Any] = {"item": item} if len(self.items) > 1 else {}
                     row |= {"timestamp": stamp, "channel": channel.name, "mean": float(self.mean[i, h, c])}

@@ -1,8 +1,12 @@
-"""The Panel: regular multivariate series of one or many items, the one form that all data takes inside."""
+"""The Panel: regular multivariate series of one or many items, the one form that all data takes inside.
 
-from collections.abc import Sequence
+Shapes: R rows, C channels, I items, F static features.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import replace as replaced
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +17,10 @@ from presurge.series.frequency import SECOND, check_step
 from presurge.series.spans import Span
 
 ChannelKind = Literal["count", "gauge"]
+ChannelRole = Literal["target", "observed", "known"]
 Clock = Literal["utc", "relative"]
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +29,15 @@ class Channel:
 
     A ``count`` adds up over time, is never negative, and is zero where nothing was logged; a ``gauge`` is a level,
     and is unknown where nothing was logged.
+
+    A ``target`` is forecast. The other roles are covariates, which are only read: an ``observed`` one up to the origin, a
+    ``known`` one up to the last row of the forecast (a holiday, a planned campaign).
     """
 
     name: str
     unit: str = ""
     kind: ChannelKind = "gauge"
+    role: ChannelRole = "target"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,47 +48,69 @@ class Panel:
         values: float32 [R, C], contiguous and read-only; NaN exactly where a value is missing.
         channels: The C columns.
         step: Frequency in microseconds, one for all items.
-        start: int64 [items], time of each item's first row in microseconds since the Unix epoch.
-        items: Names of the items.
-        indptr: int64 [items + 1]; item ``i`` owns the rows ``indptr[i]:indptr[i + 1]``.
+        start: int64 [I], time of each item's first row in microseconds since the Unix epoch; taken from ``stamps``
+            where these are given.
+        items: Names of the I items.
+        indptr: int64 [I + 1]; item ``i`` owns the rows ``indptr[i]:indptr[i + 1]``.
         clock: ``utc`` for absolute stamps; ``relative`` for seconds counted from an unknown origin.
+        stamps: int64 [R], time of every row, where rows are consecutive bars of trading sessions and not ticks of a
+            clock; ``step`` is then the nominal distance of two bars. None for a clock.
+        features: float32 [I, F], what is constant for an item, such as its number of GPUs.
+        feature_names: Names of the F static features.
         observed: bool [R, C], derived from ``values``.
     """
 
     values: FloatArray
     channels: tuple[Channel, ...]
     step: int
-    start: npt.NDArray[np.int64]
+    start: IntArray
     items: tuple[str, ...] = ("",)
-    indptr: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    indptr: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     clock: Clock = "utc"
+    stamps: IntArray | None = None
+    features: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    feature_names: tuple[str, ...] = ()
     observed: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        values = np.ascontiguousarray(self.values, np.float32)
+        values = _frozen(self.values, np.float32)
+        indptr = _frozen(self.indptr if self.indptr.size else np.array([0, len(values)]), np.int64)
+        features = self.features if self.feature_names else np.zeros((len(self.items), 0))
+        self._check(values, indptr, features)
+        start, stamps = self.start, self.stamps
+        if stamps is not None:
+            stamps = _frozen(stamps, np.int64)
+            _check_stamps(stamps, indptr)
+            start = np.where(np.diff(indptr) > 0, np.append(stamps, 0)[indptr[:-1]], start)
+        for name, array in (
+            ("values", values),
+            ("indptr", indptr),
+            ("start", _frozen(start, np.int64)),
+            ("stamps", stamps),
+            ("features", _frozen(features, np.float32)),
+            ("observed", _frozen(~np.isnan(values), np.bool_)),
+        ):
+            object.__setattr__(self, name, array)
+
+    def _check(self, values: FloatArray, indptr: IntArray, features: npt.NDArray[Any]) -> None:
         if values.ndim != 2 or values.shape[1] != len(self.channels):
             raise DataError(f"values of shape {values.shape} do not fit {len(self.channels)} channels")
         if np.isinf(values).any():
             row, column = np.argwhere(np.isinf(values))[0]
             raise DataError("a value is infinite", where=f"row {row}, channel {self.channels[column].name!r}")
-        indptr = self.indptr if self.indptr.size else np.array([0, len(values)])
-        names = [channel.name for channel in self.channels]
+        names = self.channel_names
         if len(set(names)) != len(names):
             raise DataError(f"two channels have the same name: {', '.join(names)}")
         if len(indptr) != len(self.items) + 1 or len(self.start) != len(self.items):
-            raise DataError(f"{len(self.items)} items need as many starts and one row index more")
+            raise DataError(f"{len(self.items)} items need as many starts and one more row index")
         if indptr[0] != 0 or indptr[-1] != len(values) or (np.diff(indptr) < 0).any():
             raise DataError("the row index of the items does not cover the rows in order")
+        expected = (len(self.items), len(self.feature_names))
+        if features.shape != expected or not np.isfinite(features).all():
+            raise DataError(
+                f"static features need one finite number for each of {expected[0]} items and {expected[1]} names"
+            )
         check_step(self.step)
-        observed = ~np.isnan(values)
-        for name, array in (
-            ("values", values if values is not self.values else values.copy()),
-            ("indptr", np.array(indptr, np.int64)),
-            ("start", np.array(self.start, np.int64)),
-            ("observed", observed),
-        ):
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -89,6 +121,11 @@ class Panel:
         return tuple(channel.name for channel in self.channels)
 
     @property
+    def targets(self) -> IntArray:
+        """int64, the columns that are forecast."""
+        return columns_of(self.channels, "target")
+
+    @property
     def step_seconds(self) -> int:
         """Frequency in seconds."""
         return self.step // SECOND
@@ -96,17 +133,38 @@ class Panel:
     @property
     def count_mask(self) -> npt.NDArray[np.bool_]:
         """bool [C], true for the channels that count and so are never negative."""
-        return np.array([channel.kind == "count" for channel in self.channels])
+        return np.array([channel.kind == "count" for channel in self.channels], np.bool_)
 
     def rows_of(self, item: int) -> slice:
         """The rows that item number ``item`` owns."""
         return slice(int(self.indptr[item]), int(self.indptr[item + 1]))
 
-    def times(self) -> npt.NDArray[np.int64]:
+    def items_of(self, rows: IntArray) -> IntArray:
+        """The number of the item that owns each row."""
+        return np.searchsorted(self.indptr, rows, side="right") - 1
+
+    def times(self) -> IntArray:
         """int64 [R], the time of every row in microseconds since the Unix epoch."""
-        lengths = np.diff(self.indptr)
-        within = np.arange(len(self)) - np.repeat(self.indptr[:-1], lengths)
-        return np.repeat(self.start, lengths) + within * self.step
+        return self.times_of(np.arange(len(self)))
+
+    def times_of(self, rows: IntArray) -> IntArray:
+        """The times of some rows in microseconds since the Unix epoch."""
+        if self.stamps is not None:
+            return self.stamps[rows]
+        item = self.items_of(rows)
+        return self.start[item] + (rows - self.indptr[item]) * self.step
+
+    def rows_after(self, items: IntArray, times: IntArray) -> IntArray:
+        """The first row later than a time, for each pair of an item and a time.
+
+        On a regular clock the row may lie outside the item; the count of steps goes on there.
+        """
+        begin = self.indptr[items]
+        if self.stamps is None:
+            return begin + (times - self.start[items]) // self.step + 1
+        stamps = [self.stamps[self.rows_of(int(item))] for item in items]
+        found = [np.searchsorted(own, time, side="right") for own, time in zip(stamps, times, strict=True)]
+        return begin + np.array(found, np.int64)
 
     def full_span(self) -> Span:
         """The span of all rows of all items."""
@@ -118,43 +176,61 @@ class Panel:
         Raises:
             DataError: A channel is missing.
         """
-        known = {channel.name: index for index, channel in enumerate(self.channels)}
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise DataError(
-                f"no channel {', '.join(map(repr, missing))}",
-                hint=f"The channels are: {', '.join(self.channel_names)}.",
-            )
-        columns = [known[name] for name in names]
+        if tuple(names) == self.channel_names:
+            return self
+        columns = _places(names, self.channel_names, "channel")
         return self.replace(values=self.values[:, columns], channels=tuple(self.channels[i] for i in columns))
+
+    def select_features(self, names: Sequence[str]) -> "Panel":
+        """The panel with the named static features only, in the order given.
+
+        Raises:
+            DataError: A static feature is missing.
+        """
+        if tuple(names) == self.feature_names:
+            return self
+        columns = _places(names, self.feature_names, "static feature")
+        return self.replace(features=self.features[:, columns], feature_names=tuple(names))
+
+    def only_targets(self) -> "Panel":
+        """The panel without its covariates and static features."""
+        targets = [channel.name for channel in self.channels if channel.role == "target"]
+        return self.select(targets).select_features(())
+
+    def with_roles(self, *, known: Iterable[str] = (), observed: Iterable[str] = ()) -> "Panel":
+        """The panel with the named channels as covariates; all others are targets.
+
+        Raises:
+            DataError: A channel is missing, has two roles, or no target is left.
+        """
+        roles: dict[str, ChannelRole] = dict.fromkeys(known, "known")
+        twice = [name for name in observed if name in roles]
+        if twice:
+            raise DataError(f"the channel {twice[0]!r} cannot be both known and observed", setting="observed")
+        roles |= dict.fromkeys(observed, "observed")
+        _places(list(roles), self.channel_names, "channel")
+        channels = tuple(replaced(c, role=roles.get(c.name, "target")) for c in self.channels)
+        if not columns_of(channels, "target").size:
+            raise DataError(
+                "every channel is a covariate: there is nothing to forecast",
+                hint="Leave at least one channel out of `known` and `observed`.",
+            )
+        return self.replace(channels=channels)
 
     def take(self, span: Span) -> "Panel":
         """The rows of a span as a panel of their own (items left without rows are kept, empty)."""
-        pieces = [self.values[a:b] for a, b in zip(span.first, span.last, strict=True)]
+        pairs = zip(span.first, span.last, strict=True)
+        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(a, b) for a, b in pairs)])
         return self.replace(
-            values=np.concatenate(pieces) if pieces else self.values[:0],
+            values=self.values[rows],
             indptr=np.concatenate(([0], np.cumsum(span.last - span.first))),
             start=self.start + (span.first - self.indptr[:-1]) * self.step,
+            stamps=None if self.stamps is None else self.stamps[rows],
         )
 
-    def replace(
-        self,
-        *,
-        values: npt.NDArray[np.float32],
-        channels: tuple[Channel, ...] | None = None,
-        indptr: npt.NDArray[np.int64] | None = None,
-        start: npt.NDArray[np.int64] | None = None,
-    ) -> "Panel":
-        """A panel of the same items, step and clock with other values, channels or rows."""
-        return Panel(
-            values=values,
-            channels=self.channels if channels is None else channels,
-            step=self.step,
-            start=self.start if start is None else start,
-            items=self.items,
-            indptr=self.indptr if indptr is None else indptr,
-            clock=self.clock,
-        )
+    def replace(self, **changes: Any) -> "Panel":
+        """The panel with some of its attributes changed."""
+        return replaced(self, **changes)
 
     def to_frame(self) -> pl.DataFrame:
         """One row a time and item: ``timestamp``, ``item`` (where there are several), one column a channel.
@@ -171,3 +247,35 @@ class Panel:
             columns.append(pl.Series("item", np.repeat(np.array(self.items), np.diff(self.indptr))))
         values = [pl.Series(c.name, self.values[:, i]).fill_nan(None) for i, c in enumerate(self.channels)]
         return pl.DataFrame(columns + values)
+
+
+def columns_of(channels: Sequence[Channel], *roles: ChannelRole) -> IntArray:
+    """int64, the places of the channels that have one of the roles."""
+    return np.array([i for i, channel in enumerate(channels) if channel.role in roles], np.int64)
+
+
+def _places(names: Sequence[str], among: Sequence[str], what: str) -> list[int]:
+    missing = [name for name in names if name not in among]
+    if missing:
+        raise DataError(
+            f"no {what} {', '.join(map(repr, missing))}",
+            hint=f"The {what}s are: {', '.join(among)}.",
+        )
+    return [among.index(name) for name in names]
+
+
+def _frozen(array: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
+    """A contiguous array that nobody can write to; a copy, unless it is one already."""
+    frozen = np.ascontiguousarray(array, kind)
+    if frozen is array and (array.flags.writeable or array.base is not None):
+        frozen = array.copy()
+    frozen.flags.writeable = False
+    return frozen
+
+
+def _check_stamps(stamps: IntArray, indptr: IntArray) -> None:
+    if stamps.shape != (indptr[-1],):
+        raise DataError(f"{len(stamps)} stamps do not fit {indptr[-1]} rows")
+    falls = np.setdiff1d(np.flatnonzero(np.diff(stamps) <= 0) + 1, indptr)
+    if falls.size:
+        raise DataError("a stamp is not later than the one before it", where=f"row {falls[0]}")

@@ -1,16 +1,16 @@
 """Windows as views: a window is the row of its origin; nothing is copied until a batch is gathered.
 
-Shapes: B windows, L context rows, H horizon rows, W = L + H, C channels, R rows.
+Shapes: B windows, L context rows, H horizon rows, W = L + H, C channels, K known channels, F static features, R rows.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import Channel, FloatArray, Panel, columns_of
 from presurge.series.spans import Span
 
 IntArray = npt.NDArray[np.int64]
@@ -28,6 +28,11 @@ class WindowBatch:
         origin_B: Time of the last context row, microseconds since the Unix epoch.
         step: Frequency in microseconds.
         items: Names of the items that ``item_B`` numbers.
+        channels: The C channels.
+        future_BHK: float32, the rows after the origin of the known channels, in their order; NaN where missing. None
+            where there are no known channels, or the future was not asked for.
+        features_BF: float32, the static features of each window's item.
+        time_BW: int64, time of every row of context and horizon; None on a regular clock, where ``times`` counts steps.
     """
 
     context_BLC: FloatArray
@@ -35,6 +40,40 @@ class WindowBatch:
     origin_B: IntArray
     step: int
     items: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    future_BHK: FloatArray | None = None
+    features_BF: FloatArray | None = None
+    time_BW: IntArray | None = None
+
+    def targets(self) -> FloatArray:
+        """The context of the target channels alone: float32 [B, L, C]."""
+        return _columns(self.context_BLC, columns_of(self.channels, "target"))
+
+    def select(self, channels: Sequence[Channel]) -> "WindowBatch":
+        """The batch with some of its channels, in the order given."""
+        names, kept = [c.name for c in self.channels], [c.name for c in channels]
+        if names == kept:
+            return self
+        future_BHK = self.future_BHK
+        if future_BHK is not None:
+            known = [c.name for c in self.channels if c.role == "known"]
+            future_BHK = future_BHK[:, :, [known.index(c.name) for c in channels if c.role == "known"]]
+        context_BLC = self.context_BLC[:, :, [names.index(name) for name in kept]]
+        return replace(self, context_BLC=context_BLC, channels=tuple(channels), future_BHK=future_BHK)
+
+    def last_rows(self, context: int) -> "WindowBatch":
+        """The batch with a shorter context."""
+        before = self.context_BLC.shape[1] - context
+        time_BW = None if self.time_BW is None else self.time_BW[:, before:]
+        return replace(self, context_BLC=self.context_BLC[:, before:], time_BW=time_BW)
+
+    def times(self, horizon: int) -> IntArray:
+        """int64 [B, L + H], the time of every row of context and horizon."""
+        if self.time_BW is not None:
+            return self.time_BW
+        context = self.context_BLC.shape[1]
+        times: IntArray = self.origin_B[:, None] + np.arange(1 - context, horizon + 1) * self.step
+        return times
 
 
 def window_origins(panel: Panel, span: Span, *, context: int, horizon: int, stride: int = 1) -> IntArray:
@@ -75,21 +114,60 @@ def gather(values: FloatArray, origins: IntArray, *, before: int, after: int) ->
     return windows
 
 
-def batch_of(panel: Panel, origins: IntArray, context: int) -> WindowBatch:
-    """Gather the contexts of the given origins."""
-    item_B = np.searchsorted(panel.indptr, origins, side="right") - 1
+def whole(panel: Panel, origins: IntArray, *, context: int, horizon: int) -> npt.NDArray[np.bool_]:
+    """bool [B]: no channel misses a row of the context, no known channel one of the horizon."""
+    known = columns_of(panel.channels, "known")
+    result: npt.NDArray[np.bool_] = np.all(complete(panel, origins, before=context, after=0), axis=1)
+    if known.size:
+        result &= origins + horizon < panel.indptr[panel.items_of(origins) + 1]
+        result[result] = complete(panel, origins[result], before=0, after=horizon)[:, known].all(axis=1)
+    return result
+
+
+def batch_of(panel: Panel, origins: IntArray, context: int, horizon: int = 0) -> WindowBatch:
+    """Gather what is known at the given origins: the contexts and, over ``horizon`` rows, the known channels."""
+    item_B = panel.items_of(origins)
+    known = columns_of(panel.channels, "known")
     return WindowBatch(
         context_BLC=gather(panel.values, origins, before=context, after=0),
         item_B=item_B,
-        origin_B=panel.start[item_B] + (origins - panel.indptr[item_B]) * panel.step,
+        origin_B=panel.times_of(origins),
         step=panel.step,
         items=panel.items,
+        channels=panel.channels,
+        future_BHK=_future(panel, origins, item_B, known, horizon) if horizon and known.size else None,
+        features_BF=panel.features[item_B] if panel.feature_names else None,
+        time_BW=None if panel.stamps is None else _bar_times(panel, origins, item_B, context, horizon),
     )
 
 
+def _future(panel: Panel, origins: IntArray, item_B: IntArray, known: IntArray, horizon: int) -> FloatArray:
+    """The known channels of the rows after each origin [B, H, K]; NaN beyond the end of its item."""
+    row_BH = origins[:, None] + np.arange(1, horizon + 1)
+    future_BHK: FloatArray = panel.values[row_BH.clip(max=len(panel) - 1)][:, :, known]
+    future_BHK[row_BH >= panel.indptr[item_B + 1, None]] = np.nan
+    return future_BHK
+
+
+def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, horizon: int) -> IntArray:
+    """Stamps of every row of context and horizon; beyond the end of an item they are the nominal step apart."""
+    row_BW = origins[:, None] + np.arange(1 - context, horizon + 1)
+    last_B1 = panel.indptr[item_B + 1, None] - 1
+    beyond_BW = np.maximum(row_BW - last_B1, 0)
+    times: IntArray = panel.times_of(np.minimum(row_BW, last_B1)) + beyond_BW * panel.step
+    return times
+
+
 def targets_of(panel: Panel, origins: IntArray, horizon: int) -> FloatArray:
-    """Gather the targets of the given origins: float32 [B, H, C], NaN where missing."""
-    return gather(panel.values, origins, before=0, after=horizon)
+    """Gather what came of the target channels: float32 [B, H, C], NaN where missing."""
+    return _columns(gather(panel.values, origins, before=0, after=horizon), panel.targets)
+
+
+def _columns(rows: FloatArray, columns: IntArray) -> FloatArray:
+    if len(columns) == rows.shape[-1]:
+        return rows
+    chosen: FloatArray = rows[..., columns]
+    return chosen
 
 
 def chunks(origins: IntArray, size: int = CHUNK) -> Iterator[IntArray]:

@@ -412,8 +412,8 @@ def validation_error(model: Forecaster, dataset: Dataset) -> float:
         DataError: All channels are left out.
         HistoryError: The validation rows hold no window.
     """
-    panel, train = dataset.panel, dataset.train
-    scores = evaluate([model], panel, dataset.validation, train=train).scores[model.name]
+    panel, train = dataset.panel.only_targets(), dataset.train
+    scores = evaluate([model], dataset.panel, dataset.validation, train=train).scores[model.name]
     spread_C = np.nanstd(panel.take(train).values.astype(np.float64), axis=0)
     scaled_HC = scores["mae"] / np.where(spread_C > 0, spread_C, np.nan)
     wape_HC = np.where(panel.count_mask, scores["wape"], np.nan)

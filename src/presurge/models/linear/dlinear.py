@@ -122,6 +122,7 @@ class DLinear(Forecaster):
                 setting="weight_decay",
                 hint="Use its own penalty of the whole, `ridge`, or `solver=sgd`.",
             )
+        panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
         divides = self.config.normalisation == "meanabs"
         scaler = "meanabs" if divides else self.config.scaler
@@ -195,7 +196,7 @@ class DLinear(Forecaster):
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; a channel with a missing value in its context is forecast as NaN."""
-        rows_BRC = self.folded.predict(batch.context_BLC)
+        rows_BRC = self.folded.predict(batch.targets())
         if self.config.loss != "quantile":
             return Prediction(rows_BRC)
         levels = len(QUANTILE_LEVELS)
@@ -224,7 +225,7 @@ class DLinear(Forecaster):
             fold(parts["seasonal.weight"], parts["trend.weight"], self.config.kernel_size),
             parts["seasonal.bias"] + parts["trend.bias"],
             self.scaler,
-            np.array([channel.kind == "count" for channel in self.fitted_spec().channels]),
+            self.fitted_spec().count_mask,
             self.config.normalisation,
         )
 

@@ -84,6 +84,7 @@ class Linear(Forecaster):
     ) -> tuple[FitReport, tuple[Fold, ...], list["Linear"]]:
         """The same, with the folds that judged every channel and the winner as it was fitted to each of them."""
         started = time.process_time()
+        panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
         rows = int((train.last - train.first).max()) if self.config.calendar != "off" else 0
         self.calendar = Calendar.of(panel.step, rows)
@@ -159,7 +160,7 @@ class Linear(Forecaster):
         return model
 
     def _report(self, fits: Sequence[ChannelFit], seconds: float) -> FitReport:
-        names = self.fitted_spec().channels
+        names = self.fitted_spec().targets
         named = [(channel.name, fit) for channel, fit in zip(names, fits, strict=True)]
         notes = []
         if unjudged := [name for name, fit in named if not fit.candidates]:
@@ -184,9 +185,10 @@ class Linear(Forecaster):
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
         used = {term for channel in self.channels for term in channel.terms}
         inputs = {"calendar": self.calendar.terms(batch.origin_B)} if "calendar" in used else {}
+        context_BLC = batch.targets()
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):
-            mean_BHC[:, :, c] = channel.predict(batch.context_BLC[:, :, c], inputs)
+            mean_BHC[:, :, c] = channel.predict(context_BLC[:, :, c], inputs)
         return Prediction(mean_BHC)
 
     @property
@@ -215,5 +217,5 @@ class Linear(Forecaster):
                 terms={term: arrays[f"{c}.{term}"] for term in TERMS if f"{c}.{term}" in arrays},
                 floor=0.0 if channel.kind == "count" else -np.inf,
             )
-            for c, (scale, channel) in enumerate(zip(state["scales"], spec.channels, strict=True))
+            for c, (scale, channel) in enumerate(zip(state["scales"], spec.targets, strict=True))
         ]

@@ -111,12 +111,12 @@ def compare(
 
 def _absolute_errors(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
     """The sum of absolute errors of every window and channel: float64 [B, C], NaN where anything is missing."""
-    size = max(1, _VALUES_AT_ONCE // (len(panel.channels) * max(model.context, model.horizon)))
+    size = max(1, _VALUES_AT_ONCE // (len(panel.targets) * max(model.context, model.horizon)))
     pieces = [
         np.abs(
-            model.predict(batch_of(panel, part, model.context)).mean_BHC.astype(np.float64)
+            model.predict(batch_of(panel, part, model.context, model.horizon)).mean_BHC.astype(np.float64)
             - targets_of(panel, part, model.horizon)
         ).sum(axis=1)
         for part in chunks(origins, size)
     ]
-    return np.concatenate(pieces) if pieces else np.zeros((0, len(panel.channels)))
+    return np.concatenate(pieces) if pieces else np.zeros((0, len(panel.targets)))

@@ -101,6 +101,7 @@ class NetworkForecaster(Forecaster):
         """
         started = time.process_time()
         settings = self.config
+        panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
         self.scaler = Scaler.fit(panel.take(train).values, settings.scaler, self._transform())
         self.calendar = self._calendar_of(int((train.last - train.first).max()))
@@ -133,7 +134,8 @@ class NetworkForecaster(Forecaster):
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; a window with a missing value in its context is forecast as NaN."""
-        counts_C = np.array([channel.kind == "count" for channel in self.fitted_spec().channels])
+        batch = batch.select(self.fitted_spec().channels)
+        counts_C = self.fitted_spec().count_mask
         shape = (len(batch.origin_B), self.horizon, self._outputs, len(counts_C))
         scaled_BHQC = np.empty(shape, np.float32)
         with torch.inference_mode(), threads(1):
@@ -198,7 +200,7 @@ class NetworkForecaster(Forecaster):
     def _transform(self) -> TransformName:
         if self.config.transform != "auto":
             return self.config.transform
-        counts = all(channel.kind == "count" for channel in self.fitted_spec().channels)
+        counts = bool(self.fitted_spec().count_mask.all())
         return "sqrt" if counts else "identity"
 
     def _calendar_of(self, rows: int) -> Calendar:

@@ -19,10 +19,10 @@ from presurge.training.checkpoint import load_safely
 def write_torch_file(path: Path, model: Forecaster, training: dict[str, Any] | None = None) -> None:
     """Write ``{"model_state_dict": tensors, "config": JSON text}``.
 
-    The text is that of a model directory: with format, version and checksums of itself and of the tensors.
+    The text is the configuration of a model directory, with checksums of itself and of the tensors.
 
     Raises:
-        StorageError: The file system refused; what stood at ``path`` is untouched.
+        StorageError: The file system refused; an earlier file at ``path`` is untouched.
     """
     config, arrays = model.document(training)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
@@ -34,23 +34,23 @@ def write_torch_file(path: Path, model: Forecaster, training: dict[str, Any] | N
 
 
 def read_torch_file(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """Read what ``write_torch_file`` wrote: (configuration, arrays). Nothing but tensors and text is accepted.
+    """Read what ``write_torch_file`` wrote: (configuration, arrays). Only tensors and text are loaded.
 
     Raises:
-        ModelError: The file is damaged, of a newer format version, or holds anything else.
+        ModelError: The file is damaged, of a newer format version, or contains anything else.
     """
     stored = load_safely(path, hint="Give a .pt file that Presurge wrote; anything else could run code.")
     if not (isinstance(stored, dict) and isinstance(stored.get("config"), str)):
-        raise ModelError("holds no model of Presurge", where=str(path))
+        raise ModelError("is not a Presurge model", where=str(path))
     config = unsealed(stored["config"], where=str(path))
     try:
         arrays = {name: tensor.numpy() for name, tensor in stored["model_state_dict"].items()}
         intact = config["weights_sha256"] == _digest(arrays)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ModelError("holds something else than the tensors of a model", where=str(path)) from error
+        raise ModelError("contains something other than the tensors of a model", where=str(path)) from error
     if not intact:
         raise ModelError(
-            "holds tensors that do not match their checksum: it is damaged or was changed",
+            "contains tensors that do not match their checksum: it is damaged or was changed",
             where=str(path),
             hint="Copy the file again, or train the model again.",
         )
@@ -58,7 +58,7 @@ def read_torch_file(path: Path) -> tuple[dict[str, Any], Arrays]:
 
 
 def _digest(arrays: Arrays) -> str:
-    """Checksum of names, types, shapes and values; of no library's way to write them, so that it outlives versions."""
+    """Checksum of names, types, shapes and values; it does not depend on how a library writes them."""
     whole = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         whole.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
