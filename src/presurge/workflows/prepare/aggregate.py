@@ -19,7 +19,7 @@ from presurge.sources.files import RowFile, open_file
 from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
 from presurge.sources.synthetic import is_synthetic
 from presurge.sources.trace import BadRows, FailureRule, Trace, check_trace, counted, open_trace
-from presurge.workflows.prepare.burstgpt import PARTS, GuideFile, channel_values, read_guide_file
+from presurge.workflows.prepare.burstgpt import PARTS, GuideFile, channel_values, name_of, read_guide_file
 
 EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
 """Further channels of a series, where the trace has them; they are forecast only on request."""
@@ -65,6 +65,10 @@ class PrepareConfig(Config):
     format: str | None = None
     time_unit: TimeUnit | None = None
     bad_rows: BadRows = "error"
+
+    def name_for(self, file: Path) -> str:
+        """What the names of files made from this one begin with."""
+        return self.name or name_of(file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

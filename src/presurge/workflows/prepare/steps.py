@@ -19,13 +19,13 @@ from presurge.workflows.prepare import aggregate, burstgpt, directory
 from presurge.workflows.prepare.aggregate import PrepareConfig
 from presurge.workflows.prepare.directory import Prepared
 
-Source = Path | RowFile
+Input = Path | RowFile | None
 OUT = Path("dataset")
 DEFAULTS = PrepareConfig()
 
 
 def prepare(
-    trace: Source, out: Path, config: PrepareConfig = DEFAULTS, *, progress: Progress = silent
+    trace: Path | RowFile, out: Path, config: PrepareConfig = DEFAULTS, *, progress: Progress = silent
 ) -> Prepared:
     """Make a prepared directory from a request trace: series, manifest, minute file, split and, if asked for, seconds.
 
@@ -34,7 +34,7 @@ def prepare(
         StorageError: The file system refused; ``out`` is as it was.
     """
     file = open_file(trace)
-    name = config.name or burstgpt.name_of(file.path)
+    name = config.name_for(file.path)
     by_second = config.dense or config.analyze
     progress("Reading the trace", 0.0)
     found = aggregate.count_trace(file, SECOND if by_second else config.step, config)
@@ -50,11 +50,7 @@ def prepare(
 
 
 def prepare_dense(
-    trace: Source | None = None,
-    out: Path = OUT,
-    config: PrepareConfig = DEFAULTS,
-    *,
-    progress: Progress = silent,
+    trace: Input = None, out: Path = OUT, config: PrepareConfig = DEFAULTS, *, progress: Progress = silent
 ) -> Prepared:
     """The guide's first step: the second series of a trace, by default of ``BurstGPT_1.csv`` (or ``NAME.csv``) in ``out``.
 
@@ -68,16 +64,12 @@ def prepare_dense(
     statistics = aggregate.statistics(found) if config.analyze else None
     progress("Reading the trace", 1.0)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
-        written = directory.write_dense(folder, config.name or burstgpt.name_of(file.path), found, progress)
+        written = directory.write_dense(folder, config.name_for(file.path), found, progress)
     return Prepared.of(found, out, written, statistics=statistics)
 
 
 def prepare_compress(
-    source: Source | None = None,
-    out: Path = OUT,
-    config: PrepareConfig = DEFAULTS,
-    *,
-    progress: Progress = silent,
+    source: Input = None, out: Path = OUT, config: PrepareConfig = DEFAULTS, *, progress: Progress = silent
 ) -> Prepared:
     """The guide's second step: the series of a step from a second file or a trace.
 
@@ -99,17 +91,13 @@ def prepare_compress(
     else:
         found = aggregate.count_trace(file, config.step, config)
     progress("Reading the input", 1.0)
-    minutes = burstgpt.compressed_frame(found.buckets, found.partial)
+    minutes, name = burstgpt.compressed_frame(found.buckets, found.partial), config.name_for(file.path)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
-        written = directory.write_compressed(
-            folder, config.name or burstgpt.name_of(file.path), minutes, found
-        )
+        written = directory.write_compressed(folder, name, minutes, found)
     return Prepared.of(found, out, written)
 
 
-def prepare_split(
-    source: Source | None = None, out: Path = OUT, config: PrepareConfig = DEFAULTS
-) -> Prepared:
+def prepare_split(source: Input = None, out: Path = OUT, config: PrepareConfig = DEFAULTS) -> Prepared:
     """The guide's third step: the parts of a minute file, and the series and manifest that make ``out`` a prepared directory.
 
     Args:
@@ -124,7 +112,7 @@ def prepare_split(
     file = open_file(source or _default(out, config.name, burstgpt.compressed("*"), burstgpt.compressed(60)))
     guide = burstgpt.read_guide_file(file)
     found = aggregate.count_guide_file(guide, guide.step)
-    name = config.name or burstgpt.name_of(file.path)
+    name = config.name_for(file.path)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         manifest, written = directory.write_split(folder, name, guide.frame, found, config.split)
     return Prepared.of(found, out, written, manifest=manifest)
@@ -138,15 +126,12 @@ def _default(out: Path, name: str | None, pattern: str, usual: str) -> Path:
     guide = f"{name or burstgpt.NAME}_{usual}"
     found = out.glob(f"{escape(name) if name else '*'}_{pattern}.*")
     stems = sorted({path.stem for path in found if path.suffix in (".csv", ".parquet")})
-    best = (
-        [stem for stem in stems if stem == guide]
-        or [stem for stem in stems if stem.endswith(f"_{usual}")]
-        or stems
-    )
-    if len(best) > 1:
+    stems = [stem for stem in stems if stem.endswith(f"_{usual}")] or stems
+    if len(stems) > 1 and guide not in stems:
         hint = "Name the one to read, or give its `name`."
-        raise DataError(f"there are several series: {', '.join(best)}", where=str(out), hint=hint)
-    csv, parquet = (out / f"{best[0] if best else guide}.{ending}" for ending in ("csv", "parquet"))
+        raise DataError(f"there are several series: {', '.join(stems)}", where=str(out), hint=hint)
+    stem = guide if guide in stems or not stems else stems[0]
+    csv, parquet = (out / f"{stem}.{ending}" for ending in ("csv", "parquet"))
     if parquet.is_file() and not (csv.is_file() and csv.stat().st_mtime_ns > parquet.stat().st_mtime_ns):
         return parquet
     return _existing(csv, "INPUT")
