@@ -1,4 +1,4 @@
-"""Downloads from a real server: resumed, checked, put in place as a whole; offline, what to do is said."""
+"""Downloads from a real server are resumed, checked and put in place as a whole; offline, the error says what to do."""
 
 import hashlib
 import subprocess
@@ -19,7 +19,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 @dataclass
 class Site:
-    """What the server does; the ranges that were asked for are noted."""
+    """What the server does, and the ranges requested so far."""
 
     content: bytes = CONTENT
     ranges: bool = True
@@ -95,7 +95,7 @@ def test_a_dropped_connection_is_resumed(site: Site, tmp_path: Path) -> None:
     assert site.asked == [None, "bytes=300000-", "bytes=500000-"]
 
 
-def test_a_later_run_goes_on_where_the_first_gave_up(site: Site, tmp_path: Path) -> None:
+def test_a_later_run_resumes_where_the_first_stopped(site: Site, tmp_path: Path) -> None:
     site.break_after = [100_000] * 4
     with pytest.raises(FetchError, match=r"broke off after 400,000 of 1,048,576 bytes"):
         site.fetch(tmp_path)
@@ -105,19 +105,19 @@ def test_a_later_run_goes_on_where_the_first_gave_up(site: Site, tmp_path: Path)
     assert names_in(tmp_path) == {"data.bin"}
 
 
-def test_the_range_is_asked_for_behind_a_redirection(site: Site, tmp_path: Path) -> None:
+def test_a_redirected_download_is_resumed(site: Site, tmp_path: Path) -> None:
     site.break_after = [300_000]
     assert site.fetch(tmp_path, url=f"{site.url}/moved").path.read_bytes() == CONTENT
     assert site.asked == [None, "bytes=300000-"]
 
 
-def test_a_server_that_ignores_ranges_sends_it_all_again(site: Site, tmp_path: Path) -> None:
+def test_a_server_that_ignores_ranges_sends_the_whole_file_again(site: Site, tmp_path: Path) -> None:
     site.ranges, site.break_after = False, [300_000]
     assert site.fetch(tmp_path).path.read_bytes() == CONTENT
     assert site.asked == [None, "bytes=300000-"]
 
 
-def test_a_finished_part_is_checked_without_asking(site: Site, tmp_path: Path) -> None:
+def test_a_complete_part_is_checked_without_a_request(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(CONTENT)
     assert site.fetch(tmp_path).downloaded
     assert site.asked == []
@@ -125,7 +125,7 @@ def test_a_finished_part_is_checked_without_asking(site: Site, tmp_path: Path) -
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
 @pytest.mark.parametrize("part", [b"x" * 1000, CONTENT + b"more"])
-def test_a_part_that_does_not_fit_is_begun_again(
+def test_a_part_that_does_not_fit_is_downloaded_again(
     site: Site, tmp_path: Path, part: bytes, size: int | None
 ) -> None:
     (tmp_path / "data.bin.part").write_bytes(part)
@@ -141,14 +141,14 @@ def test_a_corrupted_file_is_refused(site: Site, tmp_path: Path) -> None:
     assert names_in(tmp_path) == set()
 
 
-def test_a_file_of_another_size_is_refused_before_it_is_sent(site: Site, tmp_path: Path) -> None:
+def test_a_file_of_another_size_is_refused_before_it_is_downloaded(site: Site, tmp_path: Path) -> None:
     site.content = CONTENT[:-1]
     with pytest.raises(FetchError, match=r"offers 1,048,575 bytes, but the published file has 1,048,576"):
         site.fetch(tmp_path)
     assert names_in(tmp_path) == set()
 
 
-def test_not_found_is_said_at_once(site: Site, tmp_path: Path) -> None:
+def test_not_found_is_reported_at_once(site: Site, tmp_path: Path) -> None:
     site.statuses = [404] * 9
     with pytest.raises(FetchError, match="HTTP 404 Not Found") as caught:
         site.fetch(tmp_path)
@@ -157,7 +157,7 @@ def test_not_found_is_said_at_once(site: Site, tmp_path: Path) -> None:
     assert str(tmp_path / "data.bin") in str(caught.value)
 
 
-def test_a_busy_server_is_asked_three_times_more(site: Site, tmp_path: Path) -> None:
+def test_a_busy_server_gets_three_more_requests(site: Site, tmp_path: Path) -> None:
     site.statuses = [503, 429, 500]
     assert site.fetch(tmp_path).downloaded
     site.statuses = [503] * 9
@@ -167,7 +167,7 @@ def test_a_busy_server_is_asked_three_times_more(site: Site, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/data.bin", "http://presurge.invalid/data.bin"])
-def test_offline_it_says_what_it_would_fetch_and_where_to_put_it(
+def test_the_error_offline_names_the_file_and_where_to_put_it(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,presurge.invalid")
@@ -182,7 +182,7 @@ def test_offline_it_says_what_it_would_fetch_and_where_to_put_it(
     assert not fetch(remote, tmp_path).downloaded
 
 
-def test_a_file_put_there_by_hand_is_checked(site: Site, tmp_path: Path) -> None:
+def test_a_file_put_into_the_cache_by_hand_is_checked(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(CONTENT[:-1] + b"?")
     with pytest.raises(FetchError, match="is published") as caught:
         site.fetch(tmp_path)
@@ -194,7 +194,7 @@ def test_a_file_put_there_by_hand_is_checked(site: Site, tmp_path: Path) -> None
     assert site.asked == []
 
 
-def test_without_a_published_checksum_the_first_one_is_recorded(site: Site, tmp_path: Path) -> None:
+def test_the_first_checksum_is_recorded_if_none_is_published(site: Site, tmp_path: Path) -> None:
     unknown = {"size": None, "sha256": None}
     assert site.fetch(tmp_path, **unknown).recorded
     assert site.fetch(tmp_path, **unknown, file="b.bin").recorded
@@ -213,14 +213,14 @@ def test_without_a_published_checksum_the_first_one_is_recorded(site: Site, tmp_
         site.fetch(tmp_path, **unknown)
 
 
-def test_without_a_checksum_nothing_is_pieced_together(site: Site, tmp_path: Path) -> None:
+def test_a_file_without_a_checksum_is_never_resumed(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(b"half of an older file")
     site.break_after = [300_000]
     assert site.fetch(tmp_path, size=None, sha256=None).path.read_bytes() == CONTENT
     assert site.asked == [None, None]
 
 
-def test_progress_counts_what_was_there_already(site: Site, tmp_path: Path) -> None:
+def test_progress_includes_the_part_that_was_there(site: Site, tmp_path: Path) -> None:
     told: list[tuple[str, float, str]] = []
     (tmp_path / "data.bin.part").write_bytes(CONTENT[: len(CONTENT) // 2])
     fetch(site.remote(), tmp_path, progress=lambda *words: told.append(words))
@@ -228,7 +228,7 @@ def test_progress_counts_what_was_there_already(site: Site, tmp_path: Path) -> N
     assert told[-1] == ("Fetching data.bin", 1.0, "1.0 MB of 1.0 MB")
 
 
-def test_two_at_once_share_one_download(site: Site, tmp_path: Path) -> None:
+def test_two_processes_share_one_download(site: Site, tmp_path: Path) -> None:
     fetched: list[Fetched] = []
     run: Callable[[], None] = lambda: fetched.append(site.fetch(tmp_path))  # noqa: E731
     threads = [threading.Thread(target=run) for _ in range(4)]
@@ -240,7 +240,7 @@ def test_two_at_once_share_one_download(site: Site, tmp_path: Path) -> None:
     assert len(site.asked) == 1
 
 
-def test_a_full_disk_is_not_taken_for_a_broken_connection(site: Site, tmp_path: Path) -> None:
+def test_a_full_disk_is_not_mistaken_for_a_broken_connection(site: Site, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]

@@ -1,4 +1,4 @@
-"""Files that cannot be read: each gives a plain error that names the file, whatever it was opened as."""
+"""Files that cannot be read give a plain error that names the file, whatever reads them."""
 
 import gzip
 from collections.abc import Callable
@@ -46,7 +46,7 @@ readers = pytest.mark.parametrize("read", [as_trace, as_table])
         ("a.jsonl", b'{"timestamp": 1, "input_length": NaN, "output_length": 1}\n', "is not valid JSON"),
     ],
 )
-def test_unreadable(
+def test_an_unreadable_file_gives_a_plain_error(
     tmp_path: Path, read: Callable[[Path], object], name: str, content: bytes, message: str
 ) -> None:
     path = tmp_path / name
@@ -59,7 +59,7 @@ def test_unreadable(
 
 
 @readers
-def test_no_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_a_missing_file_or_a_directory_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "absent.csv")
     with pytest.raises(DataError, match="is a directory"):

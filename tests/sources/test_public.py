@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A catalogue of two small files on a server of this machine; the second has no checksum."""
+    """A catalogue of two small files on a local server; the second has no checksum."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "small.csv").write_bytes(TRACE)

@@ -33,7 +33,7 @@ def fortnight() -> pl.DataFrame:
 
 
 def per_minute(frame: pl.DataFrame, days: int = 14) -> npt.NDArray[np.float64]:
-    """Requests of each minute."""
+    """Count the requests of each minute."""
     minute = (frame["Timestamp"].to_numpy() // 60).astype(np.int64)
     return np.bincount(minute, minlength=days * 1440).astype(float)
 
@@ -98,7 +98,7 @@ def test_the_rate_sets_the_number_of_requests() -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_reported_is_what_is_in_the_file(tmp_path: Path, ending: str) -> None:
+def test_the_report_matches_the_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"trace.{ending}"
     report = synthesize(SyntheticConfig(rows=5000, days=1), path)
     trace = open_trace(path)
@@ -109,7 +109,7 @@ def test_what_is_reported_is_what_is_in_the_file(tmp_path: Path, ending: str) ->
     assert counts.unsorted_steps == 0
 
 
-def test_it_is_labelled_synthetic_everywhere(tmp_path: Path) -> None:
+def test_every_part_is_labelled_synthetic(tmp_path: Path) -> None:
     path = tmp_path / "trace.parquet"
     report = synthesize(SyntheticConfig(rows=500, days=1, seed=9), path)
     beside = json.loads(report.sidecar.read_text())
@@ -135,7 +135,7 @@ def test_progress_runs_from_start_to_end(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
-    """The largest block is no larger when there are four times as many rows."""
+    """Four times as many rows do not make the largest block larger."""
     small, large = (
         max(frame.estimated_size() for frame in SyntheticTrace(SyntheticConfig(rows=rows, days=30)).blocks())
         for rows in (2_000_000, 8_000_000)
@@ -143,7 +143,7 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     assert large < 1.1 * small
 
 
-def test_the_largest_trace_begins_at_once() -> None:
+def test_the_largest_trace_starts_at_once() -> None:
     trace = SyntheticTrace(SyntheticConfig(rows=100_000_000, days=60))
     assert trace.rows == 100_000_000
     assert 200_000 < len(next(trace.blocks())) < 300_000
@@ -216,7 +216,7 @@ def test_arrivals_are_overdispersed(fortnight: pl.DataFrame) -> None:
 
 
 def test_the_modulation_is_gamma_distributed() -> None:
-    """Mean 1, variance and skewness of the gamma distribution, and the autocorrelation that was asked for."""
+    """Mean 1, variance and skewness of the gamma distribution, and the requested autocorrelation."""
     drawn = gamma_process(400_000, shape=4, minutes_to_forget=3, rng=np.random.default_rng(1))
     centred = drawn - drawn.mean()
     assert drawn.min() > 0
@@ -293,20 +293,20 @@ def test_a_linear_model_beats_last_value_and_recent_mean(fortnight: pl.DataFrame
         ({"seed": -1}, "seed"),
     ],
 )
-def test_impossible_parameters(options: dict[str, float], where: str) -> None:
+def test_impossible_parameters_are_refused(options: dict[str, float], where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         SyntheticConfig(**options)  # type: ignore[arg-type]
     assert caught.value.setting == where
 
 
-def test_too_many_requests_for_one_minute() -> None:
+def test_too_many_requests_for_one_minute_are_refused() -> None:
     with pytest.raises(ConfigError, match="busiest minute") as caught:
         SyntheticTrace(SyntheticConfig(rows=50_000_000, days=0.01))
     assert "more days" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "2024-01-01T00:00+02:00", "2024-01-01T00:00:30"])
-def test_an_impossible_start(text: str) -> None:
+def test_an_impossible_start_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=text[:10]):
         parse_start(text)
 

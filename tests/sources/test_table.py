@@ -1,4 +1,4 @@
-"""Tables become panels: the grid, the rules for counts, gauges and gaps, and what is refused."""
+"""Tables become panels: the grid, the rules for counts, gauges and gaps, and what the reader refuses."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -65,7 +65,7 @@ def test_the_rules_can_be_set(tmp_path: Path) -> None:
         (["True", "False"], "gauge"),
     ],
 )
-def test_which_columns_count(tmp_path: Path, values: list[str], kind: str) -> None:
+def test_the_values_of_a_column_decide_its_kind(tmp_path: Path, values: list[str], kind: str) -> None:
     table = read(tmp_path, f"t,v\n0,{values[0]}\n60,{values[1]}\n")
     assert table.panel.channels[0].kind == kind
 
@@ -166,7 +166,7 @@ def test_the_clock_follows_the_stamps(tmp_path: Path) -> None:
         ("t,v\n", "holds no rows"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, text)
     assert str(caught.value).startswith(str(tmp_path / "table.csv"))
@@ -174,7 +174,7 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
     assert caught.value.hint
 
 
-def test_more_that_is_refused(tmp_path: Path) -> None:
+def test_more_bad_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'v': a count cannot be negative \(-3\)"):
         read(tmp_path, "t,v\n0,1\n60,-3\n", kinds={"v": "count"})
     with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'item': an empty cell is not an item"):
@@ -276,7 +276,7 @@ rows_of_a_table = st.lists(
 
 
 def write_rows(path: Path, rows: list[tuple[int, str, int | None, float | None]]) -> Path:
-    # The first row makes sure that each column has a value.
+    # The first row gives every column a value.
     rows = [(0, "a", 1, 0.5), *rows]
     lines = [
         f"{t / 1000},{item},{'' if n is None else n},{'' if x is None else repr(x)}" for t, item, n, x in rows

@@ -1,4 +1,4 @@
-"""Request traces: each format, every row kept, and what is bad is named."""
+"""Request traces: every format is read, every row is kept, and bad values are named."""
 
 import gzip
 import json
@@ -110,7 +110,7 @@ def test_a_real_sized_parquet_trace(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst", ""])
-def test_compression_is_told_by_the_content(tmp_path: Path, suffix: str) -> None:
+def test_the_content_decides_the_compression(tmp_path: Path, suffix: str) -> None:
     pack = {".gz": gzip.compress, ".zst": zstandard.compress, "": gzip.compress}[suffix]
     path = tmp_path / f"a.csv{suffix}"
     path.write_bytes(pack(V1.encode()))
@@ -181,13 +181,13 @@ def test_bad_values_far_down_and_in_other_files(tmp_path: Path) -> None:
         open_trace(write(tmp_path / "a.jsonl", text))
 
 
-def test_every_row_bad(tmp_path: Path) -> None:
+def test_a_trace_of_bad_rows_is_empty(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "Timestamp,Request tokens,Response tokens\n1,x,1\n2,-1,1\n")
     with pytest.raises(DataError, match="holds no rows"):
         open_trace(path, bad_rows="drop")
 
 
-def test_stamps_whose_unit_is_doubtful(tmp_path: Path) -> None:
+def test_stamps_of_a_doubtful_unit_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "Timestamp,Request tokens,Response tokens\n0,1,1\n3600000000,1,1\n")
     with pytest.raises(DataError, match="time_unit"):
         open_trace(path)
@@ -199,7 +199,7 @@ def test_nanoseconds_are_exact(tmp_path: Path) -> None:
     assert open_trace(path).first_us == 1_700_158_546_680_590
 
 
-def test_recognition(tmp_path: Path) -> None:
+def test_columns_decide_the_format(tmp_path: Path) -> None:
     assert recognise_file(write(tmp_path / "a.csv", V1)) == "burstgpt"
     strange = write(tmp_path / "b.csv", "when,what\n1,2\n")
     with pytest.raises(FormatError) as caught:
@@ -225,7 +225,7 @@ def test_an_ambiguous_file_opens_by_name(tmp_path: Path) -> None:
     assert open_trace(path, format="burstgpt").events.collect()["input_tokens"].item() == 3
 
 
-def test_a_series_is_no_trace(tmp_path: Path) -> None:
+def test_a_series_is_not_a_trace(tmp_path: Path) -> None:
     header = "Timestamp,Time_interval,Concurrent_requests,Request_tokens_sum,Response_tokens_sum\n"
     path = write(tmp_path / "a.csv", header + "5,1.0,1,472,18\n")
     assert recognise_file(path) == "guide-series"
@@ -271,7 +271,7 @@ def test_repeated_stamps_of_a_shuffled_trace_are_counted_in_parts(
     assert check_trace(open_trace(tmp_path / "a.parquet")).duplicate_stamps == 500 - 101
 
 
-def test_columns_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
+def test_unneeded_columns_are_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", V1)
     plan = open_trace(path).events.select("time_us", "input_tokens").explain()
     assert "PROJECT 2/6 COLUMNS" in plan
@@ -293,7 +293,7 @@ def requests(tmp_path: Path) -> Trace:
     return open_trace(tmp_path / "trace.csv")
 
 
-def test_requests_follow_each_other_in_the_order_of_time(requests: Trace) -> None:
+def test_requests_are_in_chronological_order(requests: Trace) -> None:
     panel = requests_panel(requests)
     expected = [[np.nan, 1, 10], [0, 2, 0], [5, 3, 30], [3.5, 4, 40]]
     np.testing.assert_array_equal(panel.values, np.array(expected, np.float32))

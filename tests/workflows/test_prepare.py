@@ -1,4 +1,4 @@
-"""The prepared directory: the numbers of pandas, the names of the guide, and nothing half-written."""
+"""The prepared directory has the numbers of pandas and the names of the guide, and is never half-written."""
 
 import json
 import subprocess
@@ -117,7 +117,7 @@ def test_the_files_hold_what_pandas_counts(trace, tmp_path):
     assert minutes["Partial"].tolist() == (present < 60).tolist()
 
 
-def test_parquet_and_csv_say_the_same_and_keep_integers(trace, tmp_path):
+def test_parquet_and_csv_agree_and_keep_integers(trace, tmp_path):
     prepare(trace, tmp_path / "out", PrepareConfig(dense=True))
     for csv in (tmp_path / "out").rglob("*.csv"):
         table = pl.read_parquet(csv.with_suffix(".parquet"))
@@ -126,7 +126,7 @@ def test_parquet_and_csv_say_the_same_and_keep_integers(trace, tmp_path):
         assert all(table[name].dtype == pl.Int64 for name in GUIDE_DENSE[2:])
 
 
-def test_the_manifest_and_the_series_tell_training_what_it_needs(trace, tmp_path):
+def test_the_manifest_and_the_series_hold_what_training_needs(trace, tmp_path):
     out = tmp_path / "out"
     prepared = prepare(trace, out, PrepareConfig(step=5 * MINUTE, name="mine"))
     manifest = json.loads((out / "prepare.json").read_text())
@@ -197,7 +197,7 @@ def test_no_request_and_no_token_is_lost_in_any_file(tmp_path_factory, requests,
 
 
 def test_stamps_moved_by_a_millisecond_each_keep_every_request(tmp_path):
-    """The cleaned format of the guide's repository, of which its own second step lost a third."""
+    """The cleaned format of the guide's repository, of which the guide's own second step lost a third."""
     table = burst_table(rows=5000, span=1200)
     repeats = table.groupby("Timestamp").cumcount()
     table["Timestamp"] = table["Timestamp"] + repeats / 1000
@@ -295,7 +295,7 @@ def test_an_impossible_split_is_refused_before_anything_is_read(tmp_path, split)
 
 
 @pytest.mark.parametrize("bad", ["x,5,1", "7,NaN,1", "7,-5,1", "7,5,inf", "7,5,1.5", "7,,1"])
-def test_a_bad_row_is_an_error_or_left_out_as_told(tmp_path, bad):
+def test_a_bad_row_is_an_error_or_left_out(tmp_path, bad):
     path = tmp_path / "BurstGPT_1.csv"
     path.write_text(f"Timestamp,Request tokens,Response tokens\n1,2,3\n\n{bad}\n65,4,0\n")
     with pytest.raises(DataError, match=r"row \d"):
@@ -307,7 +307,7 @@ def test_a_bad_row_is_an_error_or_left_out_as_told(tmp_path, bad):
 
 
 @pytest.mark.parametrize("rows", ["", "5,7,9\n"])
-def test_no_row_is_an_error_and_one_row_is_enough(tmp_path, rows):
+def test_an_empty_trace_is_an_error_and_one_row_is_enough(tmp_path, rows):
     path = tmp_path / "BurstGPT_1.csv"
     path.write_text(f"Timestamp,Request tokens,Response tokens\n{rows}")
     if not rows:
@@ -352,7 +352,7 @@ def test_a_step_that_loses_requests_is_caught_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_else_is_in_the_directory_stays(trace, tmp_path):
+def test_other_files_in_the_directory_stay(trace, tmp_path):
     out = tmp_path / "dataset"
     (out / "split").mkdir(parents=True)
     (out / "BurstGPT_1.csv").write_text("mine")

@@ -1,4 +1,4 @@
-"""The guide's three steps one after another, through the command line, and each with inputs of its own."""
+"""The guide's three steps, in sequence through the command line and one by one."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ COUNTS = ["Concurrent_requests", "Request_tokens_sum", "Response_tokens_sum"]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder as the guide has it: dataset/BurstGPT_1.csv and nothing else."""
+    """A working folder like the guide's: dataset/BurstGPT_1.csv and nothing else."""
     rows = [
         (30 + 7 * i, "GPT-4", 100 + i, 0 if i % 9 == 0 else i, 100 + 2 * i, "API log") for i in range(900)
     ]
@@ -37,7 +37,7 @@ def run(line, capsys):
     return capsys.readouterr().out
 
 
-def test_the_guides_three_commands_give_what_all_in_one_gives(folder, capsys):
+def test_the_guides_three_commands_give_the_same_as_one(folder, capsys):
     statistics = run("prepare dense --convert-original --analyze", capsys)
     assert "duplicate stamps" in statistics
     run("prepare compress", capsys)
@@ -65,7 +65,7 @@ def test_the_guides_three_commands_give_what_all_in_one_gives(folder, capsys):
         assert manifests[0][key] == manifests[1][key]
 
 
-def test_json_is_one_object_and_nothing_else(folder, capsys):
+def test_json_prints_exactly_one_object(folder, capsys):
     value = json.loads(run("prepare dense --analyze --json", capsys))
     assert value["statistics"]["rows"] == value["totals"]["requests"] == 900
     assert value["statistics"]["failures"] == 100
@@ -76,7 +76,7 @@ def test_json_is_one_object_and_nothing_else(folder, capsys):
     assert "mine_compressed_300s.csv" in value["files"]
 
 
-def test_help_of_the_whole_names_its_options_and_the_steps(capsys):
+def test_help_names_the_options_and_the_steps(capsys):
     text = run("prepare --help", capsys)
     for word in ("--out", "--step", "--dense", "--split", "--name", "--failures", "--analyze", "--json"):
         assert word in text
@@ -108,7 +108,7 @@ def test_a_file_with_the_name_of_a_step_is_reached_by_its_path(folder, capsys):
     assert "900 requests" in run("prepare ./dense --out x", capsys)
 
 
-def test_compress_reads_a_trace_as_well(folder):
+def test_compress_also_reads_a_trace(folder):
     prepare_compress(folder / "dataset" / "BurstGPT_1.csv", folder / "a", PrepareConfig(step=HOUR))
     prepare(folder / "dataset" / "BurstGPT_1.csv", folder / "b", PrepareConfig(step=HOUR))
     name = "BurstGPT_1_compressed_3600s.csv"
@@ -116,7 +116,7 @@ def test_compress_reads_a_trace_as_well(folder):
 
 
 def test_files_that_the_guides_own_scripts_wrote(folder):
-    """Their counts may be floats (a left join made them), and nothing is known of failures."""
+    """A left join made their counts floats, and they do not tell failures."""
     out = folder / "dataset"
     prepare_dense(out=out)
     dense = pd.read_csv(out / "BurstGPT_1_dense_timeseries.csv").astype(dict.fromkeys(COUNTS, float))
@@ -162,7 +162,7 @@ def test_a_bad_minute_file_is_refused(folder, change, words):
     assert not (folder / "x").exists()
 
 
-def test_minutes_can_be_compressed_further_but_not_finer(folder):
+def test_minutes_can_be_made_coarser_but_not_finer(folder):
     out = folder / "dataset"
     prepare_compress(out / "BurstGPT_1.csv", out)
     minutes = out / "BurstGPT_1_compressed_60s.parquet"
@@ -203,7 +203,7 @@ def csv_files(directory):
         ("trace", "trace"),
     ],
 )
-def test_other_traces_give_their_files_their_own_name(folder, capsys, file, name):
+def test_the_files_of_other_traces_have_the_names_of_the_traces(folder, capsys, file, name):
     (folder / file).write_text(AZURE)
     run(f"prepare {file} --out data --dense", capsys)
     written = {f"{name}_dense_timeseries.csv", f"{name}_compressed_60s.csv"}
