@@ -18,7 +18,7 @@ from presurge.models.naive import LastValue, RecentMean
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, chunks, complete, window_origins
+from presurge.series.windows import IntArray, WindowBatch, chunks, complete, window_origins
 
 MakePanel = Callable[..., Panel]
 CONTEXT, HORIZON = 4, 3
@@ -86,7 +86,7 @@ def walk(make_panel: MakePanel) -> Panel:
 def test_the_quantiles_are_those_of_a_plain_loop(walk: Panel) -> None:
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
-    tracker = IntervalTracker(model, walk)
+    tracker = IntervalTracker.of(model, walk)
     origins = usable(walk, test, stride=61)
     found = [tracker.predict(part) for part in chunks(origins, 5)]
     quantiles = np.concatenate([part.quantiles_BHQC for part in found if part.quantiles_BHQC is not None])
@@ -101,8 +101,8 @@ def test_neither_stride_nor_chunks_change_the_intervals_of_an_origin(stride: int
     train, validation, test = spans(panel, "0.2", "0.2", "0.6")
     model = calibrated(RecentMean(context=CONTEXT, horizon=HORIZON), panel, train, validation)
     every, some = usable(panel, test), usable(panel, test, stride)
-    whole = IntervalTracker(model, panel).predict(every)
-    tracker = IntervalTracker(model, panel)
+    whole = IntervalTracker.of(model, panel).predict(every)
+    tracker = IntervalTracker.of(model, panel)
     parts = [tracker.predict(part) for part in chunks(some, size)]
     assert whole.quantiles_BHQC is not None
     quantiles = np.concatenate([part.quantiles_BHQC for part in parts if part.quantiles_BHQC is not None])
@@ -118,9 +118,9 @@ def test_channels_in_groups_give_the_same(walk: Panel, monkeypatch: pytest.Monke
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
     origins = usable(walk, test)
-    whole = IntervalTracker(model, walk).predict(origins)
+    whole = IntervalTracker.of(model, walk).predict(origins)
     monkeypatch.setattr("presurge.models.conformal._VALUES_AT_ONCE", 1)
-    pieces = IntervalTracker(model, walk).predict(origins)
+    pieces = IntervalTracker.of(model, walk).predict(origins)
     np.testing.assert_array_equal(pieces.quantiles_BHQC, whole.quantiles_BHQC)  # type: ignore[arg-type]
     np.testing.assert_array_equal(pieces.followed_B, whole.followed_B)
     one_by_one = model.forecast(walk)
@@ -180,13 +180,13 @@ def test_nothing_of_the_future_is_known(walk: Panel) -> None:
     now = int(origins[-1])
     changed = walk.values.copy()
     changed[now + 1 :] = 99
-    before = IntervalTracker(model, walk).predict(origins)
-    after = IntervalTracker(model, walk.replace(values=changed)).predict(origins)
+    before = IntervalTracker.of(model, walk).predict(origins)
+    after = IntervalTracker.of(model, walk.replace(values=changed)).predict(origins)
     np.testing.assert_array_equal(before.quantiles_BHQC, after.quantiles_BHQC)  # type: ignore[arg-type]
     # and the last known row counts
     changed = walk.values.copy()
     changed[now] += 1000
-    other = IntervalTracker(model, walk.replace(values=changed)).predict(origins[-1:])
+    other = IntervalTracker.of(model, walk.replace(values=changed)).predict(origins[-1:])
     assert other.quantiles_BHQC is not None
     assert before.quantiles_BHQC is not None
     width = [
@@ -250,7 +250,7 @@ def test_after_a_quiet_validation_part_the_intervals_open(make_panel: MakePanel)
 def test_quantiles_never_cross_and_counts_are_never_negative(walk: Panel) -> None:
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
-    quantiles = IntervalTracker(model, walk).predict(usable(walk, test)).quantiles_BHQC
+    quantiles = IntervalTracker.of(model, walk).predict(usable(walk, test)).quantiles_BHQC
     assert quantiles is not None
     assert (np.diff(quantiles, axis=2) >= 0).all()
     assert (quantiles[..., 0] >= 0).all()
@@ -278,3 +278,88 @@ def test_a_model_that_learned_its_quantiles_keeps_them(make_panel: MakePanel) ->
     model.fit(panel, panel.full_span())
     model.calibration = Calibration(np.zeros((HORIZON, 2, 1), np.float32), (0.1, 0.9), np.array([False]), 10)
     np.testing.assert_array_equal(model.forecast(panel).quantiles[0, :, :, 0], [[98, 100]] * HORIZON)
+
+
+@pytest.fixture(params=["regular", "sessions"])
+def long(request: pytest.FixtureRequest, make_panel: MakePanel) -> Panel:
+    """Two items of 2,300 and 1,900 rows that begin at different times, with a few holes; perhaps with nights left out."""
+    rng = np.random.default_rng(8)
+    count = rng.negative_binomial(2, 0.05, 4200) * np.repeat([1, 4, 2], [1000, 1500, 1700])
+    values = np.stack([count, rng.normal(size=4200).cumsum()], 1)
+    values[rng.integers(0, 4200, 12), rng.integers(0, 2, 12)] = np.nan
+    panel = make_panel(values, kinds="cg", lengths=(2300, 1900))
+    panel = replace(panel, start=np.array([40 * HOUR, 1234 * HOUR]))
+    if request.param == "regular":
+        return panel
+    row = np.concatenate([np.arange(2300), np.arange(1900)])
+    night = row // 7 * 17 + row // 900 * 2000  # 17 hours after every seventh bar, and two long breaks
+    return replace(panel, stamps=panel.times() + night * HOUR)
+
+
+def test_observing_row_by_row_gives_the_intervals_of_the_whole_history(long: Panel) -> None:
+    train, validation, _ = spans(long, "0.2", "0.1", "0.7")
+    model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), long, train, validation)
+    follow_rows(model, long, rows=1250)
+
+
+def test_observing_goes_on_from_any_row(walk: Panel) -> None:
+    """Also from histories that end before the calibration does, or are shorter than the context."""
+    train, validation, _ = spans(walk, "0.2", "0.1", "0.7")
+    model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
+    for rows in (1, 30, 250, 297):
+        follow_rows(model, walk, rows=rows)
+    model.calibration = None
+    follow_rows(model, walk, rows=5)
+
+
+def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
+    """Observe the last rows of every item; in the middle the state is written down and taken up by a new tracker."""
+    last = panel.indptr[1:]
+    origins = usable(panel, Span(last - rows + 1, last + HORIZON)) if rows > 1 else last - 1
+    origins = origins[complete(panel, origins, before=CONTEXT, after=0).all(axis=1)]
+    batch = IntervalTracker.of(model, panel).predict(origins)
+    place = {int(origin): b for b, origin in enumerate(origins)}
+    head = panel.take(Span(panel.indptr[:-1], last - rows))
+    tracker, compared = IntervalTracker.of(model, head), 0
+    for row in range(rows):
+        if row == rows // 2:
+            stored = {
+                name: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape)
+                for name, a in tracker.state().items()
+            }
+            tracker = IntervalTracker.of(model, head.take(Span(head.indptr[:-1], head.indptr[:-1] + 1)))
+            tracker.restore(stored)
+        now = last - rows + row
+        found = tracker.observe(panel.values[now], times_I=panel.times_of(now))
+        for item, origin in enumerate(now):
+            if (b := place.get(int(origin))) is None:
+                continue
+            compared += 1
+            np.testing.assert_array_equal(found.mean_BHC[item], batch.mean_BHC[b])
+            assert found.followed_B[item] == batch.followed_B[b]
+            if found.quantiles_BHQC is None or batch.quantiles_BHQC is None:
+                assert found.quantiles_BHQC is batch.quantiles_BHQC
+            else:
+                np.testing.assert_array_equal(found.quantiles_BHQC[item], batch.quantiles_BHQC[b])
+    assert compared == len(origins)
+
+
+def test_a_row_is_observed_in_constant_time(walk: Panel) -> None:
+    """One call of the model for a row, with one window an item, however long the history."""
+    train, validation, _ = spans(walk, "0.2", "0.1", "0.7")
+    model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
+    asked: list[int] = []
+
+    def predict(batch: WindowBatch) -> Prediction:
+        asked.append(len(batch.origin_B))
+        return model.predict(batch)
+
+    tracker = IntervalTracker(predict, walk, model.calibration, context=CONTEXT, horizon=HORIZON)
+    tracker.observe(walk.values[-2:])
+    asked.clear()
+    sizes = {sum(array.nbytes for array in tracker.state().values())}
+    for _ in range(1100):
+        tracker.observe(walk.values[-2:])
+        sizes.add(sum(array.nbytes for array in tracker.state().values()))
+    assert asked == [2] * 1100
+    assert len(sizes) == 1

@@ -64,7 +64,9 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
     """
     horizon, channels = models[0].horizon, len(panel.channels)
     for context in sorted({model.context for model in models}):
-        trackers = {model.name: IntervalTracker(model, panel) for model in models if model.context == context}
+        trackers = {
+            model.name: IntervalTracker.of(model, panel) for model in models if model.context == context
+        }
         for part in chunks(origins, chunk_size(context, horizon, channels)):
             batch = batch_of(panel, part, context, horizon)
             for name, tracker in trackers.items():

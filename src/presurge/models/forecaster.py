@@ -242,7 +242,7 @@ class Forecaster(ABC):
         history = matching_history(panel, spec, self.context)
         rows = check_horizon(self.horizon if horizon is None else horizon, self.horizon)
         series, origins = followed(history, future, spec, self.horizon)
-        tracked = IntervalTracker(self, series).predict_last(origins)
+        tracked = IntervalTracker.of(self, series).predict_last(origins)
         quantiles_BHQC, levels = tracked.quantiles_BHQC, tracked.levels
         if quantiles_BHQC is None:
             quantiles_BHQC, levels = (
