@@ -27,8 +27,8 @@ from presurge.evaluation.fit import Fitted, fit_model
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.dataset import Dataset
 from presurge.training.config import TrainingConfig
-from presurge.workflows.backtest import score_fitted
-from presurge.workflows.data import TableOptions, load_dataset
+from presurge.workflows.dataset import TableConfig, load_dataset
+from presurge.workflows.evaluate import score_fitted
 
 DATA = Path(os.environ.get("PRESURGE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 MODELS = ("auto", "linear", "dlinear", *BASELINES)
@@ -104,9 +104,7 @@ SERIES = (
 def measure(series: Series, *, deep: bool = False) -> list[dict[str, Any]]:
     """One row a model: its errors on the scored channel, its cost, and its error over the reference."""
     with table_of(series) as path:
-        dataset = load_dataset(
-            path, TableOptions(time=series.time, values=series.channels), test_fraction=0.3
-        )
+        dataset = load_dataset(path, TableConfig(time=series.time, values=series.channels), test_fraction=0.3)
     shape = {"context": series.context, "horizon": series.horizon}
     fitted = {name: fit_model(name, dataset, **shape) for name in MODELS}
     if deep:

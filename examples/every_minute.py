@@ -12,7 +12,7 @@ from pathlib import Path
 
 from presurge.models import registry
 from presurge.series.panel import Panel
-from presurge.workflows.data import load_dataset
+from presurge.workflows.dataset import load_dataset
 
 REQUESTS_A_REPLICA = 30.0
 ROWS_TO_FOLLOW = 1000

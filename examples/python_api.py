@@ -12,8 +12,8 @@ import polars as pl
 
 from presurge.evaluation.fit import fit_model
 from presurge.models import registry
-from presurge.workflows.backtest import fit_baselines, score_fitted
-from presurge.workflows.data import TableOptions, load_dataset
+from presurge.workflows.dataset import TableConfig, load_dataset
+from presurge.workflows.evaluate import score_beside_baselines
 
 CONTEXT, HORIZON = 120, 3  # minutes of history, minutes ahead
 
@@ -33,14 +33,13 @@ def main(folder: Path) -> None:
     table = folder / "load.parquet"
     four_days_of_load().write_parquet(table)
 
-    options = TableOptions(time="time", values=("requests", "cpu"))
-    dataset = load_dataset(table, options, test_fraction=0.2)
+    config = TableConfig(time="time", values=("requests", "cpu"))
+    dataset = load_dataset(table, config, test_fraction=0.2)
     for note in dataset.notes:
         print(note)
 
     fitted = fit_model("auto", dataset, context=CONTEXT, horizon=HORIZON)
-    baselines = fit_baselines(dataset, context=CONTEXT, horizon=HORIZON)
-    evaluation = score_fitted([fitted, *baselines], dataset)
+    evaluation = score_beside_baselines(fitted, dataset)
     for sentence in evaluation.verdicts():
         print(sentence)
 

@@ -11,7 +11,7 @@ from presurge.evaluation.report.plots_figures import burst_figure
 from presurge.evaluation.report.plots_style import MUTED, WIDE, styled
 from presurge.evaluation.walk import rolling_forecast
 from presurge.models import registry
-from presurge.workflows.data import load_dataset
+from presurge.workflows.dataset import load_dataset
 
 CHANNELS = ("requests", "output_tokens")
 LABEL = "synthetic trace of `presurge demo`; every minute was forecast one to three minutes before"

@@ -18,7 +18,7 @@ from presurge.errors import ConfigError, DataError, StorageError
 from presurge.progress import silent
 from presurge.series.buckets import Buckets
 from presurge.series.frequency import HOUR, MINUTE, SECOND
-from presurge.workflows.data import load_dataset
+from presurge.workflows.dataset import load_dataset
 from presurge.workflows.prepare import PrepareConfig, aggregate, prepare, trace_panel
 
 GUIDE_DENSE = [

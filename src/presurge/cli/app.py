@@ -124,19 +124,15 @@ class _Warnings(logging.Handler):
 
 
 def _spoken_booleans(argv: Sequence[str]) -> list[str]:
-    """``--individual true`` and ``--use_wandb false``, as the training guide's table writes them, as plain flags."""
-    spoken = {"individual": "shared", "use-wandb": "no-wandb"}
+    """Turn ``--individual true`` and ``--use_wandb=false``, as the training guide writes them, into plain flags."""
+    opposite = {"--individual": "--shared", "--use-wandb": "--no-wandb"}
     arguments: list[str] = []
-    for typed in argv:
-        option, separator, value = typed.partition("=")
-        if separator and option.lstrip("-").replace("_", "-") in spoken:
-            arguments.append(option)
-            word = value
-        else:
-            word = typed
-        name = arguments[-1].lstrip("-").replace("_", "-") if arguments else ""
-        if word.lower() in ("true", "false") and name in spoken:
-            arguments[-1] = f"--{name if word.lower() == 'true' else spoken[name]}"
+    for word in argv:
+        flag, _, value = word.replace("_", "-").partition("=")
+        if arguments and arguments[-1] in opposite and word.lower() in ("true", "false"):
+            value, flag = word, arguments.pop()
+        if flag in opposite and value.lower() in ("", "true", "false"):
+            arguments.append(opposite[flag] if value.lower() == "false" else flag)
         else:
             arguments.append(word)
     return arguments

@@ -65,25 +65,16 @@ def backtest(
       presurge backtest load.csv --time t --value requests --models gru,mlp
       presurge backtest data --models auto,gru --set gru:stride=10
     """
-    from presurge.workflows.backtest import backtest as run
-    from presurge.workflows.backtest import with_season
-    from presurge.workflows.config import resolve_config, resolve_each
+    from presurge.workflows.config import resolve_each
+    from presurge.workflows.evaluate import backtest as run
 
-    shape = resolve_config(windows.given())
     names = [name.strip() for name in options.models.split(",") if name.strip()]
-    each = resolve_each(names, learning.given(), setting_pairs(options.set) or {})
+    given = windows.given() | learning.given()
+    configs = resolve_each(names, given, setting_pairs(options.set) or {})
     dataset = data.load()
-    own = {name: one.model_settings for name, one in each.items()}
     with console.progress() as progress:
         evaluation = run(
-            dataset,
-            names,
-            context=shape.context,
-            horizon=shape.horizon,
-            stride=options.stride,
-            settings=with_season(own, options.season, dataset.panel.step),
-            trainings={name: one.training() for name, one in each.items()},
-            progress=progress,
+            dataset, configs.values(), stride=options.stride, season=options.season, progress=progress
         )
     print_evaluation(evaluation, as_json=common.json)
 

@@ -150,16 +150,15 @@ class DataOptions(Split, TableOptions):
             ConfigError: The options contradict each other.
             DataError: The data cannot be read.
         """
-        from presurge.workflows.data import TableOptions as Reading
-        from presurge.workflows.data import load_dataset
+        from presurge.workflows.dataset import TableConfig, load_dataset
 
-        changes, reading = self.changes(), None
+        changes, config = self.changes(), None
         if self.time is not None:
             if not self.value:
                 raise ConfigError(
                     "a table also needs `value`", setting="time", hint="For example: `value=requests`"
                 )
-            reading = Reading(**changes)
+            config = TableConfig(**changes)
         elif lonely := [f"`{name}`" for name in ("item", "kind", "fill") if getattr(self, name)]:
             raise ConfigError(
                 f"{' and '.join(lonely)} cannot be used without `time` and `value`",
@@ -167,9 +166,9 @@ class DataOptions(Split, TableOptions):
             )
         dataset = load_dataset(
             self.data,
-            reading,
+            config,
             step=self.step,
-            channels=changes.get("values") if reading is None else None,
+            channels=changes.get("values") if config is None else None,
             **self.fractions(),
         )
         say_notes(dataset.notes)

@@ -19,7 +19,7 @@ class PredictOptions(Options):
     Attributes:
         history: The latest rows: at least as many as the model's context.
         horizon: Rows to forecast (default: as many as the model can).
-        output: Also write the forecast to this file.
+        output: Also write the forecast to this file; /dev/stdout gets JSON and nothing else.
         fill_gaps: What to do about missing rows in the context: stop, or interpolate between their neighbours.
     """
 
@@ -55,6 +55,8 @@ def predict(
     if options.output is not None:
         workflow.write_forecast(forecast, options.output)
         console.say(f"Wrote {options.output}")
+    if str(options.output) == "/dev/stdout":  # the forecast itself, for a pipe
+        return
     if common.json:
         console.result_json(forecast.to_dict())
     else:

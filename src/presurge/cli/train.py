@@ -1,5 +1,6 @@
 """``presurge train`` and ``presurge models``."""
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -130,17 +131,17 @@ def train(
     """
     from presurge.training.interruption import TrainingInterrupted
     from presurge.workflows.config import check_model, resolve_config
+    from presurge.workflows.evaluate import fit
     from presurge.workflows.runs import CHECKPOINTS, resumable
-    from presurge.workflows.train import further_process, help_to_train
     from presurge.workflows.train import train as workflow
 
     given = file.given() | windows.given() | model.given() | learning.given() | loggers.given()
     given |= {"model_settings": setting_pairs(given.pop("set", [])), "config": None}
     resolved = resolve_config(given, file.config)
     check_model(resolved)
-    if further_process():
+    if os.environ.get("RANK", "0") != "0":  # torchrun started this process only to help the first one
         console.level = "quiet"
-        help_to_train(data.load(), resolved)
+        fit(data.load(), resolved)
         return
     console.say(f"Configuration: {resolved.model_dump_json() if common.verbose else resolved}")
     dataset = data.load()

@@ -74,9 +74,9 @@ class TrainConfig(TrainerConfig):
         ]
         return ", ".join(words)
 
-    def training(self) -> TrainingConfig:
-        """How to train by gradient, without checkpoints or loggers."""
-        return TrainingConfig(**{name: getattr(self, name) for name in TrainerConfig.model_fields})
+    def training(self, **more: Any) -> TrainingConfig:
+        """How to train by gradient; ``more`` adds checkpoints and loggers."""
+        return TrainingConfig(**{name: getattr(self, name) for name in TrainerConfig.model_fields}, **more)
 
 
 def resolve_config(given: Mapping[str, Any], file: Path | None = None) -> TrainConfig:

@@ -3,34 +3,25 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from presurge.evaluation.backtest import Evaluation
-from presurge.models.registry import model_class
 from presurge.progress import Progress, silent
-from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
 from presurge.sources.synthetic import SyntheticConfig, synthesize
-from presurge.training.config import TrainingConfig
-from presurge.workflows.backtest import backtest
-from presurge.workflows.config import DEFAULT_PRESET, PRESETS, resolve_config
-from presurge.workflows.data import load_dataset
+from presurge.workflows.config import resolve_config, resolve_each
+from presurge.workflows.dataset import load_dataset
+from presurge.workflows.evaluate import backtest
 from presurge.workflows.predict import predict
 from presurge.workflows.prepare import prepare
 from presurge.workflows.train import TrainResult, train
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "dlinear": {},
-    "mlp": {"stride": 10},
-    "gru": {"stride": 10, "calendar": True},
-}
-"""What is compared where torch is installed, and its settings; every tenth window keeps it within seconds."""
-_EPOCHS = 5
+NETWORKS = {"mlp:stride": 10, "gru:stride": 10, "gru:calendar": True}
+"""Settings of the networks that are compared if torch is installed; every tenth window keeps it within seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DemoResult:
-    """What the demonstration gave; ``comparison`` is None where torch is not installed."""
+    """What the demonstration gave; ``comparison``, of networks on the same windows, is None if torch is not installed."""
 
     trained: TrainResult
     comparison: Evaluation | None
@@ -44,17 +35,8 @@ def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress
     prepare(trace, data, progress=progress)
     dataset = load_dataset(data)
     trained = train(dataset, resolve_config({"model": "auto"}), run, progress=progress)
-    comparison = _compare(dataset, progress) if find_spec("torch") is not None else None
+    comparison = None
+    if find_spec("torch") is not None:
+        configs = resolve_each(["dlinear", "mlp", "gru"], {"epochs": 5}, NETWORKS)
+        comparison = backtest(dataset, configs.values(), progress=progress)
     return DemoResult(trained=trained, comparison=comparison, forecast=predict(run, data))
-
-
-def _compare(dataset: Dataset, progress: Progress) -> Evaluation:
-    """The exact linear map, a small perceptron and a recurrent network on the same windows, briefly trained."""
-    trainings = {
-        name: TrainingConfig(**{**model_class(name).training_defaults, "epochs": _EPOCHS})
-        for name in NETWORKS
-    }
-    shape = PRESETS[DEFAULT_PRESET]
-    return backtest(
-        dataset, list(NETWORKS), **shape, settings=NETWORKS, trainings=trainings, progress=progress
-    )

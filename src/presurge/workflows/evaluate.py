@@ -1,19 +1,99 @@
-"""Score a trained model on data, beside baselines fitted to the rows before the scored ones."""
+"""Score models on the last rows of a series: several that are fitted here, or one that was trained before."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from presurge.errors import HistoryError
+from presurge.errors import HistoryError, PresurgeError
+from presurge.evaluation import backtest as evaluation
 from presurge.evaluation.backtest import Evaluation
-from presurge.evaluation.fit import Fitted
+from presurge.evaluation.fit import Fitted, fit_model
 from presurge.models import registry
 from presurge.models.forecaster import FitReport
 from presurge.progress import Progress
-from presurge.series.frequency import SECOND, format_step
-from presurge.workflows.backtest import fit_baselines, score_fitted
-from presurge.workflows.data import load_dataset
+from presurge.series.dataset import Dataset
+from presurge.series.frequency import SECOND, format_step, parse_step
+from presurge.training.config import TrainingConfig
+from presurge.workflows.config import TrainConfig, resolve_each
+from presurge.workflows.dataset import load_dataset
 from presurge.workflows.predict import history_table
+
+
+def fit(
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    training: TrainingConfig | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit and calibrate the model of a configuration; ``training`` adds checkpoints and loggers to how it is trained."""
+    return fit_model(
+        config.model,
+        dataset,
+        context=config.context,
+        horizon=config.horizon,
+        settings=config.model_settings,
+        training=training or config.training(),
+        progress=progress,
+    )
+
+
+def backtest(
+    dataset: Dataset,
+    configs: Iterable[TrainConfig],
+    *,
+    stride: int = 1,
+    season: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Fit several models and score them by rolling origin over the test rows, all on the same windows.
+
+    Args:
+        dataset: The series and its parts.
+        configs: One for each model; ``resolve_each`` adds the baselines.
+        stride: Rows between two scored origins.
+        season: Period of the seasonal baseline, such as ``"1d"``; None detects it.
+        progress: Called with the phase and its share done.
+    """
+    fitted = []
+    for config in configs:
+        one = config
+        if season is not None and config.model == "seasonal-naive":
+            period = max(1, round(parse_step(season) / dataset.panel.step))
+            one = config.model_copy(update={"model_settings": {**config.model_settings, "period": period}})
+        try:
+            fitted.append(fit(dataset, one, progress=progress))
+        except PresurgeError as error:
+            error.where = (
+                f"{one.model}, {error.where}" if error.where else one.model
+            )  # one of several: say which
+            raise
+    return score_fitted(fitted, dataset, stride=stride, progress=progress)
+
+
+def score_fitted(
+    fitted: Sequence[Fitted], dataset: Dataset, *, stride: int = 1, progress: Progress | None = None
+) -> Evaluation:
+    """Score fitted models on the test rows."""
+    return evaluation.evaluate(
+        [one.model for one in fitted],
+        dataset.panel,
+        dataset.test,
+        train=dataset.fit_span,
+        stride=stride,
+        fit_seconds={one.model.name: one.cpu_seconds for one in fitted},
+        progress=progress,
+    )
+
+
+def score_beside_baselines(
+    fitted: Fitted, dataset: Dataset, *, stride: int = 1, progress: Progress | None = None
+) -> Evaluation:
+    """Score a fitted model on the test rows, beside baselines fitted to the rows before them."""
+    model = fitted.model
+    configs = resolve_each([], {"context": model.context, "horizon": model.horizon}, {})
+    others = [fit(dataset, one, progress=progress) for one in configs.values() if one.model != model.name]
+    return score_fitted([fitted, *others], dataset, stride=stride, progress=progress)
 
 
 def evaluate(
@@ -26,23 +106,21 @@ def evaluate(
     validation_fraction: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """Score a model on the test rows of DATA: (evaluation, notes on how the data were read).
+    """Score a trained model on the test rows of DATA; also gives notes on how the data were read.
 
     Raises:
         HistoryError: The data do not fit the model.
     """
     model, config = registry.load(model_directory)
     spec = model.fitted_spec()
-    split = config["training"].get("split", {})
+    given = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
+    fractions = config["training"].get("split", {}) | {k: v for k, v in given.items() if v is not None}
     dataset = load_dataset(
         data,
         history_table(data, model, config, table),
         step=f"{spec.step // SECOND}s",
         channels=[channel.name for channel in spec.channels],
-        test_fraction=split.get("test_fraction") if test_fraction is None else test_fraction,
-        validation_fraction=split.get("validation_fraction")
-        if validation_fraction is None
-        else validation_fraction,
+        **fractions,
     )
     if dataset.panel.step != spec.step:
         raise HistoryError(
@@ -51,10 +129,5 @@ def evaluate(
             hint=f"Bring the data to {format_step(spec.step)} with `step`, or prepare it again.",
         )
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
-    scored = [Fitted(model=model, report=report, cpu_seconds=0.0)]
-    scored += [
-        one
-        for one in fit_baselines(dataset, context=model.context, horizon=model.horizon, progress=progress)
-        if one.model.name != model.name
-    ]
-    return score_fitted(scored, dataset, stride=stride, progress=progress), dataset.notes
+    fitted = Fitted(model=model, report=report, cpu_seconds=0.0)
+    return score_beside_baselines(fitted, dataset, stride=stride, progress=progress), dataset.notes

@@ -16,7 +16,7 @@ from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
 from presurge.sources.files import open_file
 from presurge.sources.formats import recognise_file
-from presurge.workflows.data import TableOptions, load_series
+from presurge.workflows.dataset import TableConfig, load_series
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
@@ -37,7 +37,7 @@ def predict(
         model_directory: A model directory or a run directory.
         history: A table with the columns that the model was trained on, a minute file, a request trace or a prepared
             directory. At least as many rows as the model's context, at the model's step.
-        table: What differs from how the training table was read, by the names of ``TableOptions``.
+        table: What differs from how the training table was read, by the names of ``TableConfig``.
         horizon: Rows to forecast, at most the model's horizon (the default).
         gaps: What happens to missing rows within the context: an error, or straight lines between the neighbours,
             which the forecast's ``flags`` then say.
@@ -47,28 +47,17 @@ def predict(
         ModelError: The model directory is damaged or unsafe.
     """
     model, config = registry.load(model_directory)
-    panel = load_history(history, model, config, table)
+    step = f"{model.fitted_spec().step // SECOND}s"
+    panel = load_series(history, history_table(history, model, config, table), step=step).panel
     flags: tuple[str, ...] = ()
     if gaps == "interpolate":
         panel, flags = interpolate_context(panel, model)
     return replace(model.forecast(panel, horizon), flags=flags)
 
 
-def load_history(
-    path: Path, model: Forecaster, config: dict[str, Any], table: Mapping[str, Any] | None
-) -> Panel:
-    """Read a history the way the model's training data were read.
-
-    Raises:
-        HistoryError: It lacks a column of the model.
-    """
-    step = model.fitted_spec().step // SECOND
-    return load_series(path, history_table(path, model, config, table), step=f"{step}s").panel
-
-
 def history_table(
     path: Path, model: Forecaster, config: dict[str, Any], changes: Mapping[str, Any] | None = None
-) -> TableOptions | None:
+) -> TableConfig | None:
     """How to read a file of the model's series: as the training table was read or by the columns' names, with changes.
 
     None where the file is a prepared directory, a request trace or a minute file of a known format.
@@ -82,46 +71,37 @@ def history_table(
     channels = model.fitted_spec().channels
     names = tuple(channel.name for channel in channels)
     remembered = config["training"].get("table")
-    base = TableOptions.from_dict(remembered) if remembered else None
+    base = TableConfig(**remembered) if remembered else None
     changes = dict(changes or {})
     if base is None and not {"time", "values"} <= set(changes):
         time = changes.get("time") or _time_column(path, names)
         if time is None:
             return None
-        base = TableOptions(time=time, values=names)
+        base = TableConfig(time=time, values=names)
     kinds = {channel.name: channel.kind for channel in channels}
-    table = TableOptions(**changes) if base is None else replace(base, **changes)
-    return replace(
-        table, kinds={name: table.kinds.get(name) or kinds[name] for name in table.values if name in kinds}
-    )
+    table = TableConfig(**(changes if base is None else base.model_dump() | changes))
+    known = {name: table.kinds.get(name) or kinds[name] for name in table.values if name in kinds}
+    return table.model_copy(update={"kinds": known})
 
 
 def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[str, ...]]:
-    """Fill missing values inside each item's context by straight lines between observed neighbours.
+    """Fill missing values in each item's context by straight lines between observed neighbours; flag what was filled.
 
-    A gap that reaches the end of the history is not filled: there is nothing behind it to draw the line to.
+    A gap that reaches the end of the history stays: nothing behind it could end the line.
     """
-    values = panel.values.copy()
-    filled = 0
+    values, filled = panel.values.copy(), 0
     for item in range(len(panel.items)):
         rows = panel.rows_of(item)
-        begin = max(rows.start, rows.stop - model.context)
-        for channel in range(values.shape[1]):
-            filled += _interpolate(values[begin : rows.stop, channel])
+        for series in values[max(rows.start, rows.stop - model.context) : rows.stop].T:  # views
+            known, holes = np.flatnonzero(~np.isnan(series)), np.flatnonzero(np.isnan(series))
+            if len(known):
+                holes = holes[(holes > known[0]) & (holes < known[-1])]
+                series[holes] = np.interp(holes, known, series[known])
+                filled += len(holes)
     if not filled:
         return panel, ()
     flag = f"{filled} missing values of the context were interpolated between their neighbours"
     return panel.replace(values=values), (flag,)
-
-
-def _interpolate(series: np.ndarray[Any, np.dtype[np.float32]]) -> int:
-    known = np.flatnonzero(~np.isnan(series))
-    if known.size < 2:
-        return 0
-    holes = np.flatnonzero(np.isnan(series))
-    holes = holes[(holes > known[0]) & (holes < known[-1])]
-    series[holes] = np.interp(holes, known, series[known])
-    return len(holes)
 
 
 def _time_column(path: Path, channels: Sequence[str]) -> str | None:
@@ -149,26 +129,14 @@ def _time_column(path: Path, channels: Sequence[str]) -> str | None:
     return None
 
 
-def gap_rule(text: str) -> GapRule:
-    """Read the rule for gaps.
-
-    Raises:
-        ConfigError: It is neither ``error`` nor ``interpolate``.
-    """
-    if text == "interpolate":
-        return "interpolate"
-    if text == "error":
-        return "error"
-    raise ConfigError(f"{text!r} is no rule", setting="fill_gaps", hint="Choose error or interpolate.")
-
-
 def write_forecast(forecast: Forecast, path: Path) -> None:
-    """Write a forecast as CSV or JSON, by the name of the file.
+    """Write a forecast as CSV or JSON, by the suffix of the name; devices and FIFOs without a suffix get JSON.
 
     Raises:
         ConfigError: The name ends in neither ``.csv`` nor ``.json``.
     """
-    if path.suffix == ".json":
+    stream = not path.suffix and (path.is_fifo() or path.is_char_device() or str(path).startswith("/dev/"))
+    if path.suffix == ".json" or stream:
         files.write_json(path, forecast.to_dict())
     elif path.suffix == ".csv":
         with files.atomic_path(path) as temporary:

@@ -48,19 +48,19 @@ def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def metric_loggers(settings: TrainConfig, directory: Path) -> Iterator[list[MetricLogger]]:
+def metric_loggers(config: TrainConfig, directory: Path) -> Iterator[list[MetricLogger]]:
     """The metric logs of a run: ``logs/metrics.jsonl`` always, the optional ones where wanted.
 
     Where the body fails, the optional ones are closed without final numbers; a resumed run begins new ones there.
     """
-    config = settings.model_dump(mode="json")
+    values = config.model_dump(mode="json")
     options = {
-        "project": settings.wandb_project,
-        "entity": settings.wandb_entity,
-        "run_name": settings.wandb_run_name,
+        "project": config.wandb_project,
+        "entity": config.wandb_entity,
+        "run_name": config.wandb_run_name,
     }
-    names = dict.fromkeys([*(["wandb"] if settings.use_wandb else []), *settings.loggers])
-    foreign = [open_logger(name, directory, config, options) for name in names]
+    names = dict.fromkeys([*(["wandb"] if config.use_wandb else []), *config.loggers])
+    foreign = [open_logger(name, directory, values, options) for name in names]
     try:
         yield [JsonLinesLogger(directory / CURVE_FILE), *foreign]
     except BaseException:
@@ -74,7 +74,7 @@ def resumable(directory: Path) -> bool:
     return (directory / CHECKPOINTS / "last.pt").is_file()
 
 
-def check_same_model(directory: Path, settings: TrainConfig) -> None:
+def check_same_model(directory: Path, config: TrainConfig) -> None:
     """Refuse to resume a run as another model, which would replace it.
 
     Raises:
@@ -85,7 +85,7 @@ def check_same_model(directory: Path, settings: TrainConfig) -> None:
         return
     stored = resolve_config({}, path)
     for key in ("model", "model_settings"):
-        before, now = getattr(stored, key), getattr(settings, key)
+        before, now = getattr(stored, key), getattr(config, key)
         if before != now:
             raise ConfigError(
                 f"the run to resume has {key} {before!r}, and {now!r} was asked for",

@@ -1,7 +1,6 @@
 """Train a model on DATA, measure it, and write the run directory: model, log, plots, settings and reports."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,12 @@ from typing import Any
 from presurge import __version__, files, store
 from presurge.errors import ConfigError
 from presurge.evaluation.backtest import Evaluation
-from presurge.evaluation.fit import Fitted, fit_model
+from presurge.evaluation.fit import Fitted
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
-from presurge.training.config import TrainingConfig
-from presurge.workflows.backtest import fit_baselines, score_fitted
 from presurge.workflows.config import TrainConfig
+from presurge.workflows.evaluate import fit, score_beside_baselines
 from presurge.workflows.runs import (
     CHECKPOINTS,
     SETTINGS_FILE,
@@ -31,9 +29,8 @@ logger = logging.getLogger("presurge.train")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainResult:
-    """What a training run gave."""
+    """What a training run gave; ``report`` is its page."""
 
-    directory: Path
     fitted: Fitted
     evaluation: Evaluation
     report: Path
@@ -41,7 +38,7 @@ class TrainResult:
 
 def train(
     dataset: Dataset,
-    settings: TrainConfig,
+    config: TrainConfig,
     directory: Path,
     *,
     progress: Progress | None = None,
@@ -54,43 +51,42 @@ def train(
 
     Args:
         dataset: The series and its parts.
-        settings: The resolved settings.
-        directory: The run directory; ``models`` in it is replaced as a whole once the fit succeeded.
-        progress: Told the phase and its share done.
-        split: How the data were cut, remembered so that ``presurge evaluate`` cuts them alike.
+        config: The resolved configuration.
+        directory: The run directory; ``models`` in it is replaced as a whole after the fit.
+        progress: Called with the phase and its share done.
+        split: The fractions that cut the data, remembered so that ``presurge evaluate`` cuts them alike.
         resume: Go on from the last checkpoint of a training by gradient.
-        plots: Draw the pictures of the report.
+        plots: Draw the plots of the report.
         next_command: The command that forecasts with the model, as the reports show it.
 
     Raises:
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
         TrainingInterrupted: Ctrl-C, after a checkpoint was written.
     """
-    _check(dataset, settings, directory, resume=resume)
+    _check(dataset, config, directory, resume=resume)
     with (
         log_file(directory / "logs" / "training.log", append=resume),
-        metric_loggers(settings, directory) as loggers,
+        metric_loggers(config, directory) as loggers,
     ):
-        logger.info("Presurge %s, settings %s", __version__, settings.model_dump_json())
+        logger.info("Presurge %s, settings %s", __version__, config.model_dump_json())
         logger.info("Data %s", dataset.source)
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
-            files.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
-        files_of_run = {"directory": directory / CHECKPOINTS, "resume": resume, "loggers": tuple(loggers)}
-        training = settings.training().model_copy(update=files_of_run)
-        fitted = _fit(dataset, settings, training, progress)
+            files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
+        training = config.training(directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers))
+        fitted = fit(dataset, config, training=training, progress=progress)
         report = fitted.report
         if not report.history:
             forget_training(directory)
-        files.write_json(directory / SETTINGS_FILE, settings.model_dump(mode="json"))
-        logger.info("Fitted %s in %.2f CPU-s, chosen %s", settings.model, fitted.cpu_seconds, report.chosen)
-        evaluation = _score(fitted, dataset, settings, progress)
+        files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
+        logger.info("Fitted %s in %.2f CPU-s, chosen %s", config.model, fitted.cpu_seconds, report.chosen)
+        evaluation = score_beside_baselines(fitted, dataset, progress=progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)
-        save_run_model(directory, fitted.model, _training_record(fitted, dataset, settings, split or {}))
+        save_run_model(directory, fitted.model, _training_record(fitted, dataset, config, split or {}))
         summary = RunSummary(
             directory=directory,
             fitted=fitted,
             dataset=dataset,
-            config=settings.model_dump(mode="json"),
+            config=config.model_dump(mode="json"),
             evaluation=evaluation,
             next_command=next_command,
         )
@@ -98,63 +94,32 @@ def train(
         final = {"parameters": report.n_parameters, **fitted.model.error}
         for one in loggers if report.history else loggers[1:]:
             one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
-    return TrainResult(directory=directory, fitted=fitted, evaluation=evaluation, report=page)
-
-
-def further_process() -> bool:
-    """Whether torchrun started this process as one that only helps the first to train."""
-    return os.environ.get("RANK", "0") != "0"
-
-
-def help_to_train(dataset: Dataset, settings: TrainConfig) -> None:
-    """What a further process does: fit, with its share of every batch, and write nothing."""
-    _fit(dataset, settings, settings.training(), None)
-
-
-def _check(dataset: Dataset, settings: TrainConfig, directory: Path, *, resume: bool) -> None:
-    """Refuse what cannot work before anything is written."""
-    store.check_place(directory / "models")
-    found = len(dataset.panel.channels)
-    if settings.channels is not None and settings.channels != found:
-        raise ConfigError(
-            f"{settings.channels} channels were asked for, and the data have {found}",
-            setting="channels",
-            hint=f"The channels are: {', '.join(dataset.panel.channel_names)}.",
-        )
-    if resume:
-        check_same_model(directory, settings)
-
-
-def _fit(
-    dataset: Dataset, settings: TrainConfig, training: TrainingConfig, progress: Progress | None
-) -> Fitted:
-    return fit_model(
-        settings.model,
-        dataset,
-        context=settings.context,
-        horizon=settings.horizon,
-        settings=settings.model_settings,
-        training=training,
-        progress=progress,
-    )
-
-
-def _score(fitted: Fitted, dataset: Dataset, settings: TrainConfig, progress: Progress | None) -> Evaluation:
-    baselines = fit_baselines(dataset, context=settings.context, horizon=settings.horizon, progress=progress)
-    others = [one for one in baselines if one.model.name != fitted.model.name]
-    evaluation = score_fitted([fitted, *others], dataset, progress=progress)
-    for sentence in evaluation.verdicts():
-        logger.info(sentence)
-    return evaluation
+    return TrainResult(fitted=fitted, evaluation=evaluation, report=page)
 
 
 def _write_reports(summary: RunSummary, *, plots: bool, progress: Progress | None) -> Path:
+    for sentence in summary.evaluation.verdicts():
+        logger.info(sentence)
     directory = summary.directory
     files.write_json(directory / "metrics.json", summary.evaluation.to_dict())
     files.write_text(directory / "training_report.txt", report_text(summary))
     page = write_report(directory, summary, plots=plots, progress=progress)
     logger.info("Wrote %s", page)
     return page
+
+
+def _check(dataset: Dataset, config: TrainConfig, directory: Path, *, resume: bool) -> None:
+    """Refuse what cannot work before anything is written."""
+    store.check_place(directory / "models")
+    found = len(dataset.panel.channels)
+    if config.channels is not None and config.channels != found:
+        raise ConfigError(
+            f"{config.channels} channels were asked for, and the data have {found}",
+            setting="channels",
+            hint=f"The channels are: {', '.join(dataset.panel.channel_names)}.",
+        )
+    if resume:
+        check_same_model(directory, config)
 
 
 def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, float]]:
@@ -166,11 +131,11 @@ def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, fl
 
 
 def _training_record(
-    fitted: Fitted, dataset: Dataset, settings: TrainConfig, split: dict[str, Any]
+    fitted: Fitted, dataset: Dataset, config: TrainConfig, split: dict[str, Any]
 ) -> dict[str, Any]:
     """How the model was trained and on what, for its ``config.json``."""
     return {
-        "settings": settings.model_dump(mode="json"),
+        "settings": config.model_dump(mode="json"),
         "data": dataset.source,
         "table": dataset.table,
         "split": split,

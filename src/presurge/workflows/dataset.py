@@ -1,0 +1,186 @@
+"""Load DATA, whether a prepared directory, a table or a trace, as a panel and its parts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from presurge.config import Config
+from presurge.errors import ConfigError, DataError
+from presurge.files import sha256_of
+from presurge.series.dataset import Dataset
+from presurge.series.frequency import MINUTE, SECOND, parse_step
+from presurge.series.panel import Channel, ChannelKind, Panel
+from presurge.series.spans import Span
+from presurge.sources.formats import LOAD_CHANNELS
+from presurge.sources.table import read_table
+from presurge.workflows.prepare import trace_panel
+from presurge.workflows.prepare.directory import MANIFEST, MANIFEST_FORMAT
+
+Fill = Literal["auto", "zero", "missing"]
+
+
+class TableConfig(Config):
+    """How to read a table; a model remembers it for the table that it was trained on.
+
+    Attributes:
+        time: Column of the time stamps.
+        values: Columns of the channels.
+        item: Column of the item names, for a table in long form.
+        step: Frequency such as ``"60s"``; None takes it from the stamps.
+        kinds: ``count`` or ``gauge`` for the columns whose kind should not be guessed.
+        fill: What a time without a row means; ``auto`` is zero for counts and missing for gauges.
+    """
+
+    time: str
+    values: tuple[str, ...]
+    item: str | None = None
+    step: str | None = None
+    kinds: dict[str, ChannelKind] = Field(default_factory=dict)
+    fill: Fill = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Series:
+    """A panel and where it came from; ``channels`` are those to forecast unless others are asked for."""
+
+    panel: Panel
+    channels: tuple[str, ...]
+    source: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    split: tuple[Span, Span, Span] | None = None
+
+
+def load_dataset(
+    path: Path,
+    table: TableConfig | None = None,
+    *,
+    step: str | None = None,
+    channels: Sequence[str] | None = None,
+    test_fraction: float | None = None,
+    validation_fraction: float | None = None,
+) -> Dataset:
+    """Load DATA and cut it into training, validation and test rows.
+
+    Args:
+        path: A prepared directory, a table (with ``table``), or a request trace or minute file of a known format.
+        table: How to read a table.
+        step: Time between two rows, for a request trace (default: 60 s).
+        channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
+        test_fraction: Last part of the rows, which only measures (default: that of a prepared directory, else 0.2).
+        validation_fraction: Last part of the rows before those (default: that of a prepared directory, else 0.2).
+
+    Raises:
+        DataError: The input cannot be read or holds too little.
+        ConfigError: A fraction is impossible.
+    """
+    series = load_series(path, table, step=step)
+    names = tuple(channels or series.channels)
+    missing = [name for name in names if name not in series.panel.channel_names]
+    if missing:
+        raise DataError(
+            f"no channel {', '.join(map(repr, missing))}",
+            where=str(path),
+            hint=f"The channels are: {', '.join(series.panel.channel_names)}.",
+        )
+    panel = series.panel.select(names)
+    validation_given = False
+    if series.split is not None and test_fraction is None and validation_fraction is None:
+        train, validation, test = series.split
+        validation_given = len(validation) > 0
+    else:
+        train, test = _tail(panel.full_span(), test_fraction, "test_fraction")
+    if not validation_given:
+        train, validation = _tail(train, validation_fraction, "validation_fraction")
+    return Dataset(
+        panel=panel,
+        train=train,
+        validation=validation,
+        test=test,
+        validation_given=validation_given,
+        source=series.source,
+        notes=series.notes,
+        table=table.model_dump(mode="json") if table is not None else None,
+    )
+
+
+def load_series(path: Path, table: TableConfig | None = None, *, step: str | None = None) -> Series:
+    """Load DATA as one panel, without cutting it unless it was prepared with a split.
+
+    Raises:
+        DataError: The input cannot be read.
+    """
+    path = Path(path)
+    if table is not None:
+        read = read_table(path, **table.model_dump())
+        panel, kind, notes, main = read.panel, "table", tuple(read.notes), read.panel.channel_names
+    elif (path / MANIFEST).is_file():
+        return _load_prepared(path)
+    elif path.is_dir():
+        hint = "Make one with `presurge prepare`."
+        raise DataError(f"is a directory without {MANIFEST}", where=str(path), hint=hint)
+    else:
+        panel, kind, notes = trace_panel(path, MINUTE if step is None else parse_step(step))
+        main = tuple(channel.name for channel in LOAD_CHANNELS)
+    source = {"path": str(path), "format": kind, "sha256": sha256_of(path)}
+    return Series(panel=panel, channels=main, source=source, notes=notes)
+
+
+def _load_prepared(directory: Path) -> Series:
+    path = directory / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if manifest.get("format") != MANIFEST_FORMAT or manifest.get("format_version") != 1:
+            raise DataError(
+                "was not written by a version of Presurge that this one can read",
+                where=str(path),
+                hint="Prepare the data again with this version.",
+            )
+        channels = tuple(
+            Channel(**channel) for channel in (*manifest["channels"], *manifest["extra_channels"])
+        )
+        path = directory / manifest["series"]
+        frame = pl.read_parquet(path, columns=[channel.name for channel in channels])
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        hint = "Prepare the data again."
+        raise DataError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+    panel = Panel(
+        values=frame.to_numpy().astype(np.float32),
+        channels=channels,
+        step=manifest["step_seconds"] * SECOND,
+        start=np.array([manifest["start_us"]]),
+        clock=manifest["clock"],
+    )
+    edges, notes = manifest["partial_edges"], list(manifest["notes"])
+    first, last = int(edges["first"]), len(panel) - int(edges["last"])
+    if last <= first:
+        raise DataError(
+            f"the trace covers none of its {len(panel)} rows completely",
+            where=str(directory),
+            hint="Prepare a longer trace, or prepare it with a smaller `step`.",
+        )
+    if edges["first"] or edges["last"]:
+        notes.append("Edge rows that the trace covers only in part are left out of training and scoring.")
+    parts = (np.clip(manifest["split"][name], first, last) - first for name in ("train", "val", "test"))
+    train, validation, test = (Span(part[:1], part[1:]) for part in parts)
+    return Series(
+        panel=panel.take(Span(np.array([first]), np.array([last]))),
+        channels=tuple(channel["name"] for channel in manifest["channels"]),
+        source={"path": str(directory), "format": "prepared", "trace": manifest["source"]},
+        notes=tuple(notes),
+        split=(train, validation, test),
+    )
+
+
+def _tail(span: Span, fraction: float | None, setting: str) -> tuple[Span, Span]:
+    share = 0.2 if fraction is None else fraction
+    if not 0 < share < 1:
+        raise ConfigError(
+            f"{share:g} is not a part of the rows", setting=setting, hint="Give a number between 0 and 1."
+        )
+    return span.cut_tail(repr(share))
