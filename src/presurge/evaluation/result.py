@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from presurge.evaluation.metrics import METRICS, Float64Array, Scores
+from presurge.evaluation.metrics import METRICS, Scores
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock
 from presurge.series.timestamps import format_stamp
 
 _DECISIVE = ("wape", "mae")
 """What decides a duel: the second where the first is undefined (a channel that is zero throughout)."""
-_LESS_IS_BETTER = ("wape", "mae", "rmse", "mse", "mase", "pinball")
 _ROUNDING = 1e-9
 
 
@@ -115,10 +114,6 @@ class Evaluation:
         """Names of the models in the order given."""
         return tuple(self.scores)
 
-    def averages(self, model: str) -> dict[str, Float64Array]:
-        """Metric -> float64 [C]: the mean over the horizon steps, NaN where a step is undefined."""
-        return {metric: values_HC.mean(axis=0) for metric, values_HC in self.scores[model].items()}
-
     def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Model -> channel -> metric -> average over the horizon; None where undefined."""
         metrics: dict[str, dict[str, dict[str, float | None]]] = {model: {} for model in self.models}
@@ -128,16 +123,18 @@ class Evaluation:
 
     def table(self) -> list[TableRow]:
         """The accuracy table: channel by channel, one row per model."""
-        averages = {model: self.averages(model) for model in self.models}
         rows = []
         for c, channel in enumerate(self.channels):
-            column = {m: {metric: float(averages[m][metric][c]) for metric in METRICS} for m in averages}
-            best = {
-                metric: _best(metric, {m: row[metric] for m, row in column.items()}) for metric in METRICS
+            values = {
+                model: {metric: float(scores[metric][:, c].mean()) for metric in METRICS}
+                for model, scores in self.scores.items()
             }
-            for model, values in column.items():
+            best = {
+                metric: _best(metric, {m: row[metric] for m, row in values.items()}) for metric in METRICS
+            }
+            for model, row in values.items():
                 won = frozenset(metric for metric in METRICS if model in best[metric])
-                rows.append(TableRow(model, channel.name, values, won))
+                rows.append(TableRow(model, channel.name, row, won))
         return rows
 
     def duels(self) -> tuple[Duel, ...]:
@@ -221,15 +218,12 @@ def _best(metric: str, values: dict[str, float]) -> set[str]:
 
 
 def _distance(metric: str, value: float) -> float:
-    if metric in _LESS_IS_BETTER:
-        return value
-    if metric == "r2":
-        return -value
-    if metric == "bias":
-        return abs(value)
+    """How far a value is from perfect; NaN for widths, since a narrow interval is only better if it covers as much."""
     if metric.startswith("coverage_"):
         return abs(value - int(metric.removeprefix("coverage_")) / 100)
-    return math.nan  # a narrow interval is better only if it covers as much
+    if metric.startswith("width_"):
+        return math.nan
+    return {"r2": -value, "bias": abs(value)}.get(metric, value)
 
 
 def _json(value: float | np.float64) -> float | None:

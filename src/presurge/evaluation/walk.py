@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from presurge.series.windows import CHUNK, IntArray, batch_of, chunks, targets_o
 _VALUES_AT_ONCE = 1 << 22
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Piece:
     """The forecasts of one model from some of the origins.
 
@@ -30,21 +31,19 @@ class Piece:
         model: Name of the model.
         panel: The series.
         origins_B: Row of each origin.
-        times_B: Time of each origin, microseconds since the Unix epoch.
         mean_BHC: float32, original units.
         quantiles_BHQC: float32; None for a model without intervals.
+        levels: The Q levels, ascending.
         cpu_seconds: Processor time that the forecasts took.
-        levels: The Q levels of the quantiles.
     """
 
     model: str
     panel: Panel
     origins_B: IntArray
-    times_B: IntArray
     mean_BHC: FloatArray
     quantiles_BHQC: FloatArray | None
-    cpu_seconds: float
     levels: tuple[float, ...]
+    cpu_seconds: float
 
     def actual(self) -> FloatArray:
         """What came: float32 [B, H, C], NaN where missing. Every origin needs H rows after it."""
@@ -72,16 +71,9 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
             for name, tracker in trackers.items():
                 began = time.process_time()
                 tracked = tracker.predict(part, batch)
-                yield Piece(
-                    model=name,
-                    panel=panel,
-                    origins_B=part,
-                    times_B=batch.origin_B,
-                    mean_BHC=tracked.mean_BHC,
-                    quantiles_BHQC=tracked.quantiles_BHQC,
-                    cpu_seconds=time.process_time() - began,
-                    levels=tracked.levels,
-                )
+                spent = time.process_time() - began
+                mean_BHC, quantiles_BHQC, levels = tracked.mean_BHC, tracked.quantiles_BHQC, tracked.levels
+                yield Piece(name, panel, part, mean_BHC, quantiles_BHQC, levels, spent)
 
 
 def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:
@@ -168,40 +160,32 @@ def rolling_forecast(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HourlyError:
+class HourlyError(NamedTuple):
     """Errors and load by hour of the day of the target: UTC, or the trace's own clock modulo 24 h.
 
     Attributes:
         mae_TC: float64 [24, C], mean absolute error over all horizon steps; NaN where an hour has no target.
         load_TC: float64 [24, C], mean absolute actual value.
         count_TC: int64 [24, C], targets.
-        channels: The C channels.
-        clock: What an hour means.
     """
 
     mae_TC: Float64Array
     load_TC: Float64Array
     count_TC: npt.NDArray[np.int64]
-    channels: tuple[Channel, ...]
-    clock: Clock
 
 
 def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> HourlyError:
     """Average the absolute errors of a model over every ``stride``-th window of a span by hour of the day."""
-    sums_KTC = np.zeros((3, 24, len(panel.targets)))
+    error_TC, load_TC = np.zeros((2, 24, len(panel.targets)))
+    count_TC = np.zeros((24, len(panel.targets)), np.int64)
     for piece in walk([uncalibrated(model)], panel, usable_origins(model, panel, span, stride=stride)):
         actual_BHC = piece.actual().astype(np.float64)
-        row_BH = piece.origins_B[:, None] + np.arange(1, model.horizon + 1)
-        hour_BH = panel.times_of(row_BH) % DAY // HOUR
-        for c in range(len(panel.targets)):
-            known_BH = ~np.isnan(actual_BHC[:, :, c])
-            actual, hour = actual_BHC[known_BH, c], hour_BH[known_BH]
-            error = np.abs(piece.mean_BHC[known_BH, c] - actual)
-            for k, weights in enumerate((error, np.abs(actual), None)):
-                sums_KTC[k, :, c] += np.bincount(hour, weights, minlength=24)
-    error_TC, load_TC, count_TC = sums_KTC
+        error_BHC = np.abs(piece.mean_BHC - actual_BHC)
+        hour_BH = panel.times_of(piece.origins_B[:, None] + np.arange(1, model.horizon + 1)) % DAY // HOUR
+        for hour in range(24):
+            at_BH = hour_BH == hour
+            error_TC[hour] += np.nansum(error_BHC[at_BH], axis=0)
+            load_TC[hour] += np.nansum(np.abs(actual_BHC[at_BH]), axis=0)
+            count_TC[hour] += np.isfinite(actual_BHC[at_BH]).sum(axis=0)
     seen_TC = np.where(count_TC > 0, count_TC, np.nan)
-    mae_TC, load_TC = error_TC / seen_TC, load_TC / seen_TC
-    channels = model.fitted_spec().targets
-    return HourlyError(mae_TC, load_TC, count_TC.astype(np.int64), channels, panel.clock)
+    return HourlyError(error_TC / seen_TC, load_TC / seen_TC, count_TC)

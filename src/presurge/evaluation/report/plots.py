@@ -74,11 +74,12 @@ def _drawings(summary: RunSummary) -> Iterator[_Drawing]:
         partial(figures.horizon_figure, evaluation, model.name),
     )
     if panel.step <= HOUR:
+        hourly = error_by_hour(model, panel, data.test, stride=evaluation.stride)
         yield (
             "hours",
             "Error by hour of the day",
             "When the model errs, beside how much load there is at that time.",
-            partial(figures.hour_figure, error_by_hour(model, panel, data.test, stride=evaluation.stride)),
+            partial(figures.hour_figure, hourly, evaluation),
         )
     yield (
         "residuals",

@@ -124,18 +124,16 @@ def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) ->
     return figure
 
 
-def hour_figure(hourly: HourlyError, layout: Layout = WIDE) -> Figure:
+def hour_figure(hourly: HourlyError, evaluation: Evaluation, layout: Layout = WIDE) -> Figure:
     """Mean absolute error beside the mean load, by hour of the day, a panel per channel."""
-    channels, hours, error = hourly.channels[:MAX_CHANNELS], np.arange(24), "mean absolute error"
-    label = "hour of the day (UTC)" if hourly.clock == "utc" else "hour of the trace’s clock, modulo 24"
+    channels, hours, error = evaluation.channels[:MAX_CHANNELS], np.arange(24), "mean absolute error"
+    label = "hour of the day (UTC)" if evaluation.clock == "utc" else "hour of the trace’s clock, modulo 24"
     with style.panels(layout, len(channels), 200) as (figure, grid):
         for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
             axes.step(hours, hourly.load_TC[:, c], where="mid", color=INK, lw=1.2, label="mean load")
             axes.bar(hours, hourly.mae_TC[:, c], width=0.75, color=FORECAST, alpha=0.85, label=error)
             axes.set_title(style.channel_title(channel))
-            axes.set_xlabel(label)
-            axes.set_xticks(range(0, 24, 4 if layout is WIDE else 3))
-            axes.set_xlim(-0.7, 23.7)
+            axes.set(xlabel=label, xticks=range(0, 24, 4 if layout is WIDE else 3), xlim=(-0.7, 23.7))
             style.number_axis(axes)
     return figure
 

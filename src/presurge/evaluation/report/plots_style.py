@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -30,20 +31,10 @@ INK, MUTED, GRID, PAPER = "#20242b", "#6b7280", "#e3e6ea", "#ffffff"
 FORECAST = "#0072b2"
 # Okabe and Ito's palette, after the blue that belongs to the model itself.
 OTHERS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31")
-VARIABLES = dict(
-    zip((INK, MUTED, GRID, PAPER, FORECAST), ("ink", "muted", "grid", "paper", "forecast"), strict=True)
-)
+_NAMES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER, "forecast": FORECAST}
+VARIABLES = {colour: name for name, colour in _NAMES.items()}
 VARIABLES |= {colour: f"other{index}" for index, colour in enumerate(OTHERS)}
 """Colour -> name of the CSS variable that replaces it in SVG."""
-_FONTS = (
-    "DejaVu Sans",
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "SimHei",
-)
-"""Matplotlib's own font, then those that hold Chinese, for channels with such names; the installed ones are used."""
 _FEW_POINTS = 24
 """Lines with no more points than these have a mark at each."""
 _ROUND_STEPS = (1, 2, 2.5, 5, 10)
@@ -68,34 +59,15 @@ NARROW = Layout(name="narrow", width=350, text=11, columns=1, points=180, zoom=6
 @contextmanager
 def styled(layout: Layout) -> Iterator[None]:
     """Matplotlib's settings for a layout, while the body runs."""
-    small = ("axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+    sizes = {"font.size": 0, "axes.titlesize": 0, "legend.fontsize": 1}
+    sizes |= {"axes.labelsize": 1, "xtick.labelsize": 1, "ytick.labelsize": 1}
+    colours = {"text.color": INK, "axes.titlecolor": INK, "legend.labelcolor": INK, "grid.color": GRID}
+    colours |= {"axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED}
+    colours |= {"figure.facecolor": PAPER, "savefig.facecolor": PAPER}
+    settings: dict[Any, Any] = {**colours, **{name: layout.text - less for name, less in sizes.items()}}
     installed = set(get_font_names())
-    muted = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings: dict[Any, Any] = {
-        **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
-        **dict.fromkeys(("font.size", "axes.titlesize"), layout.text),
-        **dict.fromkeys(small, layout.text - 1),
-        **dict.fromkeys(muted, MUTED),
-        **dict.fromkeys(("axes.titlecolor", "text.color", "legend.labelcolor"), INK),
-        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "ytick.left", "legend.frameon"), False),
-        "axes.facecolor": "none",
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.axisbelow": True,
-        "grid.color": GRID,
-        "grid.linewidth": 1,
-        "font.family": [name for name in _FONTS if name in installed],
-        "text.parse_math": False,  # a channel may be named cost_$
-        "legend.handlelength": 1.6,
-        "legend.columnspacing": 1.4,
-        "lines.linewidth": 1.6,
-        "lines.solid_capstyle": "round",
-        "svg.fonttype": "none",
-        "svg.hashsalt": "presurge",
-    }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings, fname=Path(__file__).with_name("pictures.mplstyle")):
+        mpl.rcParams["font.family"] = [name for name in mpl.rcParams["font.family"] if name in installed]
         yield
 
 
