@@ -57,8 +57,19 @@ class ScoreSums:
         self.absolute_HC += absolute.sum(axis=0)
         self.squared_HC += np.square(error, out=error).sum(axis=0)
         self.size_HC += np.abs(actual).sum(axis=0)
-        if quantiles_BHQC is not None and self.levels:
-            self._add_quantiles(actual, known, quantiles_BHQC)
+        if quantiles_BHQC is None:
+            return
+        for index, level in enumerate(self.levels):
+            over = actual - quantiles_BHQC[:, :, index]
+            loss = np.maximum(level * over, (level - 1) * over)
+            self.pinball_HC += loss.sum(axis=0, where=known) / len(self.levels)
+        for percent, (low, high) in self.pairs.items():
+            lower, upper = quantiles_BHQC[:, :, low], quantiles_BHQC[:, :, high]
+            # Bounds of counts are squares of roots: 6.9999995 has to cover 7.
+            inside = actual >= lower - _ROUNDING * np.abs(lower)
+            inside &= actual <= upper + _ROUNDING * np.abs(upper)
+            self.inside_HC[percent] += (inside & known).sum(axis=0)
+            self.width_HC[percent] += np.subtract(upper, lower, dtype=np.float64).sum(axis=0, where=known)
 
     def _add_spread(self, actual: Float64Array, known: npt.NDArray[np.bool_]) -> None:
         """Mean and squared spread of the actual values, merged as by Chan, Golub and LeVeque (1979)."""
@@ -72,21 +83,6 @@ class ScoreSums:
         self.mean_HC += shift * share
         self.count_HC = total
 
-    def _add_quantiles(
-        self, actual: Float64Array, known: npt.NDArray[np.bool_], quantiles_BHQC: FloatArray
-    ) -> None:
-        for index, level in enumerate(self.levels):
-            over = actual - quantiles_BHQC[:, :, index]
-            loss = np.maximum(level * over, (level - 1) * over)
-            self.pinball_HC += loss.sum(axis=0, where=known) / len(self.levels)
-        for percent, (low, high) in self.pairs.items():
-            lower, upper = quantiles_BHQC[:, :, low], quantiles_BHQC[:, :, high]
-            # Bounds of counts are squares of roots: 6.9999995 has to cover 7.
-            inside = actual >= lower - _ROUNDING * np.abs(lower)
-            inside &= actual <= upper + _ROUNDING * np.abs(upper)
-            self.inside_HC[percent] += (inside & known).sum(axis=0)
-            self.width_HC[percent] += np.subtract(upper, lower, dtype=np.float64).sum(axis=0, where=known)
-
     def scores(self) -> Scores:
         """Every metric for each horizon step and channel: float64 [H, C], NaN where it is undefined.
 
@@ -99,6 +95,7 @@ class ScoreSums:
         rounding = 1e-28 * self.count_HC * self.mean_HC**2
         spread = np.where(self.spread_HC > rounding, self.spread_HC, 0)
         mse = _ratio(self.squared_HC, self.count_HC)
+        nothing = np.full_like(mae, np.nan)
         scores = {
             "wape": _ratio(self.absolute_HC, self.size_HC),
             "mae": mae,
@@ -107,16 +104,12 @@ class ScoreSums:
             "mase": _ratio(mae, np.broadcast_to(self.scale_C, mae.shape)),
             "r2": 1 - _ratio(self.squared_HC, spread),
             "bias": _ratio(self.error_HC, self.count_HC),
-            "pinball": _ratio(self.pinball_HC, self.count_HC),
+            "pinball": _ratio(self.pinball_HC, self.count_HC) if self.levels else nothing,
         }
-        if not self.levels:
-            scores["pinball"] = np.full_like(mae, np.nan)
         for name, sums in (("coverage", self.inside_HC), ("width", self.width_HC)):
             for percent in INTERVALS:
                 known = percent in self.pairs
-                scores[f"{name}_{percent}"] = (
-                    _ratio(sums[percent], self.count_HC) if known else np.full_like(mae, np.nan)
-                )
+                scores[f"{name}_{percent}"] = _ratio(sums[percent], self.count_HC) if known else nothing
         return scores
 
 

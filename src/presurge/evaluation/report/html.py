@@ -1,5 +1,6 @@
 """The HTML of a report: one page without scripts or other files. Every text that is not ours goes through ``escape``."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -16,37 +17,41 @@ if TYPE_CHECKING:
     from presurge.evaluation.report.plots import Picture
 
 _OPEN_CHANNELS = 6
-"""The accuracy tables of further channels are folded."""
+"""Further channels have no tile, and their accuracy tables are folded."""
 _BEST, _OWN = ' class="best"', ' class="own"'
-_FIRST = ("forecast", "burst")
-"""The pictures that stand before the accuracy table; the others follow it."""
+_PICTURE = re.compile(r'<section data-picture="(\w+)">.*?</section>\n', re.DOTALL)
 
 
 def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str]) -> str:
-    """The whole page."""
-    evaluation, panel = summary.evaluation, summary.dataset.panel
-    parts, own = summary.parts(), summary.model.name
+    """The whole page: ``page.html`` without the sections of pictures that were not drawn."""
+    evaluation, parts = summary.evaluation, summary.parts()
     room = files("presurge.evaluation.report")
+    values: dict[str, str] = {}
+    for name, title, note, wide, narrow, _ in pictures:
+        values |= {f"title_{name}": escape(title), f"note_{name}": escape(note)}
+        values[f"svg_{name}"] = f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    facts = "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in summary.facts())
     split = [(part.name, [f"{part.rows:,}", part.first, part.last]) for part in parts]
-    channels = [(channel.name, [channel.kind, channel.unit or "–"]) for channel in panel.channels]
-    return Template(room.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+    channels = [(channel.name, [channel.kind, channel.unit or "–"]) for channel in evaluation.channels]
+    template = _PICTURE.sub(
+        lambda found: found[0] if f"svg_{found[1]}" in values else "",
+        room.joinpath("page.html").read_text(encoding="utf-8"),
+    )
+    return Template(template).substitute(
+        values,
         title=escape(summary.title),
         style=room.joinpath("page.css").read_text(encoding="utf-8"),
         badge='<span class="badge">synthetic data</span>' if summary.synthetic else "",
-        model=escape(own),
+        model=escape(summary.model.name),
         test_rows=f"{parts[-1].rows:,}",
         test_first=escape(parts[-1].first),
         test_last=escape(parts[-1].last),
         verdict=_verdict(summary),
-        forecasts="\n".join(_figure(picture) for picture in pictures if picture.name in _FIRST),
         windows=f"{evaluation.n_windows:,}",
         horizon=evaluation.horizon,
         accuracy=_accuracy(summary),
         cost=_cost(summary),
-        errors="\n".join(_figure(picture) for picture in pictures if picture.name not in _FIRST),
-        facts=facts,
+        facts="".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in summary.facts()),
         split=_table(["part", "rows", "first", "last"], split),
         channels=_table(["channel", "kind", "unit"], channels),
         usage=escape(summary.usage),
@@ -62,45 +67,33 @@ def _verdict(summary: RunSummary) -> str:
     if not duels:
         return "<p>The model is itself one of the baselines.</p>"
     coverage = {row.channel: row.values["coverage_80"] for row in evaluation.table() if row.model == own}
-    tiles = "".join(_tile(duel, coverage[duel.channel]) for duel in duels[:_OPEN_CHANNELS])
-    lines = "".join(f'<li class="{_mood(duel)}">{escape(duel.sentence())}</li>' for duel in duels)
+    tiles = lines = ""
+    for place, duel in enumerate(duels):
+        mood = "good" if duel.won else "bad"
+        tiles += _tile(duel, mood, coverage[duel.channel]) if place < _OPEN_CHANNELS else ""
+        lines += f'<li class="{mood}">{escape(duel.sentence())}</li>'
     return f'<div class="tiles">{tiles}</div><ul class="verdicts">{lines}</ul>'
 
 
-def _tile(duel: Duel, coverage: float) -> str:
+def _tile(duel: Duel, mood: str, coverage: float) -> str:
     words = f"{abs(100 * duel.gain):.1f} % {'less' if duel.won else 'more'} error than"
     held = "" if isnan(coverage) else f"<p>80 % interval holds {cell('coverage_80', coverage)}</p>"
     return (
-        f'<div class="tile {_mood(duel)}"><h3>{escape(duel.channel)}</h3>'
+        f'<div class="tile {mood}"><h3>{escape(duel.channel)}</h3>'
         f'<p class="big">{cell(duel.metric, duel.value)}<small> {duel.metric.upper()}</small></p>'
         f"<p>{words if duel.won or duel.gain else 'no better than'} {escape(duel.baseline)} "
         f"({cell(duel.metric, duel.baseline_value)})</p>{held}</div>"
     )
 
 
-def _mood(duel: Duel) -> str:
-    return "good" if duel.won else "bad"
-
-
-def _figure(picture: "Picture") -> str:
-    return (
-        f"<section><h2>{escape(picture.title)}</h2><figure>"
-        f'<div class="wide">{picture.wide}</div><div class="narrow">{picture.narrow}</div>'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure></section>"
-    )
-
-
 def _accuracy(summary: RunSummary) -> str:
-    blocks = []
+    blocks = ""
     for c, (channel, models) in enumerate(accuracy(summary.evaluation)):
         table = _table(["model", *HEADINGS.values()], models, own=summary.model.name)
         heading = escape(channel.name) + (f" <small>{escape(channel.unit)}</small>" if channel.unit else "")
-        blocks.append(
-            f"<h3>{heading}</h3>{table}"
-            if c < _OPEN_CHANNELS
-            else f"<details><summary>{heading}</summary>{table}</details>"
-        )
-    return "".join(blocks)
+        folded = f"<details><summary>{heading}</summary>{table}</details>"
+        blocks += f"<h3>{heading}</h3>{table}" if c < _OPEN_CHANNELS else folded
+    return blocks
 
 
 def _cost(summary: RunSummary) -> str:
