@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.walk import rolling_forecast
-from presurge.models.conformal import BLOCK, Calibration, IntervalTracker, track
+from presurge.models.conformal import Calibration, track
 from presurge.models.forecaster import Forecaster, Prediction
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean
+from presurge.models.tracking import BLOCK, IntervalTracker
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
@@ -119,7 +120,7 @@ def test_channels_in_groups_give_the_same(walk: Panel, monkeypatch: pytest.Monke
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
     origins = usable(walk, test)
     whole = IntervalTracker.of(model, walk).predict(origins)
-    monkeypatch.setattr("presurge.models.conformal._VALUES_AT_ONCE", 1)
+    monkeypatch.setattr("presurge.models.tracking._VALUES_AT_ONCE", 1)
     pieces = IntervalTracker.of(model, walk).predict(origins)
     np.testing.assert_array_equal(pieces.quantiles_BHQC, whole.quantiles_BHQC)  # type: ignore[arg-type]
     np.testing.assert_array_equal(pieces.followed_B, whole.followed_B)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from presurge.evaluation.metrics import Float64Array
-from presurge.models.conformal import IntervalTracker
 from presurge.models.forecaster import Forecaster
+from presurge.models.tracking import IntervalTracker
 from presurge.series.frequency import DAY, HOUR
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from presurge import __version__, store
 from presurge.config import Config
 from presurge.errors import ModelError
-from presurge.models.conformal import Calibration, IntervalTracker, in_words
+from presurge.models.conformal import Calibration, in_words
 from presurge.models.history import check_horizon, followed, matching_history
+from presurge.models.tracking import IntervalTracker
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast
 from presurge.series.frequency import SECOND

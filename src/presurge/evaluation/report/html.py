@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from presurge.evaluation.report.summary import RunSummary
 from presurge.evaluation.report.tables import HEADINGS, Cell, accuracy, cell, number
 from presurge.evaluation.result import Duel
-from presurge.models.conformal import BLOCK
+from presurge.models.tracking import BLOCK
 
 if TYPE_CHECKING:
     from presurge.evaluation.report.plots import Picture

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from presurge import __version__
 from presurge.evaluation.fit import Fitted
 from presurge.evaluation.result import Evaluation
-from presurge.models.conformal import BLOCK, Calibration
+from presurge.models.conformal import Calibration
 from presurge.models.forecaster import Forecaster
+from presurge.models.tracking import BLOCK
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
 from presurge.series.spans import Span
