@@ -314,3 +314,39 @@ def test_further_channels_of_a_prepared_directory_can_be_forecast(run: Run) -> N
     assert code == 2
     assert "nothing" in err
     assert "in_flight" in err
+
+
+def test_covariates_are_read_in_their_roles_and_never_forecast(run: Run) -> None:
+    frame = table("load.csv", rows=800)
+    frame.with_columns(price=pl.col("cpu") * 2, other=pl.col("cpu") * 3).write_csv("load.csv")
+    columns = ("--time", "when", "--value", "requests", "--known", "price", "--observed", "other,cpu")
+    train = (
+        "train",
+        "load.csv",
+        *columns,
+        "--model",
+        "last-value",
+        "--no-plots",
+        "--quiet",
+        "--channels",
+        "1",
+    )
+    assert run(*train, "--out", "run")[0] == 0
+    record = json.loads(Path("run/models/config.json").read_text())["training"]["table"]
+    assert (record["values"], record["known"], record["observed"]) == (
+        ["requests"],
+        ["price"],
+        ["other", "cpu"],
+    )
+    code, out, err = run("predict", "run", "--history", "load.csv", "--json", "--horizon", "1")
+    assert code == 0, err
+    assert [row["channel"] for row in json.loads(out)["forecast"]] == ["requests"]
+    code, out, err = run("evaluate", "run", "--data", "load.csv", "--json")
+    assert code == 0, err
+    assert list(json.loads(out)["metrics"]["last-value"]) == ["requests"]
+    code, _, err = run("predict", "run", "--history", "load.csv", "--future", "load.csv")
+    assert code == 2
+    assert "--future: the model uses no known columns" in err
+    code, _, err = run("train", "load.csv", *columns, "--known", "cpu", "--out", "again")
+    assert code == 2
+    assert "--observed" in err

@@ -14,6 +14,7 @@ from presurge.cli.options import (
     Split,
     TableOptions,
     Windows,
+    listed,
     say_notes,
     setting_pairs,
 )
@@ -68,7 +69,7 @@ def backtest(
     from presurge.workflows.config import resolve_each
     from presurge.workflows.evaluate import backtest as run
 
-    names = [name.strip() for name in options.models.split(",") if name.strip()]
+    names = listed([options.models])
     given = windows.given() | learning.given()
     configs = resolve_each(names, given, setting_pairs(options.set) or {})
     dataset = data.load()

@@ -77,6 +77,8 @@ class TableOptions(Options):
     Attributes:
         time: Column of the time stamps.
         value: Columns to forecast, or channels of a prepared directory or trace.
+        known: Columns of covariates whose future is known, such as a price or a holiday.
+        observed: Columns of covariates that are known only up to now.
         item: Column of the item names, for a table in long form.
         step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace; a table tells its own).
         kind: What a column holds. By default whole numbers that are never negative are counts, all others gauges.
@@ -85,6 +87,8 @@ class TableOptions(Options):
 
     time: Annotated[str | None, "COL"] = None
     value: Annotated[list[str], "COL[,COL...]"] = field(default_factory=list)
+    known: Annotated[list[str], "COL[,COL...]"] = field(default_factory=list)
+    observed: Annotated[list[str], "COL[,COL...]"] = field(default_factory=list)
     item: Annotated[str | None, "COL"] = None
     step: Annotated[str | None, "STEP"] = None
     kind: Annotated[list[str], "COL=count|gauge"] = field(default_factory=list)
@@ -96,7 +100,6 @@ class TableOptions(Options):
         Raises:
             ConfigError: A kind is not ``COL=count`` or ``COL=gauge``.
         """
-        columns = tuple(name.strip() for value in self.value for name in value.split(",") if name.strip())
         kinds = {}
         for pair in (part for value in self.kind for part in value.split(",")):
             name, _, kind = pair.rpartition("=")
@@ -107,7 +110,9 @@ class TableOptions(Options):
             kinds[name] = kind
         given = {
             "time": self.time,
-            "values": columns,
+            "values": listed(self.value),
+            "known": listed(self.known),
+            "observed": listed(self.observed),
             "item": self.item,
             "step": self.step,
             "kinds": kinds,
@@ -169,10 +174,17 @@ class DataOptions(Split, TableOptions):
             config,
             step=self.step,
             channels=changes.get("values") if config is None else None,
+            known=changes.get("known", ()),
+            observed=changes.get("observed", ()),
             **self.fractions(),
         )
         say_notes(dataset.notes)
         return dataset
+
+
+def listed(texts: list[str]) -> tuple[str, ...]:
+    """The names in comma-separated lists."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
 def say_notes(notes: tuple[str, ...]) -> None:

@@ -19,12 +19,14 @@ class PredictOptions(Options):
     Attributes:
         history: The latest rows: at least as many as the model's context.
         horizon: Rows to forecast (default: as many as the model can).
+        future: The --known columns of the rows to forecast: exactly as many rows as the model's horizon.
         output: Also write the forecast to this file; /dev/stdout gets JSON and nothing else.
         fill_gaps: What to do about missing rows in the context: stop, or interpolate between their neighbours.
     """
 
     history: Path
     horizon: Annotated[int | None, "H", "--horizon", "--prediction-horizon"] = None
+    future: Path | None = None
     output: Annotated[Path | None, "FILE.csv|FILE.json"] = None
     fill_gaps: Literal["error", "interpolate"] = "error"
 
@@ -48,6 +50,7 @@ def predict(
         options.history,
         table=table.changes(),
         horizon=options.horizon,
+        future=options.future,
         gaps=options.fill_gaps,
     )
     for flag in forecast.flags:

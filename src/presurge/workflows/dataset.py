@@ -30,7 +30,9 @@ class TableConfig(Config):
 
     Attributes:
         time: Column of the time stamps.
-        values: Columns of the channels.
+        values: Columns of the channels to forecast.
+        known: Columns of covariates whose future is known, such as a price or a holiday.
+        observed: Columns of covariates that are only known up to now.
         item: Column of the item names, for a table in long form.
         step: Frequency such as ``"60s"``; None takes it from the stamps.
         kinds: ``count`` or ``gauge`` for the columns whose kind should not be guessed.
@@ -39,6 +41,8 @@ class TableConfig(Config):
 
     time: str
     values: tuple[str, ...]
+    known: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
     item: str | None = None
     step: str | None = None
     kinds: dict[str, ChannelKind] = Field(default_factory=dict)
@@ -62,6 +66,8 @@ def load_dataset(
     *,
     step: str | None = None,
     channels: Sequence[str] | None = None,
+    known: Sequence[str] = (),
+    observed: Sequence[str] = (),
     test_fraction: float | None = None,
     validation_fraction: float | None = None,
 ) -> Dataset:
@@ -72,6 +78,8 @@ def load_dataset(
         table: How to read a table.
         step: Time between two rows, for a request trace (default: 60 s).
         channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
+        known: Its channels that are covariates with a known future; a table names its own.
+        observed: Its channels that are covariates known up to now; a table names its own.
         test_fraction: Last part of the rows, which only measures (default: that of a prepared directory, else 0.2).
         validation_fraction: Last part of the rows before those (default: that of a prepared directory, else 0.2).
 
@@ -80,7 +88,11 @@ def load_dataset(
         ConfigError: A fraction is impossible.
     """
     series = load_series(path, table, step=step)
-    names = tuple(channels or series.channels)
+    if table is not None:
+        known, observed = table.known, table.observed
+    covariates = (*observed, *known)
+    targets = channels or [name for name in series.channels if name not in covariates]
+    names = tuple(dict.fromkeys((*targets, *covariates)))
     missing = [name for name in names if name not in series.panel.channel_names]
     if missing:
         raise DataError(
@@ -88,7 +100,7 @@ def load_dataset(
             where=str(path),
             hint=f"The channels are: {', '.join(series.panel.channel_names)}.",
         )
-    panel = series.panel.select(names)
+    panel = series.panel.select(names).with_roles(known=known, observed=observed)
     validation_given = False
     if series.split is not None and test_fraction is None and validation_fraction is None:
         train, validation, test = series.split
@@ -117,7 +129,9 @@ def load_series(path: Path, table: TableConfig | None = None, *, step: str | Non
     """
     path = Path(path)
     if table is not None:
-        read = read_table(path, **table.model_dump())
+        columns = table.model_dump()
+        values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
+        read = read_table(path, values=list(dict.fromkeys(values)), **columns)
         panel, kind, notes, main = read.panel, "table", tuple(read.notes), read.panel.channel_names
     elif (path / MANIFEST).is_file():
         return _load_prepared(path)

@@ -119,7 +119,9 @@ def evaluate(
         data,
         history_table(data, model, config, table),
         step=f"{spec.step // SECOND}s",
-        channels=[channel.name for channel in spec.channels],
+        channels=[channel.name for channel in spec.targets],
+        known=[channel.name for channel in spec.known],
+        observed=[channel.name for channel in spec.channels if channel.role == "observed"],
         **fractions,
     )
     if dataset.panel.step != spec.step:

@@ -10,7 +10,7 @@ import numpy as np
 from presurge import files
 from presurge.errors import ConfigError, FormatError, HistoryError
 from presurge.models import registry
-from presurge.models.forecaster import Forecaster
+from presurge.models.forecaster import Forecaster, SeriesSpec
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
@@ -29,6 +29,7 @@ def predict(
     *,
     table: Mapping[str, Any] | None = None,
     horizon: int | None = None,
+    future: Path | None = None,
     gaps: GapRule = "error",
 ) -> Forecast:
     """Forecast what follows the last complete row of a history file.
@@ -39,6 +40,8 @@ def predict(
             directory. At least as many rows as the model's context, at the model's step.
         table: What differs from how the training table was read, by the names of ``TableConfig``.
         horizon: Rows to forecast, at most the model's horizon (the default).
+        future: The known columns of the rows after the history, as many as the model's horizon; only for a model that
+            was trained with known columns.
         gaps: What happens to missing rows within the context: an error, or straight lines between the neighbours,
             which the forecast's ``flags`` then say.
 
@@ -47,12 +50,16 @@ def predict(
         ModelError: The model directory is damaged or unsafe.
     """
     model, config = registry.load(model_directory)
-    step = f"{model.fitted_spec().step // SECOND}s"
-    panel = load_series(history, history_table(history, model, config, table), step=step).panel
-    flags: tuple[str, ...] = ()
+    spec = model.fitted_spec()
+    step = f"{spec.step // SECOND}s"
+    reading = history_table(history, model, config, table)
+    panel = load_series(history, reading, step=step).panel
+    known, flags = None, tuple[str, ...]()
+    if future is not None:
+        known = load_series(future, _future_table(future, spec, reading, step), step=step).panel
     if gaps == "interpolate":
         panel, flags = interpolate_context(panel, model)
-    return replace(model.forecast(panel, horizon), flags=flags)
+    return replace(model.forecast(panel, horizon, future=known), flags=flags)
 
 
 def history_table(
@@ -60,28 +67,51 @@ def history_table(
 ) -> TableConfig | None:
     """How to read a file of the model's series: as the training table was read or by the columns' names, with changes.
 
-    None where the file is a prepared directory, a request trace or a minute file of a known format.
+    None if the file is a prepared directory, a request trace or a minute file of a known format.
 
     Raises:
-        HistoryError: It is neither of a known format nor has the model's columns.
+        HistoryError: The file is of no known format and lacks a column of the model.
         ConfigError: The changes do not say which columns to read.
     """
     if not path.is_file():
         return None
     channels = model.fitted_spec().channels
     names = tuple(channel.name for channel in channels)
-    remembered = config["training"].get("table")
-    base = TableConfig(**remembered) if remembered else None
+    roles = {"values": "target", "known": "known", "observed": "observed"}
+    columns = {key: tuple(c.name for c in channels if c.role == role) for key, role in roles.items()}
+    base = config["training"].get("table") or {}
     changes = dict(changes or {})
-    if base is None and not {"time", "values"} <= set(changes):
+    if not base and not {"time", "values"} <= set(changes):
         time = changes.get("time") or _time_column(path, names)
         if time is None:
             return None
-        base = TableConfig(time=time, values=names)
-    kinds = {channel.name: channel.kind for channel in channels}
-    table = TableConfig(**(changes if base is None else base.model_dump() | changes))
-    known = {name: table.kinds.get(name) or kinds[name] for name in table.values if name in kinds}
-    return table.model_copy(update={"kinds": known})
+        base = {"time": time, "values": columns["values"]}
+    # The model may have left covariates out that it was offered.
+    table = TableConfig(**{**base, "known": columns["known"], "observed": columns["observed"], **changes})
+    kinds = {channel.name: table.kinds.get(channel.name, channel.kind) for channel in channels}
+    read = {*table.values, *table.known, *table.observed}
+    return table.model_copy(update={"kinds": {name: kind for name, kind in kinds.items() if name in read}})
+
+
+def _future_table(path: Path, spec: SeriesSpec, history: TableConfig | None, step: str) -> TableConfig | None:
+    """How to read the known columns of the rows to forecast: like the history, with nothing filled in.
+
+    Raises:
+        ConfigError: The model reads no future.
+        HistoryError: The file is of no known format and lacks a column.
+    """
+    if not spec.known:
+        raise ConfigError(
+            "the model uses no known columns, so it reads no future",
+            setting="future",
+            hint="Leave it out, or train a model that uses `known=COL`.",
+        )
+    kinds = {channel.name: channel.kind for channel in spec.known}
+    time = None if not path.is_file() else history.time if history else _time_column(path, tuple(kinds))
+    if time is None:
+        return None
+    item = history.item if history else None
+    return TableConfig(time=time, values=tuple(kinds), item=item, step=step, kinds=kinds, fill="missing")
 
 
 def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[str, ...]]:

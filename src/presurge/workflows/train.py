@@ -111,7 +111,7 @@ def _write_reports(summary: RunSummary, *, plots: bool, progress: Progress | Non
 def _check(dataset: Dataset, config: TrainConfig, directory: Path, *, resume: bool) -> None:
     """Refuse what cannot work before anything is written."""
     store.check_place(directory / "models")
-    found = len(dataset.panel.channels)
+    found = len(dataset.panel.targets)
     if config.channels is not None and config.channels != found:
         raise ConfigError(
             f"{config.channels} channels were asked for, and the data have {found}",
