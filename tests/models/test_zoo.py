@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from presurge.errors import HistoryError
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.naive import LastValue
 from presurge.series.forecast import QUANTILE_LEVELS
-from presurge.series.frequency import DAY, WEEK
+from presurge.series.frequency import DAY, HOUR, WEEK
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
@@ -145,18 +146,17 @@ def test_it_learns(name: str, make_panel: MakePanel) -> None:
 
 
 @NETWORKS
-@pytest.mark.parametrize("normalisation", ["none", "last", "mean", "revin"])
+@pytest.mark.parametrize("normalisation", ["none", "last", "mean", "meanabs", "revin"])
 def test_what_normalisation_takes_off_is_put_back(name: str, normalisation: str, daily: Panel) -> None:
-    """A shift of all rows (and with revin a stretch) moves the forecasts alike; without a normalisation it does not."""
+    """A shift of all rows moves the forecasts alike, and so does a stretch, if the normalisation is one for it."""
     model = fitted(name, daily, normalisation=normalisation, level_inputs=False)
     origins = np.array([50, 120])
     before = forecasts(model, daily, origins)
     shifted = forecasts(model, daily.replace(values=daily.values + 1000), origins)
     alike = np.allclose(shifted, before + 1000, rtol=1e-3)
-    assert alike == (normalisation != "none")
-    if normalisation == "revin":
-        stretched = forecasts(model, daily.replace(values=3 * daily.values), origins)
-        np.testing.assert_allclose(stretched, 3 * before, rtol=1e-2)
+    assert alike == (normalisation not in ("none", "meanabs"))
+    stretched = forecasts(model, daily.replace(values=3 * daily.values), origins)
+    assert np.allclose(stretched, 3 * before, rtol=1e-2) == (normalisation in ("meanabs", "revin"))
 
 
 @NETWORKS
@@ -378,3 +378,89 @@ def test_gradient_checkpointing_changes_memory_not_weights(load: Panel) -> None:
         arrays.append(model.state()[1])
     for name, array in arrays[0].items():
         np.testing.assert_array_equal(array, arrays[1][name])
+
+
+def driven(make_panel: MakePanel, rows: int = 600) -> Panel:
+    """A target that follows its driver of the same row and its sensor of the row before."""
+    rng = np.random.default_rng(3)
+    driver, sensor = rng.integers(0, 2, rows), rng.normal(size=rows)
+    return make_panel(
+        np.stack([50 + 20 * driver + 10 * np.roll(sensor, 1) + rng.normal(size=rows), sensor, driver], 1)
+    )
+
+
+@NETWORKS
+def test_covariates_are_learned(name: str, make_panel: MakePanel) -> None:
+    """The sensor tells one row ahead, the driver all; what is left is noise of size 0.8."""
+    panel = driven(make_panel)
+    wide = {} if name == "transformer" else {"hidden_size": 32}
+    options = {
+        "context": 4,
+        "horizon": 2,
+        "epochs": 20,
+        "normalisation": "none",
+        "transform": "identity",
+        **wide,
+    }
+    roles = {"none": {}, "known": {"known": ["c2"]}, "both": {"known": ["c2"], "observed": ["c1"]}}
+    errors = {}
+    for told, given in roles.items():
+        kept = panel.with_roles(**given).select(["c0", *(name for names in given.values() for name in names)])
+        model = fitted(name, kept, loss="mse", **options)  # type: ignore[arg-type]
+        origins = window_origins(kept, kept.full_span(), context=4, horizon=2)
+        mean_BHC = model.predict(batch_of(kept, origins, 4, 2)).mean_BHC
+        errors[told] = np.abs(mean_BHC - targets_of(kept, origins, 2)).mean(axis=(0, 2))
+    assert (errors["known"] < 0.85 * errors["none"]).all()
+    assert errors["both"][0] < 0.5 * errors["known"][0]
+
+
+@NETWORKS
+def test_known_rows_change_the_forecast_and_unknown_ones_do_not(name: str, make_panel: MakePanel) -> None:
+    panel = driven(make_panel, 200).with_roles(known=["c2"], observed=["c1"])
+    model, origins = fitted(name, panel), np.array([60, 100])
+    batch = batch_of(panel, origins, 12, 3)
+    expected = model.predict(batch).mean_BHC
+    assert batch.future_BHK is not None
+    turned = replace(batch, future_BHK=1 - batch.future_BHK)
+    assert not np.allclose(model.predict(turned).mean_BHC, expected, rtol=1e-4)
+    holed = batch.future_BHK.copy()
+    holed[0, 1] = np.nan
+    mean_BHC = model.predict(replace(batch, future_BHK=holed)).mean_BHC
+    assert np.isnan(mean_BHC[0]).all()
+    np.testing.assert_allclose(mean_BHC[1], expected[1], rtol=1e-5)
+    with pytest.raises(HistoryError, match="known channels"):
+        model.predict(replace(batch, future_BHK=None))
+
+
+@NETWORKS
+def test_static_features_tell_items_apart(name: str, make_panel: MakePanel) -> None:
+    """Six items alternate by what their feature says; the feature of an item that is new tells what it will do."""
+    size = np.linspace(-10, 10, 6)
+    noise = np.random.default_rng(0).normal(size=(1200, 1))
+    values = noise + np.repeat(size, 200)[:, None] * (np.arange(1200)[:, None] % 2)
+    panel = make_panel(values, lengths=(200,) * 6)
+    panel = panel.replace(features=size[:, None], feature_names=("size",))
+    options = {"context": 1, "horizon": 1, "epochs": 10, "normalisation": "none", "item_embedding": 0}
+    told, untold = (
+        fitted(name, kept, loss="mse", **options)  # type: ignore[arg-type]
+        for kept in (panel, panel.select_features(()))
+    )
+    origins = window_origins(panel, panel.full_span(), context=1, horizon=1)[::2]
+    actual = targets_of(panel, origins, 1)
+    errors = [np.abs(forecasts(model, panel, origins) - actual).mean() for model in (told, untold)]
+    assert errors[0] < 0.8 * errors[1]
+    with pytest.raises(HistoryError, match="no static feature 'size'"):
+        told.forecast(panel.select_features(()))
+
+
+def test_a_calendar_reads_the_stamps_of_bars(make_panel: MakePanel) -> None:
+    """Sessions of six hours a day: the clock of a bar is its stamp, not a count of steps."""
+    hours = (np.arange(240)[:, None] * 24 + np.arange(9, 15)).reshape(-1)
+    rng = np.random.default_rng(0)
+    panel = make_panel((hours % 24) * 10 + rng.normal(size=len(hours))).replace(stamps=hours * HOUR)
+    model = fitted("mlp", panel, context=6, horizon=1, epochs=10, calendar=True, hidden_size=32)
+    last = model.forecast(panel.take(Span(np.array([0]), np.array([600]))))
+    assert last.times().tolist() == [[int(hours[599] + 1) * HOUR]]
+    batch = batch_of(panel, np.array([700]), 6, 1)
+    later = replace(batch, time_BW=batch.time_BW + 6 * HOUR)
+    assert not np.allclose(model.predict(later).mean_BHC, model.predict(batch).mean_BHC, rtol=1e-3)

@@ -174,7 +174,7 @@ class DLinear(Forecaster):
             panel=panel,
             train=train,
             validation=validation,
-            scaler=self.scaler,
+            array_RD=self.scaler.scale(panel.values).astype(np.float32),
             context=self.context,
             horizon=self.horizon,
             loss=config.loss,

@@ -1,8 +1,8 @@
 """What every forecasting network shares: scaling, normalisation of a window, calendar, items, training, prediction.
 
 A model adds a *body*: a module that maps the past of a window, and what is known of its future, to values. Shapes: B
-windows, L context, H horizon, C channels, K inputs known in advance, D = C + K inputs of a row, Q outputs a value (1, or
-quantiles).
+windows, L context, H horizon, C targets, O observed covariates, K inputs known in advance (known channels, static
+features, calendar terms), D = C + O + K inputs of a row, F static features, Q outputs per value (1, or quantiles).
 """
 
 import time
@@ -16,13 +16,14 @@ from pydantic import Field
 from torch import nn
 
 from presurge.config import Config
+from presurge.errors import HistoryError
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
 from presurge.models.networks.train import NetworkProblem, train_network
 from presurge.models.networks.window import NetworkShape, WindowNetwork, WindowNormalisation
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel, columns_of
 from presurge.series.scalers import Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch
@@ -45,7 +46,8 @@ class NetworkConfig(Config):
         transform: Applied before scaling; ``auto`` is the square root where every channel counts, else none.
         scaler: Applied after the transform, fitted on the training rows.
         normalisation: What is taken off every window and put back on its forecast: nothing, its last value, its mean, or
-            (``revin``) its mean and its standard deviation.
+            (``revin``) its mean and its standard deviation. ``meanabs`` divides every window by its mean absolute value
+            instead, and every target by that of its training rows, whatever ``scaler`` says.
         affine: Whether ``revin`` learns a gain and a shift for each channel.
         level_inputs: Whether what is taken off a window is an input, so that the forecast can depend on it.
         calendar: Whether the time of day and of the week of every row, past and future, is an input.
@@ -84,6 +86,8 @@ class NetworkForecaster(Forecaster):
     """What networks share; a network that lacks a setting is searched without it."""
     config: NetworkConfig
     scaler: Scaler
+    covariates: Scaler
+    features: Scaler
     calendar: Calendar
     network: WindowNetwork
 
@@ -101,15 +105,20 @@ class NetworkForecaster(Forecaster):
         """
         started = time.process_time()
         settings = self.config
-        panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
-        self.scaler = Scaler.fit(panel.take(train).values, settings.scaler, self._transform())
+        scaler = "meanabs" if settings.normalisation == "meanabs" else settings.scaler
+        train_RC = panel.take(train).values
+        self.scaler = Scaler.fit(train_RC[:, panel.targets], scaler, self._transform())
+        self.covariates = Scaler.fit(train_RC[:, self._covariate_columns], "standard")
+        self.features = Scaler.fit(panel.features, "standard")
         self.calendar = self._calendar_of(int((train.last - train.first).max()))
+        row_R = np.arange(len(panel))
         problem = NetworkProblem(
             panel=panel,
             train=train,
             validation=validation,
-            scaler=self.scaler,
+            array_RD=self._inputs(panel.values, panel.times(), panel.features[panel.items_of(row_R)]),
+            observed=len(columns_of(panel.channels, "observed")),
             context=self.context,
             horizon=self.horizon,
             loss=settings.loss,
@@ -117,7 +126,6 @@ class NetworkForecaster(Forecaster):
             stride=settings.stride,
             architecture={"model": self.name, **settings.model_dump(mode="json")},
             architecture_defaults=type(settings)().model_dump(mode="json"),
-            known_RK=self._known(panel.times()) if self.calendar.size else None,
         )
         network, outcome, windows = train_network(
             self._build, problem, self.training, progress=progress or silent
@@ -133,8 +141,14 @@ class NetworkForecaster(Forecaster):
         )
 
     def predict(self, batch: WindowBatch) -> Prediction:
-        """Forecast B windows; a window with a missing value in its context is forecast as NaN."""
+        """Forecast B windows; the forecast of a window with a missing input is NaN.
+
+        Raises:
+            HistoryError: The batch carries no future of the known channels.
+        """
         batch = batch.select(self.fitted_spec().channels)
+        if self.fitted_spec().known and batch.future_BHK is None:
+            raise HistoryError(f"{self.name} needs the known channels of the rows to forecast")
         counts_C = self.fitted_spec().count_mask
         shape = (len(batch.origin_B), self.horizon, self._outputs, len(counts_C))
         scaled_BHQC = np.empty(shape, np.float32)
@@ -144,6 +158,8 @@ class NetworkForecaster(Forecaster):
                 part = slice(begin, begin + at_once)
                 scaled_BHQC[part] = self._forward(batch, part)
         scaled_BHQC[np.isnan(batch.context_BLC).any(axis=(1, 2))] = np.nan
+        if batch.future_BHK is not None:
+            scaled_BHQC[np.isnan(batch.future_BHK).any(axis=(1, 2))] = np.nan
         floor_C = np.where(counts_C, 0.0, -np.inf)
         rows_BHQC = np.maximum(self.scaler.unscale(scaled_BHQC), floor_C).astype(np.float32)
         if self.config.loss != "quantile":
@@ -153,15 +169,18 @@ class NetworkForecaster(Forecaster):
 
     def _forward(self, batch: WindowBatch, part: slice) -> FloatArray:
         """Forecasts of some windows on the model's scale [b, H, Q, C]."""
-        # A value that is not there must not reach the others through a sum: it is 0, and its window is blanked later.
-        scaled = np.nan_to_num(self.scaler.scale(batch.context_BLC[part]))
-        context = scaled.clip(-LARGEST, LARGEST).astype(np.float32)
-        future = np.zeros((len(context), self.horizon, 0), np.float32)
-        if self.calendar.size:
-            row_W = np.arange(1 - self.context, self.horizon + 1) * batch.step
-            known_BWK = self._known(batch.origin_B[part, None] + row_W)
-            context = np.concatenate([context, known_BWK[:, : self.context]], axis=2)
-            future = known_BWK[:, self.context :]
+        context_BLC, channels = batch.context_BLC[part], self.fitted_spec().channels
+        # Missing values, and what is not known of the future, must reach nothing through a sum: they become 0.
+        ahead_BHC = np.full((len(context_BLC), self.horizon, len(channels)), np.nan, np.float32)
+        if batch.future_BHK is not None:
+            ahead_BHC[:, :, columns_of(channels, "known")] = batch.future_BHK[part]
+        row_BWC = np.concatenate([context_BLC, ahead_BHC], axis=1)
+        no_features = np.zeros((len(row_BWC), 0), np.float32)
+        feature_BF = no_features if batch.features_BF is None else batch.features_BF[part]
+        feature_BWF = np.repeat(feature_BF[:, None], row_BWC.shape[1], axis=1)
+        inputs_BWD = np.nan_to_num(self._inputs(row_BWC, batch.times(self.horizon)[part], feature_BWF))
+        past_only = len(channels) - len(self.fitted_spec().known)
+        context, future = inputs_BWD[:, : self.context], inputs_BWD[:, self.context :, past_only:]
         place = {name: number for number, name in enumerate(self.fitted_spec().items)}
         number_of = np.array([place.get(name, -1) for name in batch.items])
         item_B = torch.from_numpy(number_of[batch.item_B[part]])
@@ -175,9 +194,11 @@ class NetworkForecaster(Forecaster):
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """Scaler and calendar, and the weights by their names in the network."""
+        """Scalers and calendar, and the weights by their names in the network."""
         weights = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
-        return {"scaler": self.scaler.to_dict(), "calendar": self.calendar.to_list()}, weights
+        values: dict[str, Any] = {"scaler": self.scaler.to_dict(), "calendar": self.calendar.to_list()}
+        values |= {"covariates": self.covariates.to_dict(), "features": self.features.to_dict()}
+        return values, weights
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The inverse of ``state``.
@@ -185,7 +206,10 @@ class NetworkForecaster(Forecaster):
         Raises:
             ValueError: The weights are not those of this network.
         """
+        none = Scaler.fit(np.zeros((0, 0)), "standard").to_dict()
         self.scaler = Scaler.from_dict(state["scaler"])
+        self.covariates = Scaler.from_dict(state.get("covariates", none))
+        self.features = Scaler.from_dict(state.get("features", none))
         self.calendar = Calendar.from_list(self.fitted_spec().step, state["calendar"])
         self.network = self._build().eval()
         try:
@@ -209,20 +233,33 @@ class NetworkForecaster(Forecaster):
         every: Sequence[tuple[int, int]] = Calendar.of(step, rows).harmonics if self.config.calendar else ()
         return Calendar(step=step, harmonics=tuple(wave for wave in every if wave[1] <= WAVES))
 
-    def _known(self, time_X: np.ndarray[Any, np.dtype[np.int64]]) -> FloatArray:
-        """Calendar terms of rows, float32 [..., K]; a relative clock is taken as if it had begun on the Unix epoch."""
-        terms: FloatArray = self.calendar.terms(time_X.reshape(-1)).astype(np.float32)
-        return terms.reshape(*time_X.shape, self.calendar.size)
+    @property
+    def _covariate_columns(self) -> IntArray:
+        """The columns of the observed covariates, then those of the known ones."""
+        channels = self.fitted_spec().channels
+        return np.concatenate([columns_of(channels, "observed"), columns_of(channels, "known")])
+
+    def _inputs(self, row_XC: FloatArray, time_X: IntArray, feature_XF: FloatArray) -> FloatArray:
+        """The inputs of rows of any leading shape, float32 [..., D]; a relative clock counts as one since the Unix epoch."""
+        columns = self._covariate_columns
+        parts = [self.scaler.scale(row_XC[..., columns_of(self.fitted_spec().channels, "target")])]
+        parts.append(self.covariates.scale(row_XC[..., columns]))
+        parts.append(self.features.scale(feature_XF))
+        parts.append(self.calendar.terms(time_X.reshape(-1)).reshape(*time_X.shape, self.calendar.size))
+        inputs: FloatArray = np.concatenate(parts, axis=-1).clip(-LARGEST, LARGEST).astype(np.float32)
+        return inputs
 
     def _build(self) -> WindowNetwork:
         spec = self.fitted_spec()
         embedding = self.config.item_embedding if len(spec.items) > 1 else 0
-        levels = 2 * len(spec.channels) if self.config.level_inputs else 0
+        levels = 2 * len(spec.targets) if self.config.level_inputs else 0
         shape = NetworkShape(
             context=self.context,
             horizon=self.horizon,
-            channels=len(spec.channels),
-            known=self.calendar.size + embedding + levels,
+            channels=len(spec.targets),
+            observed=len(spec.channels) - len(spec.targets) - len(spec.known),
+            given=len(spec.known),
+            known=len(spec.known) + len(spec.features) + self.calendar.size + embedding + levels,
             outputs=self._outputs,
             levels=levels,
         )

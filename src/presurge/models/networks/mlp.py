@@ -1,8 +1,8 @@
-"""A linear map and a small perceptron beside it, for every channel on its own, with weights that all channels share.
+"""A linear map plus a small perceptron, applied to every target on its own, with weights that all targets share.
 
-Without hidden numbers it is the linear map alone. Source: RLinear and RMLP of Li et al., "Revisiting Long-term Time Series
-Forecasting: An Investigation on Linear Mapping", 2023. Shapes: B windows, L context, H horizon, C channels, K inputs known
-in advance, Q outputs.
+With ``hidden_size`` 0 it is the linear map alone. Covariates enter every target's forecast by maps of their own. Source: RLinear and RMLP of Li et al., "Revisiting Long-term Time Series
+Forecasting: An Investigation on Linear Mapping", 2023. Shapes: B windows, L context, H horizon, C targets, K inputs
+known in advance, D inputs of a row, Q outputs, X numbers of all covariates of a window.
 """
 
 from typing import ClassVar
@@ -18,12 +18,12 @@ from presurge.models.networks.window import NetworkShape
 
 
 class MLPConfig(NetworkConfig):
-    """Settings of the perceptron.
+    """Configuration of the perceptron.
 
     Attributes:
-        hidden_size: Numbers of the hidden layer; 0 leaves the linear map alone.
-        dropout: Share of the hidden numbers that is left out in training.
-        channel_embedding: Learned numbers that tell the perceptron which channel it forecasts; 0 tells it none.
+        hidden_size: Units of the hidden layer; 0 leaves the linear map alone.
+        dropout: Share of the hidden units that training leaves out.
+        channel_embedding: Length of the vector that tells the perceptron which target it forecasts; 0 for none.
     """
 
     loss: LossName = "mae"
@@ -33,12 +33,13 @@ class MLPConfig(NetworkConfig):
 
 
 class MLPBody(nn.Module):
-    """Every channel's context, and what is known of its window and of the future rows, to its forecast."""
+    """Map every target's context, the covariates and what is known of the window and the future rows to its forecast."""
 
     def __init__(self, settings: MLPConfig, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
         self.shared = shape.known - shape.levels
+        past = shape.context * (shape.observed + shape.given)
         rows = shape.horizon * shape.outputs
         self.linear = nn.Linear(shape.context, rows)
         self.channel_CE = self.bent = None
@@ -47,6 +48,7 @@ class MLPBody(nn.Module):
             if embedding:
                 self.channel_CE = nn.Parameter(torch.randn(shape.channels, embedding) / 10)
             inputs = shape.context + self.shared + shape.levels // shape.channels + embedding
+            inputs += past + shape.horizon * shape.given
             self.bent = nn.Sequential(
                 nn.Linear(inputs, settings.hidden_size),
                 nn.GELU(),
@@ -54,23 +56,30 @@ class MLPBody(nn.Module):
                 nn.Linear(settings.hidden_size, rows),
             )
         self.known = nn.Linear(self.shared, shape.values, bias=False) if self.shared else None
+        self.past = nn.Linear(past, shape.horizon * shape.values, bias=False) if past else None
 
     def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
         """[B, H, C x Q]."""
         shape = self.shape
         x_BCL = past_BLD[:, :, : shape.channels].transpose(1, 2)
         rows_BCR: torch.Tensor = self.linear(x_BCL)
+        past_BX = past_BLD[:, :, shape.channels : shape.channels + shape.observed + shape.given].flatten(1)
         if self.bent is not None:
-            rows_BCR = rows_BCR + self.bent(torch.cat([x_BCL, *self._told(past_BLD[:, -1])], 2))
+            covariates_BX = torch.cat([past_BX, future_BHK[..., : shape.given].flatten(1)], 1)
+            told = self._told(past_BLD[:, -1], covariates_BX)
+            rows_BCR = rows_BCR + self.bent(torch.cat([x_BCL, *told], 2))
         rows_BCHQ = rows_BCR.reshape(-1, shape.channels, shape.horizon, shape.outputs)
         rows_BHV = rows_BCHQ.transpose(1, 2).reshape(-1, shape.horizon, shape.values)
+        if self.past is not None:
+            rows_BHV = rows_BHV + self.past(past_BX).reshape(rows_BHV.shape)
         return rows_BHV if self.known is None else rows_BHV + self.known(future_BHK[..., : self.shared])
 
-    def _told(self, last_BD: torch.Tensor) -> list[torch.Tensor]:
-        """What a channel is told beside its own rows: [B, C, x] each."""
+    def _told(self, last_BD: torch.Tensor, covariates_BX: torch.Tensor) -> list[torch.Tensor]:
+        """The inputs of the perceptron for every target beside the target's own rows: [B, C, x] each."""
         channels, windows = self.shape.channels, len(last_BD)
-        shared_BK = last_BD[:, channels : channels + self.shared]
-        told = [shared_BK[:, None].expand(-1, channels, -1)]
+        first = channels + self.shape.observed
+        shared_BX = torch.cat([last_BD[:, first : first + self.shared], covariates_BX], 1)
+        told = [shared_BX[:, None].expand(-1, channels, -1)]
         if self.shape.levels:
             told.append(last_BD[:, -self.shape.levels :].reshape(windows, 2, channels).transpose(1, 2))
         if self.channel_CE is not None:
@@ -79,7 +88,7 @@ class MLPBody(nn.Module):
 
 
 class MLP(NetworkForecaster):
-    """A linear map and a small perceptron, shared by all channels."""
+    """A linear map and a small perceptron, shared by all targets."""
 
     name: ClassVar[str] = "mlp"
     summary: ClassVar[str] = "linear map and small perceptron, every channel on its own"

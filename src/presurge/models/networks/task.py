@@ -36,6 +36,7 @@ class ForecastLoss(nn.Module):
         network: The network.
         context: L.
         channels: C.
+        observed: Observed covariates, whose columns come after the channels.
         loss: ``mse``, ``mae``, ``huber`` (threshold 1 on the model's scale) or ``quantile`` (pinball, averaged).
         levels: The Q levels of the quantile loss.
         gaps: Whether targets may be missing; looking for them costs a little.
@@ -47,6 +48,7 @@ class ForecastLoss(nn.Module):
         *,
         context: int,
         channels: int,
+        observed: int = 0,
         loss: LossName,
         levels: tuple[float, ...],
         gaps: bool,
@@ -55,6 +57,7 @@ class ForecastLoss(nn.Module):
         self.network = network
         self.context = context
         self.channels = channels
+        self.past_only = channels + observed
         self.loss = loss
         self.gaps = gaps
         self.levels_Q1 = nn.Buffer(torch.tensor(levels, dtype=torch.float32)[:, None], persistent=False)
@@ -63,7 +66,7 @@ class ForecastLoss(nn.Module):
         """Losses of a batch of windows [B, W, D] and their items [B]; its weight is the share of targets that are known, in windows."""
         window_BWD, item_B = batch
         target_BHC = window_BWD[:, self.context :, : self.channels]
-        known_BHK = window_BWD[:, self.context :, self.channels :]
+        known_BHK = window_BWD[:, self.context :, self.past_only :]
         forecast = self.network(window_BWD[:, : self.context], known_BHK, item_B)
         windows = float(len(window_BWD))
         weight = windows * (~target_BHC.isnan()).float().mean() if self.gaps else windows
@@ -189,9 +192,9 @@ class WindowTask(Task):
         place = int(np.nanargmax(window_BWD))
         b, w, d = np.unravel_index(place, window_BWD.shape)
         row = int(first_B[b] + w)
-        item = int(np.searchsorted(self.panel.indptr, row, side="right")) - 1
-        time = self.panel.start[item] + (row - self.panel.indptr[item]) * self.panel.step
-        name = self.panel.channel_names[d] if d < len(self.panel.channels) else "an input known in advance"
+        time = self.panel.times_of(np.array([row]))[0]
+        targets = [self.panel.channel_names[c] for c in self.panel.targets]
+        name = targets[d] if d < len(targets) else "a covariate"
         return (
             f"{len(origins)} windows with origins at the rows {shown}; on the model's scale their largest value is "
             f"{self.array_RD[row, d]:.4g}, of {name} in row {row} ({format_stamp(int(time), self.panel.clock)})"

@@ -13,9 +13,8 @@ from presurge.models.forecaster import LossName
 from presurge.models.networks.task import ForecastLoss, WindowTask
 from presurge.progress import Progress, silent
 from presurge.series.panel import FloatArray, Panel
-from presurge.series.scalers import Scaler
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, complete, window_origins
+from presurge.series.windows import IntArray, whole, window_origins
 from presurge.training.config import TrainingConfig
 from presurge.training.trainer import TrainingOutcome, fit
 
@@ -28,7 +27,7 @@ class NetworkProblem:
         panel: The series.
         train: Rows of the training windows.
         validation: Rows of the windows that stop training and choose the best epoch; None watches the training loss.
-        scaler: Fitted on the training rows.
+        array_RD: float32, the inputs of every row, scaled: the C targets, O observed covariates, inputs known in advance.
         context: L.
         horizon: H.
         loss: What is minimised, on the model's scale.
@@ -36,13 +35,13 @@ class NetworkProblem:
         stride: Rows from one training window to the next.
         architecture: JSON values that describe the network, for the checkpoint.
         architecture_defaults: The values among them that a checkpoint of an earlier version may lack.
-        known_RK: Inputs known in advance, a row for every row of the panel.
+        observed: O.
     """
 
     panel: Panel
     train: Span
     validation: Span | None
-    scaler: Scaler
+    array_RD: FloatArray
     context: int
     horizon: int
     loss: LossName
@@ -50,14 +49,7 @@ class NetworkProblem:
     stride: int
     architecture: dict[str, Any]
     architecture_defaults: dict[str, Any] = field(default_factory=dict)
-    known_RK: FloatArray | None = None
-
-    def inputs(self) -> FloatArray:
-        """float32 [R, D], scaled values and the inputs known in advance."""
-        scaled_RC = self.scaler.scale(self.panel.values).astype(np.float32)
-        if self.known_RK is None:
-            return scaled_RC
-        return np.concatenate([scaled_RC, self.known_RK], axis=1, dtype=np.float32)
+    observed: int = 0
 
     def train_origins(self) -> IntArray:
         """Origins of the training windows that a network can learn from.
@@ -86,12 +78,13 @@ class NetworkProblem:
         )
 
     def _usable(self, origins: IntArray) -> IntArray:
-        """Those whose context misses nothing and whose targets are not all missing."""
-        whole = complete(self.panel, origins, before=self.context, after=0).all(axis=1)
+        """Those whose inputs are complete and whose targets are not all missing."""
         if self.panel.observed.all():
             return origins
-        known = np.concatenate([[0], self.panel.observed.any(axis=1).cumsum()])
-        return origins[whole & (known[origins + 1 + self.horizon] > known[origins + 1])]
+        origins = origins[whole(self.panel, origins, context=self.context, horizon=self.horizon)]
+        targets_RC = self.panel.observed[:, self.panel.targets]
+        seen = np.concatenate([[0], targets_RC.any(axis=1).cumsum()])
+        return origins[seen[origins + 1 + self.horizon] > seen[origins + 1]]
 
 
 N = TypeVar("N", bound=nn.Module)
@@ -122,15 +115,16 @@ def train_network(
     module = ForecastLoss(
         network,
         context=problem.context,
-        channels=len(panel.channels),
+        channels=len(panel.targets),
+        observed=problem.observed,
         loss=problem.loss,
         levels=problem.levels,
-        gaps=not panel.observed.all(),
+        gaps=not panel.observed[:, panel.targets].all(),
     )
     task = WindowTask(
         module=module,
         panel=panel,
-        array_RD=problem.inputs(),
+        array_RD=problem.array_RD,
         train=origins,
         validation=problem.validation_origins(),
         context=problem.context,

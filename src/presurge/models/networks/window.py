@@ -1,7 +1,7 @@
-"""What stands around the body of every forecasting network: the level of a window, its item, the form of the outputs.
+"""The shell around the body of every forecasting network: it normalises a window, tells items apart and shapes the outputs.
 
-Shapes: B windows, L context, H horizon, C channels, K inputs known in advance (the numbers of the item are among them for
-a body), D = C + K inputs of a row, Q outputs a value (1, or quantiles).
+Shapes: B windows, L context, H horizon, C targets, O observed covariates, K inputs known in advance (for a body these
+include the embedding of the item), D = C + O + K inputs of a row, Q outputs per value (1, or quantiles).
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from presurge.errors import ModelError
+from presurge.models.linear.exact import LEAST_SIZE
 
-WindowNormalisation = Literal["none", "last", "mean", "revin"]
+WindowNormalisation = Literal["none", "last", "mean", "meanabs", "revin"]
 
 _SMALLEST_VARIANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkShape:
-    """What a body is given and what it must give.
+    """The sizes of what a body receives and returns.
 
     Attributes:
         context: L.
@@ -27,8 +28,10 @@ class NetworkShape:
         channels: C.
         known: K.
         outputs: Q.
-        levels: How many of the K, the last ones, are what was taken off the window: 2 C, the level of every channel and
-            then the logarithm of its spread, the same in every row; or 0.
+        levels: How many of the K, the last ones, describe the normalisation of the window: 2 C, the level of every
+            target and then the logarithm of its spread, the same in every row; or 0.
+        observed: O.
+        given: How many of the K, the first ones, are known channels of the panel.
     """
 
     context: int
@@ -37,31 +40,33 @@ class NetworkShape:
     known: int
     outputs: int
     levels: int = 0
+    observed: int = 0
+    given: int = 0
 
     @property
     def inputs(self) -> int:
-        """D, numbers of one row of the past: the channels, then what is known in advance."""
-        return self.channels + self.known
+        """D, numbers of one row of the past: targets, observed covariates, inputs known in advance."""
+        return self.channels + self.observed + self.known
 
     @property
     def values(self) -> int:
-        """C x Q, numbers that a body gives for one row of the forecast."""
+        """C x Q, numbers that a body returns for one row of the forecast."""
         return self.channels * self.outputs
 
 
 class WindowNetwork(nn.Module):
-    """A body between the normalisation of its window and the inverse.
+    """A body between the normalisation of a window's targets and its inverse.
 
     ``revin`` is the reversible instance normalisation of Kim et al., "Reversible Instance Normalization for Accurate
     Time-Series Forecasting against Distribution Shift", ICLR 2022.
 
     Args:
-        body: Called with past [B, L, D] and future [B, H, K]; gives B x (H, C, Q) values in that order, in any shape.
-        shape: What the body was made for.
-        normalisation: What is taken off every window and put back on its forecast.
-        affine: Whether ``revin`` learns a gain and a shift for each channel.
-        items: Items that can be told apart.
-        embedding: Numbers that tell them apart; 0 tells none.
+        body: Called with past [B, L, D] and future [B, H, K]; returns B x (H, C, Q) values in that order, in any shape.
+        shape: The sizes that the body was built for.
+        normalisation: How every window is normalised; the forecast is scaled back.
+        affine: Whether ``revin`` learns a gain and a shift for each target.
+        items: Number of items to tell apart.
+        embedding: Length of the vector learned for each item; 0 for none.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class WindowNetwork(nn.Module):
         self.body, self.shape, self.normalisation = body, shape, normalisation
         learns_scale = affine and normalisation == "revin"
         self.affine = Affine(shape.channels) if learns_scale else None
-        # Number 0 is the item that was not there in training: it stays at zero.
+        # Number 0 stands for an item that was not in the training data: its vector stays zero.
         self.item = nn.Embedding(items + 1, embedding, padding_idx=0) if embedding else None
 
     def forward(
@@ -87,17 +92,17 @@ class WindowNetwork(nn.Module):
         """Forecast on the model's scale: [B, H, C], or [B, H, Q, C] where there are several outputs.
 
         Args:
-            context_BLD: Channels, then inputs known in advance (without the item).
+            context_BLD: Targets, observed covariates, inputs known in advance (without the item's embedding).
             known_BHK: The latter for the rows of the forecast.
-            item_B: Number of the item in training; -1 for another.
+            item_B: Number of the item in training; -1 for any other item.
         """
         shape = self.shape
-        context_BLC, known_BLK = context_BLD[..., : shape.channels], context_BLD[..., shape.channels :]
+        context_BLC, others_BLX = context_BLD[..., : shape.channels], context_BLD[..., shape.channels :]
         level_B1C, spread_B1C = self._level(context_BLC)
         inner_BLC = (context_BLC - level_B1C) / spread_B1C
         if self.affine is not None:
             inner_BLC = self.affine(inner_BLC)
-        past, future = [inner_BLC, known_BLK], [known_BHK]
+        past, future = [inner_BLC, others_BLX], [known_BHK]
         for told_B1K in self._told(level_B1C, spread_B1C, item_B):
             past.append(told_B1K.expand(-1, shape.context, -1))
             future.append(told_B1K.expand(-1, shape.horizon, -1))
@@ -109,15 +114,15 @@ class WindowNetwork(nn.Module):
         return rows_BHQC if shape.outputs > 1 else rows_BHQC[:, :, 0]
 
     def _in_shape(self, rows: torch.Tensor, windows: int) -> torch.Tensor:
-        """What the body gave, if it can be read in the order (B, H, C, Q)."""
+        """Return what the body returned, if its values can be read in the order (B, H, C, Q)."""
         shape = self.shape
         given, values = tuple(rows.shape), shape.horizon * shape.values
         in_order = len(given) < 3 or given[1] == shape.horizon
         if given[:1] != (windows,) or rows.numel() != windows * values or not in_order:
             raise ModelError(
-                f"the body gave values of the shape {given} for {windows} windows",
+                f"the body returned values of the shape {given} for {windows} windows",
                 where=type(self.body).__name__,
-                hint=f"It must give [B, H, C, Q] = [{windows}, {shape.horizon}, {shape.channels}, {shape.outputs}], or "
+                hint=f"It must return [B, H, C, Q] = [{windows}, {shape.horizon}, {shape.channels}, {shape.outputs}], or "
                 "the same values in that order with fewer dimensions.",
             )
         return rows
@@ -125,20 +130,23 @@ class WindowNetwork(nn.Module):
     def _told(
         self, level_B1C: torch.Tensor, spread_B1C: torch.Tensor, item_B: torch.Tensor
     ) -> list[torch.Tensor]:
-        """What a body is told about a whole window: [B, 1, some of K] each."""
+        """Inputs that describe a whole window: [B, 1, some of K] each."""
         told = [] if self.item is None else [self.item(item_B + 1)[:, None]]
         if self.shape.levels:
             told += [level_B1C, spread_B1C.log().expand_as(level_B1C)]
         return told
 
     def _level(self, context_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Level and spread of every window and channel, [B, 1, C] each."""
+        """Level and spread of every window and target, [B, 1, C] each."""
         one = context_BLC.new_ones(1, 1, 1)
         match self.normalisation:
             case "last":
                 return context_BLC[:, -1:], one
             case "mean":
                 return context_BLC.mean(1, keepdim=True), one
+            case "meanabs":
+                size_B1C = context_BLC.abs().mean(1, keepdim=True).clamp(min=LEAST_SIZE)
+                return torch.zeros_like(size_B1C), size_B1C
             case "revin":
                 variance_B1C, mean_B1C = torch.var_mean(context_BLC, 1, correction=0, keepdim=True)
                 return mean_B1C, (variance_B1C + _SMALLEST_VARIANCE).sqrt()
@@ -147,7 +155,7 @@ class WindowNetwork(nn.Module):
 
 
 class Affine(nn.Module):
-    """A learned gain and shift of each channel."""
+    """A learned gain and shift for each target."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -164,11 +172,11 @@ class Affine(nn.Module):
 
 
 class Head(nn.Module):
-    """From the features of a window to its forecast: one linear map, plus one of what is known of every future row.
+    """Map the features of a window to its forecast: one linear map, plus one of the inputs known for every future row.
 
     Args:
-        features: Numbers that describe a window.
-        shape: What is to be given.
+        features: Length of the vector that describes a window.
+        shape: The sizes of the network.
     """
 
     def __init__(self, features: int, shape: NetworkShape) -> None:
@@ -184,7 +192,7 @@ class Head(nn.Module):
 
 
 def patches(rows_BXL: torch.Tensor, length: int) -> torch.Tensor:
-    """Rows in patches [B, X, N, P]; copies of the first row fill the first patch up."""
+    """Cut rows into patches [B, X, N, P]; copies of the first row fill up the first patch."""
     windows, series, rows = rows_BXL.shape
     lead = -rows % length
     if lead:
