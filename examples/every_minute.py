@@ -1,7 +1,7 @@
-"""Forecasting as the minutes come in: a trained model, the last rows in memory, one forecast a minute.
+"""Forecast every minute as data arrives, with a trained model and the last rows in memory.
 
-Replays the test rows of a prepared directory as if they were live, and says whenever the upper end of the 80 % interval
-would need another number of replicas. A replica that serves 30 requests a minute is an invented figure: measure yours.
+This replays the test rows of a prepared directory as if they were live, and prints a line whenever the upper end of the
+80 % interval needs a different number of replicas. The 30 requests per minute of a replica are invented: measure yours.
 
 Run it after `presurge demo`: python examples/every_minute.py demo_output
 """
@@ -14,13 +14,13 @@ from presurge.models import registry
 from presurge.series.panel import Panel
 from presurge.workflows.dataset import load_dataset
 
-REQUESTS_A_REPLICA = 30.0
+REQUESTS_PER_REPLICA = 30.0
 ROWS_TO_FOLLOW = 1000
-"""Rows before the context from which the intervals learn how large the errors are at present."""
+"""Rows before the context, whose errors the intervals adapt to."""
 
 
 def window(panel: Panel, end: int, rows: int) -> Panel:
-    """The ``rows`` rows before row ``end``, or as many as there are."""
+    """Return the ``rows`` rows before row ``end``, or as many as there are."""
     rows = min(rows, end)
     return Panel(
         values=panel.values[end - rows : end],
@@ -40,7 +40,7 @@ def main(output: Path, minutes: int = 240) -> None:
     for end in range(first, min(first + minutes, len(panel))):
         forecast = model.forecast(window(panel, end, model.context + ROWS_TO_FOLLOW))
         upper = forecast.quantiles[0, -1, forecast.levels.index(0.9), channel]
-        needed = max(1, math.ceil(upper / REQUESTS_A_REPLICA))
+        needed = max(1, math.ceil(upper / REQUESTS_PER_REPLICA))
         if needed != running:
             print(
                 f"minute {end - first}: up to {upper:.0f} requests in {model.horizon} minutes, replicas: {needed}"

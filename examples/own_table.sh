@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A table of your own, in long form: two hosts below one another, a count and a gauge, some minutes missing.
+# Your own table in long form: two hosts in one file, a count and a gauge, a few missing minutes.
 # Run it with: bash examples/own_table.sh
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 
-# An invented log: local time with its zone, one row a host and minute.
+# An invented log: local time with its zone, one row per host and minute.
 awk 'BEGIN {
     srand(1)
     print "time,host,requests,cpu"
@@ -20,7 +20,7 @@ awk 'BEGIN {
     }
 }' > load.csv
 
-# Requests are whole numbers, so a missing minute is zero; cpu is a gauge, so it is missing. --kind and --fill say otherwise.
+# Requests are whole numbers, so a missing minute counts as zero; cpu is a gauge, so it is missing. --kind and --fill override this.
 presurge backtest load.csv --time time --item host --value requests,cpu \
     --context 60 --horizon 3 --models auto,dlinear --test-fraction 0.3
 

@@ -1,4 +1,4 @@
-"""The whole way in Python: a table of your own, a trained model, its measured error, a forecast.
+"""From a table to a forecast in Python: read a table, train a model, measure its error, forecast.
 
 Run it with: python examples/python_api.py
 """
@@ -19,7 +19,7 @@ CONTEXT, HORIZON = 120, 3  # minutes of history, minutes ahead
 
 
 def four_days_of_load(seed: int = 0) -> pl.DataFrame:
-    """A frame with a row a minute, such as a metrics store would give: invented, with a daily rhythm and noise."""
+    """Invent a frame with one row per minute, as a metrics store returns it, with a daily rhythm and noise."""
     rng = np.random.default_rng(seed)
     minute = np.arange(4 * 1440)
     level = 60 + 40 * np.sin(2 * np.pi * minute / 1440)
