@@ -11,6 +11,7 @@ import numpy as np
 from presurge.config import validated
 from presurge.errors import DataError
 from presurge.evaluation.walk import uncalibrated, usable_origins, walk
+from presurge.models import plugins
 from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.models.linear.select import rolling_folds
@@ -62,9 +63,9 @@ def fit_model(
     kind = model_class(name)
     config = validated(kind.config_class, settings or {}, where=f"settings of {name}")
     check_rows(dataset, context, horizon)
-    new = partial(kind, context=context, horizon=horizon, config=config)
+    new = partial(plugins.make, kind, context=context, horizon=horizon, config=config)
     model = new(training=training)
-    report = model.fit(dataset.panel, dataset.train, dataset.validation, progress=progress)
+    report = plugins.fit(model, dataset.panel, dataset.train, dataset.validation, progress=progress)
     if dataset.validation_given or not model.refits:
         model.calibration = calibrate(model, dataset.panel, dataset.validation)
     else:
@@ -72,13 +73,13 @@ def fit_model(
         for fold in rolling_folds(dataset.train, None, _EARLIER_FITS):
             past = new()
             try:
-                past.fit(dataset.panel, fold.learn)
+                plugins.fit(past, dataset.panel, fold.learn)
             except DataError:  # too few rows
                 continue
             earlier.append((past, fold.judge))
         calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
         model = new(training=training)
-        report = model.fit(dataset.panel, dataset.fit_span, progress=progress)
+        report = plugins.fit(model, dataset.panel, dataset.fit_span, progress=progress)
         model.calibration = calibration
     return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
 

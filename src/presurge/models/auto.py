@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from presurge.config import Config
-from presurge.models import registry
+from presurge.models import plugins, registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.models.linear.select import Fold, compare
@@ -150,7 +150,7 @@ class Auto(Forecaster):
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
         model = self._new(name)
-        model.fit(panel, train)
+        plugins.fit(model, panel, train)
         return model
 
     def _new(self, name: str) -> Forecaster:
@@ -158,7 +158,7 @@ class Auto(Forecaster):
         own = {key: getattr(self.training, key) for key in ("seed", "device", "allow_fallback", "threads")}
         epochs = {} if self.config.epochs is None else {"epochs": self.config.epochs}
         training = TrainingConfig(**{**kind.training_defaults, **own, **epochs})
-        return kind(context=self.context, horizon=self.horizon, training=training)
+        return plugins.make(kind, context=self.context, horizon=self.horizon, training=training)
 
     def _adopt(self, models: Sequence[Forecaster], names: Sequence[str]) -> None:
         """Take the models, each for the channels whose entry in ``names`` is its own."""
@@ -195,11 +195,12 @@ class Auto(Forecaster):
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
         if len(self.members) == 1:
-            return Prediction(self.members[0].model.predict(batch).mean_BHC)
+            return Prediction(plugins.predict(self.members[0].model, batch).mean_BHC)
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
         for member in self.members:
             part = batch.last_rows(member.model.context)
-            mean_BHC[:, :, member.channels] = member.model.predict(part).mean_BHC[:, :, member.channels]
+            own_BHC = plugins.predict(member.model, part).mean_BHC
+            mean_BHC[:, :, member.channels] = own_BHC[:, :, member.channels]
         return Prediction(mean_BHC)
 
     @property
@@ -213,7 +214,7 @@ class Auto(Forecaster):
         arrays: Arrays = {}
         for number, member in enumerate(self.members):
             model = member.model
-            state, own = model.state()
+            state, own = plugins.state_of(model)
             described.append(
                 {
                     "model": model.name,

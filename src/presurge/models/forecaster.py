@@ -14,6 +14,7 @@ import numpy.typing as npt
 from presurge import __version__, store
 from presurge.config import Config
 from presurge.errors import ModelError
+from presurge.models import plugins
 from presurge.models.conformal import Calibration, in_words
 from presurge.models.history import check_horizon, followed, matching_history
 from presurge.models.tracking import IntervalTracker
@@ -275,7 +276,7 @@ class Forecaster(ABC):
     def document(self, training: dict[str, Any] | None = None) -> tuple[dict[str, Any], store.Arrays]:
         """Everything that ``from_config`` needs: (configuration as JSON values, arrays)."""
         spec = self.fitted_spec()
-        state, arrays = self.state()
+        state, arrays = plugins.state_of(self)
         config: dict[str, Any] = {
             "kind": store.FORECASTER,
             "model": self.name,
@@ -298,11 +299,9 @@ class Forecaster(ABC):
     @classmethod
     def from_config(cls, config: dict[str, Any], arrays: store.Arrays) -> Self:
         """Rebuild a model from what ``save`` wrote."""
-        model = cls(
-            context=config["context"],
-            horizon=config["horizon"],
-            config=cls.config_class.model_validate(config["settings"]),
-        )
+        own = cls.config_class.model_validate(config["settings"])
+        with plugins.faults_of(cls):
+            model = cls(context=config["context"], horizon=config["horizon"], config=own)
         model.spec = SeriesSpec.from_dict(config["series"])
         model.error = config["error"]
         arrays = dict(arrays)
@@ -311,5 +310,6 @@ class Forecaster(ABC):
             model.calibration = Calibration.from_dict(
                 config["calibration"], residuals_HQC, model.spec.count_mask
             )
-        model.restore(config["state"], arrays)
+        with plugins.faults_of(cls):
+            model.restore(config["state"], arrays)
         return model

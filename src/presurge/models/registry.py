@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from presurge import store
 from presurge.errors import ConfigError, MissingDependencyError, ModelError, PresurgeError
 from presurge.models.forecaster import Forecaster
-from presurge.models.foreign import adopt
+from presurge.models.plugins import adopt
 
 ENTRY_POINTS = "presurge.models"
 """Group of the entry points under which other packages offer models: the name of the model, and ``module:Class``."""

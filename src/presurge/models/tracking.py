@@ -10,11 +10,13 @@ errors), S rows of a track, I items.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from presurge.models import plugins
 from presurge.models.conformal import Calibration, move, pace_of, score_space, track
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks, whole
@@ -66,7 +68,13 @@ class IntervalTracker:
     def of(cls, model: "Forecaster", panel: Panel) -> Self:
         """The tracker of a fitted model over a panel that holds its channels."""
         view = model.fitted_spec().view(panel)
-        return cls(model.predict, view, model.calibration, context=model.context, horizon=model.horizon)
+        return cls(
+            partial(plugins.predict, model),
+            view,
+            model.calibration,
+            context=model.context,
+            horizon=model.horizon,
+        )
 
     def predict(self, origins_B: IntArray, batch: WindowBatch | None = None) -> Tracked:
         """Forecast from origins with complete contexts, ascending within a call and from one call to the next.

@@ -13,7 +13,7 @@ from presurge.config import validated
 from presurge.errors import ConfigError, HistoryError, MissingDependencyError, ModelError
 from presurge.evaluation.backtest import Evaluation, evaluate
 from presurge.evaluation.fit import Fitted, fit_model
-from presurge.models import registry
+from presurge.models import plugins, registry
 from presurge.models.forecaster import Forecaster
 from presurge.predictor import config as cfg
 from presurge.predictor.frames import Frame, History, check_rows, latest, level_of, read_history
@@ -95,7 +95,8 @@ class ForecasterPredictor(BasePredictor):
             what = f"{kind.name} keeps its activations: it has no gradient checkpointing"
             hint = "Leave gradient_checkpointing out; a smaller batch_size needs less memory."
             raise ConfigError(what, where=where, hint=hint)
-        model = kind(
+        model = plugins.make(
+            kind,
             context=self.config.sequence_length,
             horizon=self.config.prediction_horizon,
             config=cfg.settings_of(self.config, kind),

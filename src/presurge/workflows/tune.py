@@ -26,13 +26,14 @@ from presurge.config import validated
 from presurge.errors import ConfigError, DataError, MissingDependencyError, PresurgeError, StorageError
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import check_rows
+from presurge.models import plugins
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
-from presurge.workflows.config import TrainConfig, resolve_config
-from presurge.workflows.tune_space import Space, applied, usual_values
+from presurge.workflows.config import TrainConfig
+from presurge.workflows.tune_space import Space, applied, brief, usual_values
 
 BEST = "best_config.json"
 TABLE = "trials.json"
@@ -236,14 +237,8 @@ def _nothing_measured(found: list[Trial]) -> PresurgeError:
     return DataError(f"none of {len(found)} trials was possible; the last one: {reasons[-1]}")
 
 
-def brief(settings: TrainConfig) -> dict[str, Any]:
-    """The settings that differ from those usual for the model, as ``presurge train`` reads them."""
-    usual = resolve_config({"model": settings.model}).model_dump(mode="json")
-    return {
-        name: value
-        for name, value in settings.model_dump(mode="json").items()
-        if name in ("model", "context", "horizon") or value != usual[name]
-    }
+class _PrunedError(optuna.TrialPruned, PresurgeError):
+    """Optuna's signal, as an error of Presurge: raised inside a plugin's training, it is no fault of the plugin."""
 
 
 class Watcher:
@@ -282,7 +277,7 @@ class Watcher:
         for trial in self._trials:
             trial.report(self._best, self.epochs - 1)
         if self._trials[1].should_prune():
-            raise optuna.TrialPruned
+            raise _PrunedError("the trial is worse than others")
 
     def mark(self) -> int:
         """Nothing to return to."""
@@ -427,13 +422,14 @@ def fit_once(dataset: Dataset, settings: TrainConfig, watcher: Watcher | None = 
     """A model fitted to the training rows, while the watcher follows its epochs."""
     kind = model_class(settings.model)
     loggers = () if watcher is None else (watcher,)
-    model = kind(
+    model = plugins.make(
+        kind,
         context=settings.context,
         horizon=settings.horizon,
         config=validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}"),
         training=settings.training().model_copy(update={"loggers": loggers}),
     )
-    model.fit(dataset.panel, dataset.train, dataset.validation)
+    plugins.fit(model, dataset.panel, dataset.train, dataset.validation)
     return model
 
 

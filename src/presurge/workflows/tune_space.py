@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_valida
 from presurge.config import Config, read_mapping, validated
 from presurge.errors import ConfigError, MissingDependencyError
 from presurge.models.registry import model_class
-from presurge.workflows.config import TrainConfig, check_model
+from presurge.workflows.config import TrainConfig, check_model, resolve_config
 
 if TYPE_CHECKING:
     import optuna
@@ -209,3 +209,13 @@ def usual_values(space: Space, settings: TrainConfig) -> dict[str, Any]:
         if knob.holds(value) and knob.applies(usual):
             usual[name] = value
     return usual
+
+
+def brief(settings: TrainConfig) -> dict[str, Any]:
+    """The settings that differ from those usual for the model, as ``presurge train`` reads them."""
+    usual = resolve_config({"model": settings.model}).model_dump(mode="json")
+    return {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name in ("model", "context", "horizon") or value != usual[name]
+    }

@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from presurge.errors import DataError
+from presurge.models import plugins
 from presurge.models.forecaster import Forecaster
 from presurge.series.panel import Panel
 from presurge.series.scalers import Float64Array
@@ -114,7 +115,9 @@ def _absolute_errors(model: Forecaster, panel: Panel, origins: IntArray) -> Floa
     size = max(1, _VALUES_AT_ONCE // (len(panel.targets) * max(model.context, model.horizon)))
     pieces = [
         np.abs(
-            model.predict(batch_of(panel, part, model.context, model.horizon)).mean_BHC.astype(np.float64)
+            plugins.predict(model, batch_of(panel, part, model.context, model.horizon)).mean_BHC.astype(
+                np.float64
+            )
             - targets_of(panel, part, model.horizon)
         ).sum(axis=1)
         for part in chunks(origins, size)

@@ -1,4 +1,4 @@
-"""Models that others wrote: whatever they do wrong is said as theirs, plainly."""
+"""Models that others wrote: every fault is reported plainly and as theirs."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 
 from presurge.cli import main
 from presurge.errors import ConfigError, ModelError
-from presurge.models import registry
+from presurge.models import plugins, registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.series.panel import Panel
 from presurge.series.windows import WindowBatch, batch_of
@@ -57,8 +57,8 @@ def variant(**members: Any) -> type[Forecaster]:
 
 
 def fitted(kind: type[Forecaster], panel: Panel) -> Forecaster:
-    model = registry.register(kind)(context=4, horizon=2)
-    model.fit(panel, panel.full_span())
+    model = plugins.make(registry.register(kind), context=4, horizon=2)
+    plugins.fit(model, panel, panel.full_span())
     return model
 
 
@@ -70,7 +70,7 @@ def test_a_plain_model_is_kept_in_order(make_panel: MakePanel) -> None:
     """Doubles become float32, and a count is never negative."""
     panel = make_panel(np.arange(20.0), kinds="c")
     below = variant(predict=lambda self, batch: Prediction(np.full((len(batch.origin_B), 2, 1), -3.0)))
-    mean_BHC, *_ = fitted(below, panel).predict(batch_of(panel, np.array([5, 9]), 4))
+    mean_BHC, *_ = plugins.predict(fitted(below, panel), batch_of(panel, np.array([5, 9]), 4))
     assert mean_BHC.dtype == np.float32
     np.testing.assert_array_equal(mean_BHC, 0)
 
@@ -78,8 +78,8 @@ def test_a_plain_model_is_kept_in_order(make_panel: MakePanel) -> None:
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"fit": raising}, r"ZeroDivisionError: division by zero \(test_foreign.py, line \d+\)"),
-        ({"fit": lambda self, *_, **__: None}, "no FitReport but NoneType"),
+        ({"fit": raising}, r"ZeroDivisionError: division by zero \(test_plugins.py, line \d+\)"),
+        ({"fit": lambda self, *_, **__: None}, "fit returned NoneType, not a FitReport"),
         ({"fit": lambda self, *_, **__: FitReport(model="x", n_windows=1, n_parameters=1, cpu_seconds=0)}, "self.spec"),
         ({"__init__": raising}, "ZeroDivisionError"),
     ],
@@ -88,14 +88,14 @@ def test_faults_of_fitting(members: dict[str, Any], says: str, make_panel: MakeP
     with pytest.raises(ModelError, match=says) as caught:
         fitted(variant(**members), make_panel(np.arange(20.0)))
     assert "variant" in caught.value.what
-    assert caught.value.where == "test_foreign.py"
+    assert caught.value.where == "test_plugins.py"
 
 
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
         (raising, "ZeroDivisionError"),
-        (lambda batch: np.zeros((len(batch.origin_B), 2, 1)), "no Prediction but ndarray"),
+        (lambda batch: np.zeros((len(batch.origin_B), 2, 1)), "predict returned ndarray, not a Prediction"),
         (lambda batch: Prediction(np.zeros((1, 2, 1))), r"\(1, 2, 1\), not \[B, H, C\] = \(3, 2, 1\)"),
         (lambda batch: Prediction(np.full((3, 2, 1), np.nan)), "3 of 3 forecasts"),
         (lambda batch: Prediction(np.zeros((3, 2, 1)), np.zeros((3, 2, 1))), r"quantiles of the shape \(3, 2, 1\)"),
@@ -108,7 +108,22 @@ def test_faults_of_forecasting(
     panel = make_panel(np.arange(20.0))
     model = fitted(variant(predict=lambda self, batch: answer(batch)), panel)
     with pytest.raises(ModelError, match=says):
-        model.predict(batch_of(panel, np.array([5, 9, 11]), 4))
+        plugins.predict(model, batch_of(panel, np.array([5, 9, 11]), 4))
+
+
+def test_a_class_stays_as_its_author_wrote_it() -> None:
+    kind = variant()
+    before = dict(vars(kind))
+    registry.register(kind)
+    assert {name: value for name, value in vars(kind).items() if name != "provider"} == before
+
+
+def test_the_place_of_a_fault_is_in_their_own_file(make_panel: MakePanel) -> None:
+    """The innermost frame of the plugin's file, not that of the library that it called."""
+    members = {"predict": lambda self, batch: np.linalg.inv(np.zeros((2, 2)))}
+    panel = make_panel(np.arange(20.0))
+    with pytest.raises(ModelError, match=r"LinAlgError: Singular matrix \(test_plugins.py, line \d+\)"):
+        plugins.predict(fitted(variant(**members), panel), batch_of(panel, np.array([5]), 4))
 
 
 @pytest.mark.parametrize(
@@ -173,10 +188,9 @@ def test_a_network_of_the_wrong_shape_is_refused(gives: str, make_panel: MakePan
             return Body()
 
     panel = make_panel(np.arange(40.0) % 7)
+    model = registry.register(Net)(context=4, horizon=2, training=TrainingConfig(epochs=1))
     with pytest.raises(ModelError, match=r"the body gave|the model net failed"):
-        registry.register(Net)(context=4, horizon=2, training=TrainingConfig(epochs=1)).fit(
-            panel, panel.full_span()
-        )
+        plugins.fit(model, panel, panel.full_span())
 
 
 @pytest.fixture
