@@ -189,7 +189,7 @@ def test_a_network_of_the_wrong_shape_is_refused(gives: str, make_panel: MakePan
 
     panel = make_panel(np.arange(40.0) % 7)
     model = registry.register(Net)(context=4, horizon=2, training=TrainingConfig(epochs=1))
-    with pytest.raises(ModelError, match=r"the body gave|the model net failed"):
+    with pytest.raises(ModelError, match=r"the body returned|the model net failed"):
         plugins.fit(model, panel, panel.full_span())
 
 
