@@ -244,7 +244,7 @@ def test_a_given_name_is_used(folder, capsys):
 def test_a_coarser_series_keeps_the_name_of_its_trace(folder):
     (folder / "chat.csv").write_text(AZURE)
     prepare_compress(folder / "chat.csv", folder / "a")
-    prepare_compress(folder / "a" / "chat_compressed_60s.csv", folder / "a", PrepareConfig(step="1h"))
+    prepare_compress(folder / "a" / "chat_compressed_60s.csv", folder / "a", PrepareConfig(step=HOUR))
     assert csv_files(folder / "a") == {"chat_compressed_60s.csv", "chat_compressed_3600s.csv"}
 
 

@@ -1,6 +1,6 @@
 """``presurge prepare``: a trace becomes a prepared directory; ``dense``, ``compress`` and ``split`` are its steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -239,13 +239,15 @@ def split(options: SplitStepOptions, common: Common) -> None:
 
 def _config(*classes: Options) -> "PrepareConfig":
     """The options of a command as the workflow takes them."""
-    from presurge.config import validated
+    from presurge.series.frequency import parse_step
     from presurge.workflows.prepare import PrepareConfig
 
     given = {name: value for options in classes for name, value in options.given().items()}
-    return validated(
-        PrepareConfig, {name: given[name] for name in PrepareConfig.model_fields if name in given}
-    )
+    if "step" in given:
+        given["step"] = parse_step(given["step"])
+    if "split" in given:
+        given["split"] = [share.strip() for share in given["split"].split(",")]
+    return PrepareConfig(**{one.name: given[one.name] for one in fields(PrepareConfig) if one.name in given})
 
 
 def _print(prepared: "Prepared", *, as_json: bool) -> None:

@@ -11,15 +11,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import model_validator
 
 from presurge import __version__
-from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.files import atomic_path, write_json
 from presurge.progress import Progress, silent
@@ -60,7 +58,8 @@ _CSV_ENDINGS: dict[str, Literal["uncompressed", "gzip", "zstd"]] = {
 }
 
 
-class SyntheticConfig(Config):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyntheticConfig:
     """What to draw: ``rows`` is an exact number of requests, ``rate`` a mean; the default is 400,000 rows.
 
     Attributes:
@@ -78,8 +77,7 @@ class SyntheticConfig(Config):
     seed: int = 0
     start: datetime = datetime(2024, 1, 1)
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def __post_init__(self) -> None:
         if self.rows is not None and self.rate is not None:
             raise ConfigError("cannot be combined with `rate`", setting="rows", hint="Give one of them.")
         if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
@@ -93,7 +91,6 @@ class SyntheticConfig(Config):
             )
         if self.seed < 0:
             raise ConfigError(f"must not be negative: {self.seed}", setting="seed")
-        return self
 
     @property
     def minutes(self) -> int:
@@ -162,7 +159,7 @@ def synthesize(config: SyntheticConfig, path: Path, *, progress: Progress = sile
         "generator_version": GENERATOR_VERSION,
         "presurge_version": __version__,
         "rows": trace.rows,
-        "parameters": {**config.model_dump(), "start": config.start.isoformat()},
+        "parameters": {**asdict(config), "start": config.start.isoformat()},
     }
     totals = {"rows": 0, "failures": 0, "input_tokens": 0, "output_tokens": 0}
 

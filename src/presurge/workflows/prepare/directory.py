@@ -103,7 +103,7 @@ def write_compressed(folder: Path, name: str, minutes: pl.DataFrame, found: Aggr
 
 
 def write_split(
-    folder: Path, name: str, minutes: pl.DataFrame, found: Aggregate, shares: Sequence[str]
+    folder: Path, name: str, minutes: pl.DataFrame, found: Aggregate, shares: Sequence[float | str]
 ) -> tuple[dict[str, Any], list[Path]]:
     """Write the parts, the series that training reads and last the manifest, which makes the directory a prepared one.
 
