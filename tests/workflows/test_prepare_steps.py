@@ -264,6 +264,20 @@ def test_a_file_is_opened_once(folder, monkeypatch, work):
     assert len(opened) == 1
 
 
+def test_predict_and_evaluate_open_their_file_once(folder, monkeypatch, capsys):
+    rows = "".join(f"{60 * i},{i % 7}\n" for i in range(300))
+    (folder / "load.csv").write_text("time,requests\n" + rows)
+    model = "--model dlinear --context 10 --horizon 2 --out run --no-plots"
+    run(f"train load.csv --time time --value requests {model}", capsys)
+    opened = []
+    first_bytes = files._first_bytes
+    monkeypatch.setattr(files, "_first_bytes", lambda path: opened.append(path) or first_bytes(path))
+    run("predict run --history load.csv", capsys)
+    run("evaluate run --data load.csv", capsys)
+    run("predict run --history load.csv --value requests --time time", capsys)
+    assert len(opened) == 3
+
+
 def test_a_device_or_fifo_is_not_replaced_by_a_directory(folder, capsys):
     os.mkfifo(folder / "fifo")
     for place in ("fifo", os.devnull):

@@ -17,6 +17,7 @@ from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
+from presurge.sources.files import RowFile, open_file
 from presurge.sources.formats import LOAD_CHANNELS
 from presurge.sources.table import read_table
 from presurge.workflows.prepare import trace_panel
@@ -60,8 +61,13 @@ class Series:
     split: tuple[Span, Span, Span] | None = None
 
 
+def examined(path: Path) -> Path | RowFile:
+    """Open a file once for everything that reads it; a directory stays a path."""
+    return open_file(path) if Path(path).is_file() else Path(path)
+
+
 def load_dataset(
-    path: Path,
+    path: Path | RowFile,
     table: TableConfig | None = None,
     *,
     step: str | None = None,
@@ -97,7 +103,7 @@ def load_dataset(
     if missing:
         raise DataError(
             f"no channel {', '.join(map(repr, missing))}",
-            where=str(path),
+            where=str(series.source["path"]),
             hint=f"The channels are: {', '.join(series.panel.channel_names)}.",
         )
     panel = series.panel.select(names).with_roles(known=known, observed=observed)
@@ -121,17 +127,19 @@ def load_dataset(
     )
 
 
-def load_series(path: Path, table: TableConfig | None = None, *, step: str | None = None) -> Series:
+def load_series(
+    source: Path | RowFile, table: TableConfig | None = None, *, step: str | None = None
+) -> Series:
     """Load DATA as one panel, without cutting it unless it was prepared with a split.
 
     Raises:
         DataError: The input cannot be read.
     """
-    path = Path(path)
+    path = source.path if isinstance(source, RowFile) else Path(source)
     if table is not None:
         columns = table.model_dump()
         values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
-        read = read_table(path, values=list(dict.fromkeys(values)), **columns)
+        read = read_table(source, values=list(dict.fromkeys(values)), **columns)
         panel, kind, notes, main = read.panel, "table", tuple(read.notes), read.panel.channel_names
     elif (path / MANIFEST).is_file():
         return _load_prepared(path)
@@ -139,10 +147,10 @@ def load_series(path: Path, table: TableConfig | None = None, *, step: str | Non
         hint = "Make one with `presurge prepare`."
         raise DataError(f"is a directory without {MANIFEST}", where=str(path), hint=hint)
     else:
-        panel, kind, notes = trace_panel(path, MINUTE if step is None else parse_step(step))
+        panel, kind, notes = trace_panel(source, MINUTE if step is None else parse_step(step))
         main = tuple(channel.name for channel in LOAD_CHANNELS)
-    source = {"path": str(path), "format": kind, "sha256": sha256_of(path)}
-    return Series(panel=panel, channels=main, source=source, notes=notes)
+    origin = {"path": str(path), "format": kind, "sha256": sha256_of(path)}
+    return Series(panel=panel, channels=main, source=origin, notes=notes)
 
 
 def _load_prepared(directory: Path) -> Series:

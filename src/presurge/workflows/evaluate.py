@@ -15,7 +15,7 @@ from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND, format_step, parse_step
 from presurge.training.config import TrainingConfig
 from presurge.workflows.config import TrainConfig, resolve_each
-from presurge.workflows.dataset import load_dataset
+from presurge.workflows.dataset import examined, load_dataset
 from presurge.workflows.predict import history_table
 
 
@@ -115,9 +115,10 @@ def evaluate(
     spec = model.fitted_spec()
     given = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
     fractions = config["training"].get("split", {}) | {k: v for k, v in given.items() if v is not None}
+    source = examined(data)
     dataset = load_dataset(
-        data,
-        history_table(data, model, config, table),
+        source,
+        history_table(source, model, config, table),
         step=f"{spec.step // SECOND}s",
         channels=[channel.name for channel in spec.targets],
         known=[channel.name for channel in spec.known],

@@ -14,9 +14,9 @@ from presurge.models.forecaster import Forecaster, SeriesSpec
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
-from presurge.sources.files import open_file
+from presurge.sources.files import RowFile
 from presurge.sources.formats import recognise_file
-from presurge.workflows.dataset import TableConfig, load_series
+from presurge.workflows.dataset import TableConfig, examined, load_series
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
@@ -52,18 +52,23 @@ def predict(
     model, config = registry.load(model_directory)
     spec = model.fitted_spec()
     step = f"{spec.step // SECOND}s"
-    reading = history_table(history, model, config, table)
-    panel = load_series(history, reading, step=step).panel
+    source = examined(history)
+    reading = history_table(source, model, config, table)
+    panel = load_series(source, reading, step=step).panel
     known, flags = None, tuple[str, ...]()
     if future is not None:
-        known = load_series(future, _future_table(future, spec, reading, step), step=step).panel
+        ahead = examined(future)
+        known = load_series(ahead, _future_table(ahead, spec, reading, step), step=step).panel
     if gaps == "interpolate":
         panel, flags = interpolate_context(panel, model)
     return replace(model.forecast(panel, horizon, future=known), flags=flags)
 
 
 def history_table(
-    path: Path, model: Forecaster, config: dict[str, Any], changes: Mapping[str, Any] | None = None
+    source: Path | RowFile,
+    model: Forecaster,
+    config: dict[str, Any],
+    changes: Mapping[str, Any] | None = None,
 ) -> TableConfig | None:
     """How to read a file of the model's series: as the training table was read or by the columns' names, with changes.
 
@@ -73,7 +78,7 @@ def history_table(
         HistoryError: The file is of no known format and lacks a column of the model.
         ConfigError: The changes do not say which columns to read.
     """
-    if not path.is_file():
+    if not isinstance(source, RowFile):
         return None
     channels = model.fitted_spec().channels
     names = tuple(channel.name for channel in channels)
@@ -82,7 +87,7 @@ def history_table(
     base = config["training"].get("table") or {}
     changes = dict(changes or {})
     if not base and not {"time", "values"} <= set(changes):
-        time = changes.get("time") or _time_column(path, names)
+        time = changes.get("time") or _time_column(source, names)
         if time is None:
             return None
         base = {"time": time, "values": columns["values"]}
@@ -93,7 +98,9 @@ def history_table(
     return table.model_copy(update={"kinds": {name: kind for name, kind in kinds.items() if name in read}})
 
 
-def _future_table(path: Path, spec: SeriesSpec, history: TableConfig | None, step: str) -> TableConfig | None:
+def _future_table(
+    source: Path | RowFile, spec: SeriesSpec, history: TableConfig | None, step: str
+) -> TableConfig | None:
     """How to read the known columns of the rows to forecast: like the history, with nothing filled in.
 
     Raises:
@@ -107,7 +114,9 @@ def _future_table(path: Path, spec: SeriesSpec, history: TableConfig | None, ste
             hint="Leave it out, or train a model that uses `known=COL`.",
         )
     kinds = {channel.name: channel.kind for channel in spec.known}
-    time = None if not path.is_file() else history.time if history else _time_column(path, tuple(kinds))
+    if not isinstance(source, RowFile):
+        return None
+    time = history.time if history else _time_column(source, tuple(kinds))
     if time is None:
         return None
     item = history.item if history else None
@@ -134,18 +143,18 @@ def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[s
     return panel.replace(values=values), (flag,)
 
 
-def _time_column(path: Path, channels: Sequence[str]) -> str | None:
+def _time_column(file: RowFile, channels: Sequence[str]) -> str | None:
     """The column with the usual name of a time, beside columns named as the channels; None for a known format.
 
     Raises:
         HistoryError: The file is of no known format and lacks a channel, or its time column is not clear.
     """
-    columns = open_file(path).columns
+    columns = file.columns
     times = [name for name in columns if name.lower() in TIME_NAMES]
     if set(channels) <= set(columns) and len(times) == 1:
         return times[0]
     try:
-        recognise_file(path)
+        recognise_file(file)
     except FormatError as error:
         missing = [name for name in channels if name not in columns]
         what = (
@@ -153,7 +162,7 @@ def _time_column(path: Path, channels: Sequence[str]) -> str | None:
         )
         raise HistoryError(
             f"{what}; the columns are: {', '.join(columns)}",
-            where=str(path),
+            where=str(file.path),
             hint=f"The model forecasts {', '.join(channels)}. Name the columns of a table: `time=COL` `value=COL`",
         ) from error
     return None
