@@ -104,8 +104,7 @@ class Auto(Forecaster):
         started = time.process_time()
         for name in self.config.challengers:
             registry.model_class(name)
-        panel = panel.only_targets()
-        self.spec = SeriesSpec.of(panel)
+        self.spec = SeriesSpec.of(panel.only_targets())
         shape = LinearConfig(folds=self.config.folds, stride=self.config.stride)
         linear = Linear(context=self.context, horizon=self.horizon, config=shape)
         report, folds, at_folds = linear.fit_with_folds(panel, train, validation, progress=progress)
@@ -114,13 +113,15 @@ class Auto(Forecaster):
             rivals += self._challenge(name, panel, folds, at_folds)
             if progress is not None:
                 progress("Comparing with the baselines", done / len(self.config.challengers), name)
-        best_C = [_best_rival(rivals, c) for c in range(len(panel.channels))]
+        best_C = [_best_rival(rivals, c) for c in range(len(self.spec.targets))]
         names = [rival.name if rival else linear.name for rival in best_C]
         models = {
             name: linear if name == linear.name else self._fitted(name, panel, train)
             for name in dict.fromkeys(names)
         }
         self._adopt(list(models.values()), names)
+        if linear.name in names:
+            self.spec = linear.fitted_spec()  # with the covariates that it uses
         return FitReport(
             model=self.name,
             n_windows=report.n_windows,
@@ -223,6 +224,7 @@ class Auto(Forecaster):
                     "settings": model.config.model_dump(mode="json"),
                     "state": state,
                     "channels": member.channels.tolist(),
+                    **({} if model.spec == self.spec else {"series": model.fitted_spec().to_dict()}),
                 }
             )
             arrays |= {f"{number}.{key}": array for key, array in own.items()}
@@ -239,7 +241,7 @@ class Auto(Forecaster):
         for number, part in enumerate(state["members"]):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-            config = {**part, "horizon": self.horizon, "series": spec.to_dict(), "error": {}}
+            config = {"series": spec.to_dict(), **part, "horizon": self.horizon, "error": {}}
             channels = ", ".join(spec.targets[channel].name for channel in part["channels"])
             model = registry.from_document(config, own, where=f"the choice for {channels}")
             self.members.append(_Member(model=model, channels=np.array(part["channels"], np.int64)))

@@ -2,8 +2,8 @@
 
     z(t+h) = z(t) + sum_j w[h,j] (z(t-j) - z(t)) + b[h] + sum_k g[h,k] f_k(t),    z = T(y / unit)
 
-T is the identity, the square root or log(1 + x); the f_k are further inputs, such as calendar terms of the origin. The ridge
-shrinks towards the last value, not towards zero.
+T is the identity, the square root or log(1 + x). The f_k are further inputs: calendar terms of the origin, the contexts of
+the covariates, and what is known of their rows after the origin. The ridge shrinks towards the last value, not towards zero.
 
 Shapes: R rows, B windows, L context, H horizon, W = L + H, K inputs of one term, T transforms, P ridges, N outputs (H, or
 P x H).
@@ -18,11 +18,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from presurge.models.calendar import Calendar
 from presurge.models.linear.moments import Moments, joint_moments
 from presurge.models.linear.solve import solve
-from presurge.series.panel import FloatArray
+from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, TransformName
-from presurge.series.windows import IntArray, chunks
+from presurge.series.spans import Span
+from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks
 
-TERMS = ("calendar",)
+TERMS = ("calendar", "covariates")
 """Inputs beside the channel's own past."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -178,6 +179,49 @@ class ChannelFit:
     n_windows: int
 
 
+def covariate_inputs(batch: WindowBatch) -> Float64Array:
+    """The covariates of B windows one after another, of each its context and, if it is known, its H rows after that."""
+    known = [channel for channel in batch.channels if channel.role == "known"]
+    parts = []
+    for column, channel in enumerate(batch.channels):
+        if channel.role != "target":
+            parts.append(batch.context_BLC[:, :, column])
+        if channel.role == "known" and batch.future_BHK is not None:
+            parts.append(batch.future_BHK[:, :, known.index(channel)])
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Covariates:
+    """The covariates of a panel on the scale of the solver.
+
+    Attributes:
+        panel: The series.
+        roles: Of the P covariates, in the order of the panel.
+        scaler: Fitted to their training rows.
+        x_PR: float64, scaled; zero where missing.
+    """
+
+    panel: Panel
+    roles: tuple[str, ...]
+    scaler: Scaler
+    x_PR: Float64Array
+
+    @classmethod
+    def of(cls, panel: Panel, train: Span) -> "Covariates":
+        """Those of a panel, of which there may be none."""
+        columns = [c for c, channel in enumerate(panel.channels) if channel.role != "target"]
+        scaler = Scaler.fit(panel.take(train).values[:, columns], "standard")
+        x_PR = np.nan_to_num(scaler.scale(panel.values[:, columns])).T
+        return cls(
+            panel=panel, roles=tuple(panel.channels[c].role for c in columns), scaler=scaler, x_PR=x_PR
+        )
+
+    def sizes(self, context: int, width: int) -> list[int]:
+        """How many rows of a window each covariate gives."""
+        return [width if role == "known" else context for role in self.roles]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChannelProblem:
     """One channel of a panel, with the windows that learn and judge.
@@ -185,6 +229,7 @@ class ChannelProblem:
     Attributes:
         y_R: float32, all rows in original units.
         time_R: Time of every row in microseconds.
+        covariates: What may help to forecast it.
         learn: First rows of the complete windows of every fold, and last of all training rows; each holds the one before.
         judge: First rows of the complete windows that judge each fold.
         calendar: The terms of the calendar.
@@ -195,6 +240,7 @@ class ChannelProblem:
 
     y_R: FloatArray
     time_R: IntArray
+    covariates: Covariates
     learn: tuple[IntArray, ...]
     judge: tuple[IntArray, ...]
     calendar: Calendar
@@ -250,7 +296,7 @@ class ChannelProblem:
         for starts in self.learn:
             joint = joint_moments(
                 x_TR,
-                np.zeros((0, x_TR.shape[1])),
+                self.covariates.x_PR,
                 np.setdiff1d(starts, known, assume_unique=True),
                 self.context + self.horizon,
                 calendar=self.calendar,
@@ -270,7 +316,12 @@ class ChannelProblem:
         one ridge suits both.
         """
         context, width = self.context, self.context + self.horizon
-        columns = {"calendar": list(range(width, width + self.calendar.size))}
+        sizes = self.covariates.sizes(context, width)
+        begin = width * (1 + len(sizes))
+        columns = {
+            "covariates": [width * (1 + p) + row for p, size in enumerate(sizes) for row in range(size)],
+            "calendar": list(range(begin, begin + self.calendar.size)),
+        }
         differences = joint.relative_to(np.eye(width)[context - 1])
         own = np.trace(differences.gram_WW[:context, :context])
         size = float(np.sqrt(max(own, 0) / (joint.n * context))) or 1.0
@@ -285,16 +336,29 @@ class ChannelProblem:
         weight_NL = weight_NI[:, :context].copy()
         weight_NL[:, -1] += 1 - weight_NL.sum(axis=1)
         ends = np.cumsum([context, *(len(columns[term]) for term in used)])
-        return ChannelModel(
-            scale=scale,
-            weight_NL=weight_NL,
-            bias_N=scale.spread * np.concatenate([linear.bias_H for linear in maps]),
-            terms={
-                term: scale.spread * size * weight_NI[:, begin:end]
-                for term, begin, end in zip(used, ends[:-1], ends[1:], strict=True)
-            },
-            floor=self.floor,
-        )
+        weights = {
+            term: scale.spread * size * weight_NI[:, begin:end]
+            for term, begin, end in zip(used, ends[:-1], ends[1:], strict=True)
+        }
+        bias_N = scale.spread * np.concatenate([linear.bias_H for linear in maps])
+        if "covariates" in weights:  # from their scale to original units
+            shift_X, scale_X = (
+                np.repeat(x_P, sizes)
+                for x_P in (self.covariates.scaler.shift_C, self.covariates.scaler.scale_C)
+            )
+            weights["covariates"] /= scale_X
+            bias_N -= weights["covariates"] @ shift_X
+        return ChannelModel(scale=scale, weight_NL=weight_NL, bias_N=bias_N, terms=weights, floor=self.floor)
+
+    def _inputs(self, starts: IntArray, terms: Mapping[str, Float64Array]) -> dict[str, Float64Array]:
+        """The inputs of the windows that begin at some rows, of the terms in use."""
+        origins, inputs = starts + self.context - 1, {}
+        if "calendar" in terms:
+            inputs["calendar"] = self.calendar.terms(self.time_R[origins])
+        if "covariates" in terms:
+            batch = batch_of(self.covariates.panel, origins, self.context, self.horizon)
+            inputs["covariates"] = covariate_inputs(batch)
+        return inputs
 
     def _pooled_errors(self, fits: Mapping[int, ChannelModel], ridges: int) -> Float64Array:
         """Sum of absolute errors over sum of absolute values of all folds together, for each ridge: float64 [P]."""
@@ -304,7 +368,7 @@ class ChannelProblem:
         targets = sliding_window_view(self.y_R, horizon)
         for f, model in fits.items():
             for part in chunks(self.judge[f], max(1, _VALUES_AT_ONCE // (context + horizon * ridges))):
-                inputs = {"calendar": self.calendar.terms(self.time_R[part + context - 1])}
+                inputs = self._inputs(part, model.terms)
                 y_BPH = model.predict(contexts[part], inputs).reshape(len(part), ridges, horizon)
                 actual_BH = targets[part + context].astype(np.float64)
                 total_P += np.abs(y_BPH - actual_BH[:, None]).sum(axis=(0, 2))

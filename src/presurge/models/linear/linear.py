@@ -16,7 +16,16 @@ from pydantic import Field
 from presurge.config import Config
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
-from presurge.models.linear.channel import TERMS, ChannelFit, ChannelModel, ChannelProblem, Choice, Scale
+from presurge.models.linear.channel import (
+    TERMS,
+    ChannelFit,
+    ChannelModel,
+    ChannelProblem,
+    Choice,
+    Covariates,
+    Scale,
+    covariate_inputs,
+)
 from presurge.models.linear.select import Fold, complete_starts, no_window, rolling_folds, thinned
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES
 from presurge.progress import Progress
@@ -37,6 +46,7 @@ class LinearConfig(Config):
             negative training values.
         calendar: Whether the time of day and of the week is an input; ``auto`` chooses. Only periods that the training
             rows hold twice are used.
+        covariates: Whether known and observed channels are inputs; ``auto`` chooses.
         ridge: Penalty in rows; None chooses.
         folds: Folds of the training rows that choose.
         stride: Rows from one training window to the next.
@@ -44,6 +54,7 @@ class LinearConfig(Config):
 
     transform: TransformName | Literal["auto"] = "auto"
     calendar: Use = "auto"
+    covariates: Use = "auto"
     ridge: float | None = Field(None, ge=0)
     folds: int = Field(3, ge=1, le=20)
     stride: int = Field(1, ge=1)
@@ -84,18 +95,20 @@ class Linear(Forecaster):
     ) -> tuple[FitReport, tuple[Fold, ...], list["Linear"]]:
         """The same, with the folds that judged every channel and the winner as it was fitted to each of them."""
         started = time.process_time()
-        panel = panel.only_targets()
-        self.spec = SeriesSpec.of(panel)
+        panel = panel.only_targets() if self.config.covariates == "off" else panel.select_features(())
+        self.spec = SeriesSpec.of(panel.only_targets())
         rows = int((train.last - train.first).max()) if self.config.calendar != "off" else 0
         self.calendar = Calendar.of(panel.step, rows)
         folds = rolling_folds(train, validation, self.config.folds)
         problems = self._problems(panel, train, folds)
         fits: list[ChannelFit] = []
         for c, problem in enumerate(problems):
-            fits.append(self._choose(problem, panel.channels[c].name, train))
+            fits.append(self._choose(problem, self.spec.targets[c].name, train))
             if progress is not None:
                 progress("Choosing by rolling validation", (c + 1) / len(problems))
         self.channels = [fit.model for fit in fits]
+        if any("covariates" in channel.terms for channel in self.channels):
+            self.spec = SeriesSpec.of(panel)
         usable = [f for f in range(len(folds)) if all(fit.at_fold[f] is not None for fit in fits)]
         report = self._report(fits, time.process_time() - started)
         return report, tuple(folds[f] for f in usable), [self._at_fold(fits, f) for f in usable]
@@ -107,18 +120,19 @@ class Linear(Forecaster):
             for span in (*(fold.learn for fold in folds), train)
         ]
         judge_FC = [complete_starts(panel, fold.judge, **shape) for fold in folds]
-        time_R = panel.times()
+        time_R, covariates = panel.times(), Covariates.of(panel, train)
         return [
             ChannelProblem(
-                y_R=np.ascontiguousarray(panel.values[:, c]),
+                y_R=np.ascontiguousarray(panel.values[:, column]),
                 time_R=time_R,
+                covariates=covariates,
                 learn=tuple(starts_C[c] for starts_C in learn_FC),
                 judge=tuple(thinned(starts_C[c]) for starts_C in judge_FC),
                 calendar=self.calendar,
                 **shape,
-                floor=0.0 if channel.kind == "count" else -np.inf,
+                floor=0.0 if panel.channels[column].kind == "count" else -np.inf,
             )
-            for c, channel in enumerate(panel.channels)
+            for c, column in enumerate(panel.targets)
         ]
 
     def _choose(self, problem: ChannelProblem, name: str, train: Span) -> ChannelFit:
@@ -126,7 +140,10 @@ class Linear(Forecaster):
             raise no_window(train, self.context, self.horizon, name)
         ridge = self.config.ridge
         scales = self._scales(problem, train)
-        term_sets = [dict(zip(TERMS, used, strict=True)) for used in product(self._options("calendar"))]
+        terms = TERMS if problem.covariates.roles else TERMS[:1]
+        term_sets = [
+            dict(zip(terms, used, strict=True)) for used in product(*(self._options(term) for term in terms))
+        ]
         unjudged = Choice(
             transform=scales[min(1, len(scales) - 1)].transform,  # the square root where there is a choice
             terms=term_sets[0],
@@ -149,7 +166,7 @@ class Linear(Forecaster):
     def _options(self, term: str) -> tuple[bool, ...]:
         """Whether to use a term: the candidates."""
         use: Use = getattr(self.config, term)
-        if self.calendar.size == 0 or use == "off":
+        if use == "off" or (term == "calendar" and self.calendar.size == 0):
             return (False,)
         return (False, True) if use == "auto" else (True,)
 
@@ -185,6 +202,8 @@ class Linear(Forecaster):
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
         used = {term for channel in self.channels for term in channel.terms}
         inputs = {"calendar": self.calendar.terms(batch.origin_B)} if "calendar" in used else {}
+        if "covariates" in used:
+            inputs["covariates"] = covariate_inputs(batch.select(self.fitted_spec().channels))
         context_BLC = batch.targets()
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):

@@ -148,6 +148,9 @@ def joint_moments(
     stretches, single = _runs(starts, width)
     for begin, n in stretches:
         rows = slice(begin, begin + n + width - 1)
+        if (np.diff(time_R[rows]) != calendar.step).any():  # trading sessions, between which the clock leaps
+            single = np.concatenate((single, np.arange(begin, begin + n)))
+            continue
         terms, cross = _calendar_moments(calendar, time_R[rows], x_SR[:, rows], context, width)
         own, cross_SKW = own + terms, cross_SKW + cross
     for part in chunks(single, max(1, _VALUES_AT_ONCE // width)):

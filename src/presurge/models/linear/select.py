@@ -12,7 +12,7 @@ import numpy as np
 from presurge.errors import DataError
 from presurge.models import plugins
 from presurge.models.forecaster import Forecaster
-from presurge.series.panel import Panel
+from presurge.series.panel import Panel, columns_of
 from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
 from presurge.series.windows import IntArray, batch_of, chunks, complete, targets_of, window_origins
@@ -48,10 +48,13 @@ def rolling_folds(train: Span, validation: Span | None, folds: int) -> tuple[Fol
 def complete_starts(
     panel: Panel, span: Span, *, context: int, horizon: int, stride: int = 1
 ) -> list[IntArray]:
-    """For each channel, the first rows of the windows of a span in which that channel misses nothing."""
+    """For each target, the first rows of the windows of a span in which neither it nor a covariate misses a value."""
     origins = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
-    whole_BC = complete(panel, origins, before=context, after=horizon)
-    return [origins[whole_B] - context + 1 for whole_B in whole_BC.T]
+    whole_BN = complete(panel, origins, before=context, after=horizon)
+    helped_B = whole_BN[:, columns_of(panel.channels, "known")].all(axis=1)
+    if (observed := columns_of(panel.channels, "observed")).size:
+        helped_B &= complete(panel, origins, before=context, after=0)[:, observed].all(axis=1)
+    return [origins[whole_BN[:, c] & helped_B] - context + 1 for c in panel.targets]
 
 
 def no_window(train: Span, context: int, horizon: int, channel: str | None) -> DataError:
