@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -350,3 +352,58 @@ def test_covariates_are_read_in_their_roles_and_never_forecast(run: Run) -> None
     code, _, err = run("train", "load.csv", *columns, "--known", "cpu", "--out", "again")
     assert code == 2
     assert "--observed" in err
+
+
+@pytest.fixture
+def naive(run: Run) -> Run:
+    """The command line, where ``run`` is a trained model and ``load.csv`` its history."""
+    table("load.csv", rows=400)
+    model = ("--model", "last-value", "--no-plots", "--quiet")
+    assert run("train", "load.csv", *COLUMNS, "--out", "run", *model)[0] == 0
+    return run
+
+
+def test_a_forecast_goes_through_a_fifo_and_leaves_it(naive: Run) -> None:
+    for name, read in (("pipe", json.loads), ("pipe.csv", lambda text: pl.read_csv(text.encode()))):
+        os.mkfifo(name)
+        reader = subprocess.Popen(["cat", name], stdout=subprocess.PIPE, text=True)
+        code, _, err = naive("predict", "run", "--history", "load.csv", "--output", name)
+        assert code == 0, err
+        assert len(read(reader.communicate(timeout=30)[0])) > 0
+        assert Path(name).is_fifo()
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_forecast_on_dev_stdout_is_one_json_object(naive: Run, redirected: bool) -> None:
+    del naive
+    command = [
+        sys.executable,
+        "-m",
+        "presurge",
+        "predict",
+        "run",
+        "--history",
+        "load.csv",
+        "--output",
+        "/dev/stdout",
+    ]
+    with Path("out.txt").open("w+") as file:
+        done = subprocess.run(command, stdout=file if redirected else subprocess.PIPE, text=True, check=True)
+        file.seek(0)
+        assert len(json.loads(file.read() if redirected else done.stdout)["forecast"]) == 6
+
+
+def test_the_null_device_stays_a_device(naive: Run) -> None:
+    try:
+        os.mknod("null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:  # only root can make one
+        Path("null").symlink_to("/dev/null")
+    assert naive("predict", "run", "--history", "load.csv", "--output", "null")[0] == 0
+    assert Path("null").is_char_device()
+
+
+def test_an_output_that_says_no_format_is_refused(naive: Run) -> None:
+    code, _, err = naive("predict", "run", "--history", "load.csv", "--output", "forecast.txt")
+    assert code == 2
+    assert "--output" in err
+    assert ".csv" in err

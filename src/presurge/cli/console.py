@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -141,9 +141,18 @@ def flag(setting: str, value: str | None = None) -> str:
     name = _FLAGS.get(head, head)
     if name in console.flags and not (name == "set" and key):
         return console.flags[name] if value is None else f"{console.flags[name]} {value}"
+    if "config" in console.flags and head in _trainer_settings():
+        return f"{plain(setting, value)} in the {console.flags['config']} file"
     if "set" in console.flags:
         return f"--set {key or setting}={'...' if value is None else value}"
     return plain(setting, value)
+
+
+def _trainer_settings() -> Container[str]:
+    """Settings of the trainer; those without a flag can only stand in a file."""
+    from presurge.training.config import TrainerConfig
+
+    return TrainerConfig.model_fields
 
 
 console = Console()

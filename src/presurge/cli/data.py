@@ -127,7 +127,7 @@ def synthesize_trace(options: SynthesizeOptions, common: Common) -> None:
 
     A file of the same name with .json appended says what it is and how it was made.
 
-    Example:  presurge data synthesize --out trace.csv.gz --days 14 --rate 2 --seed 7
+    Example:  presurge data synthesize --out trace.csv.gz --days 14 --rate 2
     """
     from presurge.sources.synthetic import SyntheticConfig, parse_start, synthesize
 

@@ -56,7 +56,7 @@ def backtest(
     data: DataOptions,
     common: CommonWithModels,
 ) -> None:
-    """Train several models on the first rows and score them on the last.
+    """Train several models on early rows and score them on the last.
 
     All models are scored on the same windows, by rolling origin. The metrics of each channel are averaged over the
     horizon.

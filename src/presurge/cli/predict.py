@@ -34,7 +34,7 @@ class PredictOptions(Options):
 def predict(
     model: ModelDirectory, options: PredictOptions, table: TableOptions, common: CommonWithModels
 ) -> None:
-    """Forecast what follows a history, with intervals and real time stamps.
+    """Forecast what follows a history, with intervals and stamps.
 
     The first forecast row lies one step after the last complete row of the history. Columns are found under the names
     that the model was trained on, unless --time and --value name others.

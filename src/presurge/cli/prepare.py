@@ -45,7 +45,7 @@ app = typer.Typer(
     cls=_WholeByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Turn a request trace into a regular series, its split and its files.",
+    help="Turn a request trace into a regular series and its split.",
 )
 
 

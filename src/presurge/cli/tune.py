@@ -54,7 +54,7 @@ def tune(
     data: DataOptions,
     common: CommonWithModels,
 ) -> None:
-    """Search the settings of a model by their error on the validation rows.
+    """Search the settings of a model by their validation error.
 
     The test rows take no part. What an option, --set or --config fixes is not searched. The best settings go into
     DIR/best_config.json, which presurge train --config takes. The same command continues an interrupted search.
