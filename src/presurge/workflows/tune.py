@@ -197,11 +197,13 @@ def _try(trial: optuna.Trial, dataset: Dataset, settings: TrainConfig) -> None:
 def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str, Any]:
     """What must stay the same for a search to continue."""
     digest = hashlib.sha256(np.ascontiguousarray(dataset.panel.values).data)
+    roles = [channel.role for channel in dataset.panel.channels]
     for span in (dataset.train, dataset.validation):
         digest.update(span.first.tobytes() + span.last.tobytes())
     return {
         **settings.model_dump(mode="json", exclude=_NO_MATTER),
         "channels": list(dataset.panel.channel_names),
+        **({} if dataset.panel.targets.size == len(roles) else {"roles": roles}),
         "data": digest.hexdigest()[:16],
         "space": {name: knob.to_json() for name, knob in space.items()},
     }
