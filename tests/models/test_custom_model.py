@@ -1,4 +1,4 @@
-"""A model of one's own: the file of the guide, and a package, used everywhere."""
+"""Your own model, from the file of the guide and from a package, used everywhere."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SHAPE = ("--context", "20", "--horizon", "3")
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in an empty folder, and forget afterwards what was registered: (exit code, stdout, stderr)."""
+    """Run the command line in an empty folder, and forget what it registers: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", {})
 
@@ -52,7 +52,7 @@ def plugin(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load_file(tmp_path: Path) -> Path:
-    """Requests a minute, with a rhythm of an hour."""
+    """Requests per minute, with an hourly rhythm."""
     rng = np.random.default_rng(0)
     counts = rng.poisson(30 + 20 * np.sin(2 * np.pi * np.arange(600) / 60))
     path = tmp_path / "load.csv"
@@ -60,7 +60,7 @@ def load_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_file_of_the_guide_is_used_everywhere(run: Run, plugin: Path, load_file: Path) -> None:
+def test_every_command_accepts_the_file_of_the_guide(run: Run, plugin: Path, load_file: Path) -> None:
     own = ("--plugin", plugin)
     code, out, _ = run("models", *own)
     assert code == 0
@@ -106,16 +106,16 @@ def test_without_the_file_the_message_names_it(run: Run, plugin: Path, load_file
     assert "--plugin FILE.py" in err
 
 
-def test_the_environment_names_files_too(run: Run, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_name_files(run: Run, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRESURGE_PLUGINS", str(plugin))
     assert "filters" in run("models")[1]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no Python file"), ("1 / 0", "ZeroDivisionError"), ("def", "SyntaxError")],
+    [(None, "not a Python file"), ("1 / 0", "ZeroDivisionError"), ("def", "SyntaxError")],
 )
-def test_files_that_are_none(text: str | None, message: str, tmp_path: Path) -> None:
+def test_a_broken_file_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     if text is not None:
         path.write_text(text)
@@ -123,7 +123,7 @@ def test_files_that_are_none(text: str | None, message: str, tmp_path: Path) -> 
         registry.load_plugin(path)
 
 
-def test_names_of_presurge_stay_its_own() -> None:
+def test_a_plugin_cannot_take_a_name_of_presurge() -> None:
     class Other(LastValue):
         """Takes a name that is taken."""
 
@@ -180,7 +180,7 @@ def test_a_package_offers_models(
         registry.load(tmp_path / "run")  # it is not installed in this process
 
 
-def test_a_package_that_is_broken_is_named(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_package_is_named(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(package)
     monkeypatch.setattr(registry, "_registered", {})
     registry._offered.cache_clear()

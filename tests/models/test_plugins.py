@@ -21,7 +21,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class Level(Forecaster):
-    """The mean of the training rows goes on."""
+    """Repeats the mean of the training rows."""
 
     name = "level"
     summary = "the mean of the training rows"
@@ -66,8 +66,7 @@ def raising(*_: Any, **__: Any) -> Any:
     return 1 / 0
 
 
-def test_a_plain_model_is_kept_in_order(make_panel: MakePanel) -> None:
-    """Doubles become float32, and a count is never negative."""
+def test_forecasts_become_float32_and_counts_stay_positive(make_panel: MakePanel) -> None:
     panel = make_panel(np.arange(20.0), kinds="c")
     below = variant(predict=lambda self, batch: Prediction(np.full((len(batch.origin_B), 2, 1), -3.0)))
     mean_BHC, *_ = plugins.predict(fitted(below, panel), batch_of(panel, np.array([5, 9]), 4))
@@ -148,7 +147,7 @@ def test_faults_of_saving(state: Any, make_panel: MakePanel, tmp_path: Path) -> 
         ({"__abstractmethods__": frozenset({"body"})}, "does not define body"),
     ],
 )
-def test_what_a_class_must_have(members: dict[str, Any], says: str) -> None:
+def test_an_incomplete_class_is_refused(members: dict[str, Any], says: str) -> None:
     kind = variant(**{key: value for key, value in members.items() if key != "__abstractmethods__"})
     if "__abstractmethods__" in members:
         kind.__abstractmethods__ = members["__abstractmethods__"]  # type: ignore[attr-defined]
@@ -245,7 +244,7 @@ def test_faults_reach_the_user_as_plain_errors(run: Run) -> None:
     assert "quitting.py" in err
 
 
-def test_auto_with_a_model_of_ones_own_says_what_it_needs(run: Run) -> None:
+def test_auto_with_your_own_challenger_names_its_file(run: Run) -> None:
     Path("aside.py").write_text("GROWTH = 3.9\n")
     Path("own.py").write_text(LOGISTIC.replace("beside", "aside"))
     own = ("--plugin", "own.py", "--model", "auto", "--set", 'challengers=["own"]', "--no-plots")

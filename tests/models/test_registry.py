@@ -1,4 +1,4 @@
-"""Models by name, and what is said when a directory holds none."""
+"""Models by name, and the errors of directories that hold none."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_the_baselines_are_registered() -> None:
     assert set(registry.BASELINES) < set(registry.model_names())
 
 
-def test_an_unknown_name_lists_the_known() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="last-value"):
         registry.model_class("prophet")
 
@@ -47,7 +47,7 @@ def rewrite(saved: Path, **change: object) -> None:
         {"series": {}},
     ],
 )
-def test_what_describes_no_model(saved: Path, change: dict[str, object]) -> None:
+def test_a_directory_that_describes_no_model_is_refused(saved: Path, change: dict[str, object]) -> None:
     rewrite(saved, **change)
     with pytest.raises(ModelError, match=r"config\.json"):
         registry.load(saved)

@@ -1,4 +1,4 @@
-"""What a configuration takes, what it refuses, and that it is a copy."""
+"""What a configuration accepts and refuses, and that it is a copy."""
 
 import json
 from typing import Any
@@ -47,7 +47,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numpy_numbers_become_python_numbers() -> None:
     config = ModelConfig(
         sequence_length=np.int64(50),
         learning_rate=np.float32(0.5),
@@ -67,7 +67,7 @@ def test_devices_ignore_case_and_the_number_of_the_first(text: str, device: str)
     assert ModelConfig(device=text).device is ModelDevice(device)
 
 
-def test_what_a_configuration_was_made_of_may_change_later() -> None:
+def test_a_configuration_is_independent_of_its_arguments() -> None:
     params = {"kernel_size": 5}
     predictor = EnhancedRequestPredictor()
     predictor.add_model("a", ModelConfig("dlinear", "k5", custom_params=params))
@@ -77,7 +77,7 @@ def test_what_a_configuration_was_made_of_may_change_later() -> None:
     assert kept == [{"kernel_size": 5}, {"kernel_size": 7}]
 
 
-def test_a_model_without_a_name_has_that_of_its_type() -> None:
+def test_a_model_without_a_name_is_named_after_its_type() -> None:
     manager, own = ModelManager(), ModelRegistry()
     for kind in ("dlinear", "linear"):
         manager.add_model(ModelConfig(kind))
@@ -101,7 +101,7 @@ def test_a_name_means_one_model() -> None:
     assert predictor.add_models(["drift", "dlinear"]) == {"drift": True, "dlinear": True}
 
 
-def test_the_name_of_a_model_is_that_of_its_configuration() -> None:
+def test_a_model_is_named_as_its_configuration_says() -> None:
     class Renamed(ForecasterPredictor):
         def __init__(self, config: ModelConfig) -> None:
             super().__init__(ModelConfig("drift", config.model_name))
@@ -113,7 +113,7 @@ def test_the_name_of_a_model_is_that_of_its_configuration() -> None:
     assert predictor.get_model_info("renaming")["model_name"] == "renaming_default"
 
 
-def test_capitals_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_types_ignore_case(monkeypatch: pytest.MonkeyPatch) -> None:
     class MeanOfTwo(RecentMean):
         name = "MeanOfTwo"
 
@@ -128,13 +128,13 @@ def test_capitals_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert predictor.model_manager.registry.class_of("mine") is ForecasterPredictor
 
 
-def test_a_preset_is_found_in_capitals() -> None:
+def test_presets_ignore_case() -> None:
     pytest.importorskip("torch")
     predictor = create_enhanced_predictor(["LSTM"])
     assert predictor.get_model_info("LSTM")["config"]["epochs"] == 30
 
 
-def test_names_may_be_one() -> None:
+def test_one_name_may_stand_for_a_list() -> None:
     assert create_enhanced_predictor(models="dlinear").get_active_models() == ["dlinear_default"]
     predictor = EnhancedRequestPredictor()
     assert predictor.add_models("linear") == {"linear": True}
@@ -145,12 +145,12 @@ def test_names_may_be_one() -> None:
 
 
 @pytest.mark.parametrize("add", [EnhancedRequestPredictor().add_model, None])
-def test_a_dictionary_is_no_configuration(add: Any) -> None:
-    with pytest.raises(ConfigError, match="must be a ModelConfig, not dict"):
+def test_a_dictionary_is_not_a_configuration(add: Any) -> None:
+    with pytest.raises(ConfigError, match="config: input should be an instance of ModelConfig"):
         add("dlinear", {"epochs": 3}) if add else ModelManager().add_model({"epochs": 3})
 
 
-def test_a_class_that_cannot_be_made_is_named() -> None:
+def test_a_class_that_cannot_be_instantiated_is_named() -> None:
     class Abstract(BasePredictor):
         pass
 

@@ -24,7 +24,9 @@ def test_a_row_is_a_request_and_the_first_has_no_inter_arrival_time() -> None:
     assert history.stamps(np.array([[2.0, 0, 0], [-1.0, 0, 0], [0.5, 0, 0]], np.float32)) == [22, 22, 22.5]
 
 
-def test_pandas_and_polars_are_the_same(requests: pl.DataFrame, requests_pandas: pd.DataFrame) -> None:
+def test_pandas_and_polars_give_the_same_history(
+    requests: pl.DataFrame, requests_pandas: pd.DataFrame
+) -> None:
     ours, theirs = read_history(requests), read_history(requests_pandas)
     np.testing.assert_array_equal(ours.panel.values, theirs.panel.values)
     assert ours.last_us == theirs.last_us
@@ -45,7 +47,7 @@ def test_dates_come_out_as_dates(zone: str | None, as_text: bool) -> None:
 
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
-def test_numbers_since_1970_come_out_as_numbers(unit: int) -> None:
+def test_epoch_numbers_come_out_as_epoch_numbers(unit: int) -> None:
     stamps = [(1_700_000_000 + second) * unit for second in (0, 2, 3)]
     frame = pl.DataFrame({**REQUESTS, "Timestamp": [stamps[0], *stamps]})
     history = read_history(frame)
@@ -54,12 +56,12 @@ def test_numbers_since_1970_come_out_as_numbers(unit: int) -> None:
     assert last_row(frame)["timestamp"] == stamps[-1]
 
 
-def test_seconds_that_look_like_dates_are_seconds() -> None:
+def test_seconds_that_look_like_dates_stay_seconds() -> None:
     history = read_history(pl.DataFrame({**REQUESTS, "Timestamp": [20240128, 20240129, 20240130, 20240131]}))
     assert history.panel.values[:, 0].tolist() == [1, 1, 1]
 
 
-def test_whole_numbers_of_pandas_may_be_nullable() -> None:
+def test_pandas_numbers_may_be_nullable() -> None:
     frame = pd.DataFrame(REQUESTS).astype({"Request tokens": "Int64", "Response tokens": "Float64"})
     expected = read_history(pl.DataFrame(REQUESTS)).panel.values
     np.testing.assert_array_equal(read_history(frame).panel.values, expected)
@@ -68,14 +70,14 @@ def test_whole_numbers_of_pandas_may_be_nullable() -> None:
         read_history(frame)
 
 
-def test_rows_out_of_order_are_put_in_order() -> None:
+def test_rows_are_sorted_by_time() -> None:
     shuffled = pl.DataFrame(REQUESTS)[[3, 0, 1, 2]]
     expected = read_history(pl.DataFrame(REQUESTS)).panel.values
     np.testing.assert_array_equal(read_history(shuffled).panel.values, expected)
 
 
 @pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
-def test_the_last_row_is_the_latest_and_plain(make: type) -> None:
+def test_the_last_row_is_the_latest_in_plain_values(make: type) -> None:
     unsorted = make({**REQUESTS, "Timestamp": [5.0, 20.0, 7.5, 7.5]})
     assert last_row(unsorted) == {"timestamp": 20, "request_tokens": 20, "response_tokens": 0}
     assert len(latest(unsorted, 2)) == 4
@@ -97,7 +99,7 @@ def test_the_last_row_is_the_latest_and_plain(make: type) -> None:
     assert last_row(untimed) == {"timestamp": None, "request_tokens": 40, "response_tokens": 4}
 
 
-def test_a_minute_that_is_there_twice_is_refused(minutes: pl.DataFrame) -> None:
+def test_a_duplicate_minute_is_refused(minutes: pl.DataFrame) -> None:
     with pytest.raises(DataError, match="count twice: 24"):
         read_history(pl.concat([minutes, minutes[-24:]]))
 
@@ -113,7 +115,7 @@ def test_minutes_are_a_series_of_counts(minutes: pl.DataFrame) -> None:
     assert history.stamps(history.panel.values[:2]) == [last + 60, last + 120]
 
 
-def test_the_last_row_is_named_as_a_prediction_is() -> None:
+def test_the_last_row_has_the_keys_of_a_prediction() -> None:
     expected = {"timestamp": 20.0, "request_tokens": 40, "response_tokens": 4}
     assert last_row(pd.DataFrame(REQUESTS)) == last_row(pl.DataFrame(REQUESTS)) == expected
 
@@ -134,7 +136,7 @@ def test_a_bad_value_is_named(change: dict[str, list[object]], words: str) -> No
             read_history(make({**REQUESTS, **change}))
 
 
-def test_what_is_no_frame_of_ours_is_refused() -> None:
+def test_other_frames_are_refused() -> None:
     with pytest.raises(DataError, match="list is not a data frame"):
         read_history([1, 2, 3])
     with pytest.raises(DataError, match="neither requests nor minutes: Timestamp, tokens") as caught:

@@ -24,7 +24,7 @@ def guide(shared: Path) -> list[Block]:
 
 @pytest.fixture
 def _folder(requests: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the guide's data file, on a machine that may have no GPU, in a run that only has to work."""
+    """A folder with the guide's data file, for a smoke run on a machine that may have no GPU."""
     (tmp_path / "dataset").mkdir()
     requests.write_csv(tmp_path / "dataset" / "BurstGPT_1_cleaned.csv")
     monkeypatch.chdir(tmp_path)
@@ -59,7 +59,7 @@ def after_large_transformer(names: Names) -> None:
 
 
 def after_custom_model(names: Names) -> None:
-    """Its bodies say ``pass``: it is added and asked, and the reason why it gives nothing is told."""
+    """Its methods are ``pass``: it can be added and queried, and the answer says why it gives nothing."""
     result = names["training_results"]["my_custom_model"]
     assert not result.success
     assert "returned NoneType" in result.error_message
@@ -67,7 +67,7 @@ def after_custom_model(names: Names) -> None:
 
 
 def after_saving(names: Names) -> None:
-    """The predictor of the section before holds no transformer: both calls say so, and nothing is lost."""
+    """The previous section's predictor holds no transformer: both calls report that, and nothing is lost."""
     predictor = names["predictor"]
     assert predictor.get_active_models() == ["my_custom_model"]
     assert "best_transformer_model.pth" in str(predictor.last_error)
@@ -112,7 +112,7 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "def monitor_gpu_performance": after_monitor,
     "def monitor_training_progress": lambda names: names["monitor_training_progress"](names["predictor"]),
 }
-"""What must be true after the block that holds the text."""
+"""What must be true after the block that contains the text."""
 
 
 @pytest.mark.usefixtures("_folder")
@@ -133,7 +133,7 @@ def test_every_block_runs(guide: list[Block], capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("_folder")
-def test_saving_and_loading_does_what_it_says_where_there_is_a_transformer(guide: list[Block]) -> None:
+def test_saving_and_loading_works_once_there_is_a_transformer(guide: list[Block]) -> None:
     names: Names = {"__name__": "__main__", "ModelConfig": ModelConfig, "ModelType": ModelType}
     create = next(block for block in guide if "create_enhanced_predictor" in block.code)
     run(create, names)

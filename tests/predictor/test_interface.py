@@ -30,7 +30,7 @@ from presurge.predictor.config import sorted_params, training_of, usable_device
 
 
 class MeanOfHistory(BasePredictor):
-    """A predictor as a user writes it: the mean of all requests goes on."""
+    """A predictor as a user writes it: repeats the mean of all requests."""
 
     def prepare_data(self, data: Any) -> Any:
         return data[["Request tokens", "Response tokens"]].to_numpy().mean(axis=0)
@@ -93,7 +93,9 @@ def test_an_impossible_value_is_refused(values: dict[str, Any], words: str) -> N
     assert words in str(caught.value)
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, requests: pl.DataFrame) -> None:
+def test_a_missing_device_is_refused_unless_fallback_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, requests: pl.DataFrame
+) -> None:
     devices = pytest.importorskip("presurge.training.devices")
     monkeypatch.setattr(devices, "available_devices", lambda: ("cpu",))
     assert usable_device(None) is usable_device("auto") is ModelDevice.CPU
@@ -157,7 +159,7 @@ def test_a_custom_param_is_honoured_or_refused(model: str, params: dict[str, Any
     assert words in str(caught.value)
 
 
-def test_epochs_can_be_limited_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_limit_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(ForecasterPredictor(ModelConfig("dlinear")).model)
     monkeypatch.setenv("PRESURGE_MAX_EPOCHS", "3")
     assert training_of(ModelConfig("dlinear"), kind).epochs == 3
@@ -167,20 +169,20 @@ def test_epochs_can_be_limited_from_outside(monkeypatch: pytest.MonkeyPatch) -> 
         training_of(ModelConfig("dlinear"), kind)
 
 
-def test_precision_that_is_given_is_kept() -> None:
+def test_an_explicit_precision_wins() -> None:
     assert sorted_params({"amp": True, "precision": "fp16"}) == ({}, {"precision": "fp16"})
     assert sorted_params({"amp": False}) == ({}, {})
 
 
 @pytest.mark.parametrize("name", ["cnn", "prophet", "custom", "oracle"])
-def test_a_type_without_a_model_is_refused_by_what_exists(name: str) -> None:
+def test_a_type_without_a_model_is_refused_with_a_list_of_types(name: str) -> None:
     with pytest.raises(ConfigError, match=f"no model of the type '{name}'") as caught:
         EnhancedRequestPredictor().add_model(name)
     assert "dlinear" in str(caught.value)
     assert "@register_model" in str(caught.value)
 
 
-def test_the_registry_makes_and_forgets() -> None:
+def test_the_registry_creates_and_removes_models() -> None:
     registry = ModelRegistry()
     made = registry.create_model(ModelConfig(ModelType.DLINEAR, "mine"))
     assert registry.get_model("mine") is made
@@ -205,9 +207,7 @@ def test_a_class_registers_under_a_type_or_a_name_of_its_own() -> None:
     assert predictor.get_active_models() == ["custom_default", "mean-of-all_default"]
 
 
-def test_a_forecaster_of_the_user_is_a_type_at_once(
-    requests: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_registered_forecaster_is_a_type(requests: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     class MeanOfTwo(RecentMean):
         name = "mean-of-two"
 
@@ -218,7 +218,7 @@ def test_a_forecaster_of_the_user_is_a_type_at_once(
     assert predictor.predict_next_request(requests)["summary"]["models_used"] == ["mean-of-two_default"]
 
 
-def test_neither_torch_nor_pandas_is_needed_for_what_is_solved_exactly() -> None:
+def test_exact_models_need_neither_torch_nor_pandas() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = sys.modules['pandas'] = None\n"
@@ -245,8 +245,8 @@ def test_the_input_is_validated(requests: pl.DataFrame) -> None:
     assert model.get_model_info()["model_name"] == "MeanOfHistory"
 
 
-def test_a_model_of_the_user_is_trained_measured_and_ranked(requests: pl.DataFrame) -> None:
-    """Its error is that of the forecasts from the rows the manager says, computed here by hand."""
+def test_your_own_model_is_trained_measured_and_ranked(requests: pl.DataFrame) -> None:
+    """Its error, computed by hand from its forecasts."""
     register_model(ModelType.CUSTOM)(MeanOfHistory)
     manager = ModelManager()
     manager.add_model(ModelConfig("custom", "mean", prediction_horizon=2))
@@ -272,7 +272,7 @@ def test_a_model_of_the_user_is_trained_measured_and_ranked(requests: pl.DataFra
     assert compared["predictions"]["mean"].model_name == "mean"
 
 
-def test_a_model_of_the_user_that_fails_says_why(requests: pl.DataFrame) -> None:
+def test_your_own_model_says_why_it_fails(requests: pl.DataFrame) -> None:
     class Failing(MeanOfHistory):
         def predict(self, data: Any, steps: int | None = None) -> PredictionResult:
             raise RuntimeError("out of ideas")

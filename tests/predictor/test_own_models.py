@@ -1,4 +1,4 @@
-"""Models of the user that fail in every way: each has its reason, and the others go on."""
+"""Models of users that fail in every way: each reports its reason, and the others continue."""
 
 import json
 import math
@@ -23,7 +23,7 @@ Answer = Callable[[int], Any]
 
 
 class Constant(BasePredictor):
-    """Gives what ``answer`` says, of as many rows as are asked for."""
+    """Returns ``answer`` for the requested number of rows."""
 
     answer: Answer = staticmethod(lambda n: PredictionResult([0.0] * n, [1.0] * n, [1.0] * n, 0.5, "?", 0.0))
 
@@ -49,7 +49,7 @@ class Constant(BasePredictor):
 
 
 def answering(answer: Answer) -> EnhancedRequestPredictor:
-    """A model that answers so, beside one of ours."""
+    """A model with this answer, beside one of ours."""
     register_model("own")(type("Own", (Constant,), {"answer": staticmethod(answer)}))
     return create_enhanced_predictor(["own", "last-value"])
 
@@ -83,7 +83,7 @@ def answering(answer: Answer) -> EnhancedRequestPredictor:
         (lambda n: PredictionResult([], [], [], 0.5, "", 0.0, {"error": ""}), "gave no reason"),
     ],
 )
-def test_what_is_no_forecast_is_told_and_stops_no_other(
+def test_an_invalid_answer_is_reported_and_stops_no_other_model(
     answer: Answer, words: str, requests: pl.DataFrame
 ) -> None:
     predictor = answering(answer)
@@ -95,7 +95,7 @@ def test_what_is_no_forecast_is_told_and_stops_no_other(
     assert predictor.compare_models(requests)["performance_summary"]["best_model"] == "last-value_default"
 
 
-def test_arrays_are_answers_and_become_plain(requests: pl.DataFrame) -> None:
+def test_arrays_become_plain_lists(requests: pl.DataFrame) -> None:
     predictor = answering(
         lambda n: PredictionResult(np.arange(n), np.ones(n, np.float32), np.ones(n), math.nan, "", 0.0)
     )
@@ -129,7 +129,7 @@ def test_every_failure_has_a_reason(requests: pl.DataFrame) -> None:
     assert "load_model of the model 'silent' returned False" in str(predictor.last_error)
 
 
-def test_a_switch_of_devices_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_device_switch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fixed(Constant):
         def to_device(self, device: str) -> None:
             raise RuntimeError("it does not move")

@@ -75,7 +75,9 @@ def test_pandas_gives_the_same(
     assert ours == theirs
 
 
-def test_comparing_ranks_by_measured_error(trained: EnhancedRequestPredictor, requests: pl.DataFrame) -> None:
+def test_models_are_ranked_by_measured_error(
+    trained: EnhancedRequestPredictor, requests: pl.DataFrame
+) -> None:
     compared = trained.compare_models(requests, steps=3)
     assert set(compared) == {"model_count", "predictions", "model_info", "performance_summary"}
     assert compared["model_count"] == 2
@@ -112,7 +114,7 @@ def test_the_rolling_error_is_that_of_the_validation_rows(requests: pl.DataFrame
     assert model.confidence(2) == pytest.approx(1 / (1 + np.mean(model.rolling_errors[:2])))
 
 
-def test_later_rows_do_not_reach_the_weights(requests: pl.DataFrame) -> None:
+def test_validation_rows_do_not_shape_the_weights(requests: pl.DataFrame) -> None:
     changed = requests.with_columns(
         pl.when(pl.int_range(pl.len()) >= 330)
         .then(9999)
@@ -126,8 +128,8 @@ def test_later_rows_do_not_reach_the_weights(requests: pl.DataFrame) -> None:
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_results_of_training_are_real(requests: pl.DataFrame) -> None:
-    """Of a closed form: no epochs, and the squared validation error in units of the training variance."""
+def test_the_result_of_a_closed_form(requests: pl.DataFrame) -> None:
+    """A closed form has no epochs; its loss is the squared validation error in units of the training variance."""
     model = ForecasterPredictor(ModelConfig("last-value", prediction_horizon=1))
     result = model.train(requests)
     values = model.prepare_data(requests).panel.values.astype(np.float64)
@@ -137,7 +139,7 @@ def test_results_of_training_are_real(requests: pl.DataFrame) -> None:
     assert (result.epochs_trained, result.early_stopped) == (0, False)
 
 
-def test_results_of_training_by_gradient(requests: pl.DataFrame) -> None:
+def test_the_result_of_training_by_gradient(requests: pl.DataFrame) -> None:
     pytest.importorskip("torch")
     params = {"hidden_size": 8, "num_layers": 1}
     config = ModelConfig("gru", sequence_length=10, prediction_horizon=2, epochs=3, custom_params=params)
@@ -168,9 +170,7 @@ def test_minutes(minutes: pl.DataFrame) -> None:
     assert result.metadata["quantiles"]["requests"]["0.1"] <= result.metadata["quantiles"]["requests"]["0.9"]
 
 
-def test_a_model_of_minutes_is_not_asked_about_requests(
-    minutes: pl.DataFrame, requests: pl.DataFrame
-) -> None:
+def test_a_model_of_minutes_refuses_requests(minutes: pl.DataFrame, requests: pl.DataFrame) -> None:
     predictor = create_enhanced_predictor(["dlinear"])
     predictor.train_models(minutes)
     error = predictor.predict_next_request(requests)["predictions"]["dlinear_default"]["error"]
@@ -210,7 +210,7 @@ def test_a_model_that_cannot_be_trained_says_why(requests: pl.DataFrame) -> None
         ForecasterPredictor(ModelConfig("dlinear")).predict(requests)
 
 
-def test_the_models_that_there_are() -> None:
+def test_available_and_active_models() -> None:
     predictor = EnhancedRequestPredictor()
     assert predictor.add_models(["dlinear", "prophet"]) == {"dlinear": True, "prophet": False}
     assert "'prophet'" in str(predictor.last_error)
@@ -250,7 +250,7 @@ class Harmful:
         return (Path.touch, (Path("harm was done"),))
 
 
-def test_a_file_with_anything_else_in_it_is_refused(
+def test_a_file_with_other_content_is_refused(
     trained: EnhancedRequestPredictor, requests: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
@@ -267,7 +267,7 @@ def test_a_file_with_anything_else_in_it_is_refused(
     assert "error" not in trained.predict_next_request(requests)["predictions"]["dlinear_default"]
 
 
-def test_what_cannot_be_stored_or_loaded(trained: EnhancedRequestPredictor, tmp_path: Path) -> None:
+def test_failures_to_save_or_load(trained: EnhancedRequestPredictor, tmp_path: Path) -> None:
     assert not trained.save_model("other", str(tmp_path / "x"))
     assert "no model 'other'" in str(trained.last_error)
     fresh = create_enhanced_predictor(["dlinear"])

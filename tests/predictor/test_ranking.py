@@ -1,4 +1,4 @@
-"""The best model: over the steps that all forecast, among those measured on the same rows, beside the naive ones."""
+"""The best model: over the steps that all of them forecast, among those measured on the same rows, against naive ones."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def measured(name: str, errors: list[float], rows: str) -> ForecasterPredictor:
     return model
 
 
-def test_models_are_ranked_over_the_steps_that_all_have() -> None:
+def test_models_are_ranked_over_their_common_steps() -> None:
     """The mean of all its steps would put the longer one last."""
     models = {"long": measured("long", [0.1, 0.3, 0.8], "a"), "short": measured("short", [0.15, 0.3], "a")}
     models["long"].baseline_errors = {"drift": (0.2, 0.4, 0.0)}
@@ -30,7 +30,7 @@ def test_models_are_ranked_over_the_steps_that_all_have() -> None:
     assert rank(models, 1).errors == pytest.approx({"long": 0.1, "short": 0.15})
 
 
-def test_only_models_of_the_same_rows_are_ranked() -> None:
+def test_only_models_measured_on_the_same_rows_are_ranked() -> None:
     models = {
         "here": measured("here", [0.5], "a"),
         "there": measured("there", [0.1], "b"),
@@ -53,7 +53,7 @@ def test_only_models_of_the_same_rows_are_ranked() -> None:
     assert rank({}).verdict == "no error of a model was measured"
 
 
-def test_rows_are_told_by_their_tokens(requests: pl.DataFrame, requests_pandas: pd.DataFrame) -> None:
+def test_rows_are_identified_by_their_tokens(requests: pl.DataFrame, requests_pandas: pd.DataFrame) -> None:
     assert fingerprint(requests, 0.2) == fingerprint(requests_pandas, 0.2)
     later = requests.with_columns(pl.col("Request tokens").shift(1, fill_value=7))
     assert fingerprint(requests, 0.2) != fingerprint(later, 0.2)
@@ -67,7 +67,7 @@ def test_rows_are_told_by_their_tokens(requests: pl.DataFrame, requests_pandas: 
     assert fingerprint(requests, 0.2) == fingerprint(earlier, 0.2)
 
 
-def test_naive_models_are_measured_as_far_as_the_furthest_model(requests: pl.DataFrame) -> None:
+def test_naive_models_are_measured_up_to_the_longest_horizon(requests: pl.DataFrame) -> None:
     """On a random walk the last value is hard to beat at any distance."""
     steps = np.random.default_rng(1).normal(0, 40, (2, len(requests))).round()
     walk = requests.with_columns(
@@ -86,9 +86,7 @@ def test_naive_models_are_measured_as_far_as_the_furthest_model(requests: pl.Dat
     assert both["rolling_errors"]["far"] == pytest.approx(manager.active_models["far"].rolling_errors[0])
 
 
-def test_a_loaded_model_is_ranked_with_what_was_measured_beside_it(
-    requests: pl.DataFrame, tmp_path: Path
-) -> None:
+def test_a_loaded_model_is_ranked_with_its_stored_errors(requests: pl.DataFrame, tmp_path: Path) -> None:
     config = ModelConfig("linear", sequence_length=20, prediction_horizon=2)
     first = EnhancedRequestPredictor()
     first.add_model("linear", config)
@@ -110,7 +108,7 @@ def test_a_loaded_model_is_ranked_with_what_was_measured_beside_it(
     assert mixed["unranked"] == {"old": "measured on other rows"}
 
 
-def test_a_column_of_zeros_leaves_the_error_of_the_other(requests: pl.DataFrame) -> None:
+def test_a_column_of_zeros_does_not_count(requests: pl.DataFrame) -> None:
     zeros = requests.with_columns(pl.lit(0).alias("Response tokens"))
     predictor = EnhancedRequestPredictor()
     for name in ("last-value", "drift"):

@@ -1,4 +1,4 @@
-"""Models in files: names, configurations that come back, and files that make no sense."""
+"""Models in files: their names and configurations, and files that make no sense."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_a_model_is_loaded_under_the_name_it_was_saved_under(requests: pl.DataFr
     assert isinstance(predictor.last_error, TypeError)
 
 
-def test_what_numpy_counted_can_be_saved(requests: pl.DataFrame, tmp_path: Path) -> None:
+def test_numpy_settings_can_be_saved(requests: pl.DataFrame, tmp_path: Path) -> None:
     config = ModelConfig(
         "dlinear",
         sequence_length=np.int64(20),
@@ -67,7 +67,7 @@ def test_what_numpy_counted_can_be_saved(requests: pl.DataFrame, tmp_path: Path)
     assert other.config.custom_params == {"kernel_size": 5}
 
 
-def test_a_folder_of_another_program_is_left_alone(model: ForecasterPredictor, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(model: ForecasterPredictor, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "precious.bin").write_text("x")
     with pytest.raises(ConfigError, match=r"files that are not a model \(precious.bin\)"):
@@ -95,7 +95,7 @@ def test_a_folder_of_another_program_is_left_alone(model: ForecasterPredictor, t
 def test_a_file_that_makes_no_sense_is_a_plain_error(
     change: dict[str, Any], model: ForecasterPredictor, tmp_path: Path
 ) -> None:
-    """With the checksums of what it holds, as a program would write it."""
+    """Its checksums are right, as if a program had written it."""
     model.save_model(str(tmp_path / "good"))
     config, arrays = store.load_model(tmp_path / "good")
     store.save_model(tmp_path / "bad", {**config, **change}, arrays)
@@ -138,7 +138,7 @@ def test_a_run_brings_its_configuration(minutes: pl.DataFrame, tmp_path: Path) -
     assert predictor.train_models(minutes)["gru"].success
 
 
-def test_a_run_refuses_a_folder_of_something_else_before_it_trains(
+def test_a_run_refuses_a_folder_with_other_files_before_it_trains(
     minutes: pl.DataFrame, tmp_path: Path
 ) -> None:
     (tmp_path / "models").mkdir()

@@ -1,4 +1,4 @@
-"""Arguments and rows that cannot be: said in the words of this interface."""
+"""Impossible arguments and rows, reported in the words of this interface."""
 
 import re
 from typing import Any
@@ -56,7 +56,7 @@ def test_an_impossible_number_of_steps_is_refused(
     )
 
 
-def test_hints_name_nothing_of_the_command_line(
+def test_hints_never_mention_the_command_line(
     by_minute: ForecasterPredictor, minutes: pl.DataFrame, requests: pl.DataFrame
 ) -> None:
     holes = minutes.with_columns(
@@ -84,14 +84,14 @@ def test_hints_name_nothing_of_the_command_line(
     assert len(by_minute.predict(filled).timestamps) == 3
 
 
-def test_words_of_this_interface_stay_as_they_are() -> None:
+def test_other_hints_stay_as_they_are() -> None:
     with pytest.raises(DataError, match=r"^wrong\n  Mend it\.$"), own_words():
         raise DataError("wrong", hint="Mend it.")
     with pytest.raises(DataError, match=r"^wrong$"), own_words():
         raise DataError("wrong")
 
 
-def test_a_forecast_looks_at_no_earlier_rows_than_it_needs(
+def test_a_forecast_ignores_rows_earlier_than_it_needs(
     trained: EnhancedRequestPredictor, requests: pl.DataFrame
 ) -> None:
     early = requests.with_columns(
@@ -114,7 +114,7 @@ def test_a_forecast_looks_at_no_earlier_rows_than_it_needs(
     assert reason.startswith("last 100 rows of the data frame, row 91, column 'Request tokens': -1 is not a")
 
 
-def test_rows_that_are_valid_can_be_forecast_from(
+def test_validated_rows_can_be_forecast_from(
     trained: EnhancedRequestPredictor,
     by_minute: ForecasterPredictor,
     requests: pl.DataFrame,

@@ -1,4 +1,4 @@
-"""The search: repeatable, resumable after kill -9, blind to the test rows, pruned by validation, and usable at the end."""
+"""The search: repeatable, resumable after kill -9, blind to the test rows and pruned by validation; its result trains."""
 
 import json
 import signal
@@ -121,16 +121,16 @@ def table(path: Path) -> None:
     )
 
 
-def test_the_same_seed_tries_the_same(whole: TuneResult, tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_trials(whole: TuneResult, tmp_path: Path) -> None:
     assert outcomes(search(tmp_path / "same", trials=8)) == outcomes(whole)
     other = outcomes(search(tmp_path / "other", trials=4, seed=1))
     assert [drawn for _, drawn, _ in other] != [drawn for _, drawn, _ in outcomes(whole)[:4]]
 
 
-def test_a_search_goes_on_where_it_was(whole: TuneResult, tmp_path: Path) -> None:
+def test_a_search_continues_where_it_stopped(whole: TuneResult, tmp_path: Path) -> None:
     assert outcomes(search(tmp_path, trials=3)) == outcomes(whole)[:3]
     assert outcomes(search(tmp_path, trials=8)) == outcomes(whole)
-    assert outcomes(search(tmp_path, trials=5)) == outcomes(whole), "nothing is to be done any more"
+    assert outcomes(search(tmp_path, trials=5)) == outcomes(whole), "nothing is left to do"
 
 
 def test_the_test_rows_take_no_part(whole: TuneResult, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_test_rows_take_no_part(whole: TuneResult, tmp_path: Path) -> None:
     assert result.baselines == whole.baselines
 
 
-def test_kill_9_in_the_middle_of_a_trial_costs_that_trial_only(whole: TuneResult, tmp_path: Path) -> None:
+def test_kill_9_costs_only_the_running_trial(whole: TuneResult, tmp_path: Path) -> None:
     code = DYING.format(folder=str(Path(__file__).parent), out=str(tmp_path))
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -152,10 +152,10 @@ def test_kill_9_in_the_middle_of_a_trial_costs_that_trial_only(whole: TuneResult
     storage = optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
     study = optuna.load_study(study_name="presurge", storage=optuna.storages.JournalStorage(storage))
     states = [trial.state.name for trial in study.trials]
-    assert states[3:5] == ["FAIL", "COMPLETE"], "the trial that was cut off is marked, and made again"
+    assert states[3:5] == ["FAIL", "COMPLETE"], "the interrupted trial is marked and repeated"
 
 
-def test_the_error_is_what_it_says(tmp_path: Path) -> None:
+def test_the_error_matches_numpy(tmp_path: Path) -> None:
     """Against plain NumPy: the WAPE of the count, the MAE over the standard deviation of the gauge."""
     data = without_test(dataset())
     settings = resolve_config({"model": "last-value", "context": 24, "horizon": 2})
@@ -179,7 +179,7 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> N
     assert first.drawn == {"individual": True, "normalisation": "none"}, "the usual settings are tried first"
 
 
-def test_what_does_not_go_together_is_no_candidate(tmp_path: Path) -> None:
+def test_incompatible_settings_are_impossible(tmp_path: Path) -> None:
     settings = resolve_config({"context": 24, "horizon": 2, "epochs": 1})
     space = {"solver": Knob(choices=("exact", "sgd")), "loss": Knob(choices=("mse", "mae"))}
     result = tune(dataset(), settings, space, tmp_path, trials=10)
@@ -200,7 +200,7 @@ def study_with_peers(scale: list[str]) -> optuna.Study:
     return study
 
 
-def test_a_training_that_falls_behind_is_given_up_between_two_epochs() -> None:
+def test_a_training_that_falls_behind_is_pruned_between_epochs() -> None:
     settings = resolve_config(
         {"context": 24, "horizon": 2, "epochs": 8, "learning_rate": 1e-6, "model_settings": {"solver": "sgd"}}
     )
@@ -226,7 +226,7 @@ def test_the_search_prunes(tmp_path: Path) -> None:
     assert result.trials[0].error == min(one.error for one in result.trials if one.error is not None)
 
 
-def test_the_best_settings_train(run: Run) -> None:
+def test_train_accepts_the_best_settings(run: Run) -> None:
     tuned = (
         "tune",
         *LOAD,
@@ -245,7 +245,7 @@ def test_the_best_settings_train(run: Run) -> None:
     result = json.loads(out)
     best = json.loads(Path("search/best_config.json").read_text())
     assert best == result["settings"]
-    assert (best["epochs"], best["batch_size"]) == (2, 64), "what an option fixes is not searched"
+    assert (best["epochs"], best["batch_size"]) == (2, 64), "settings fixed by an option are not searched"
     assert not any("batch_size" in one["drawn"] for one in result["trials"])
 
     train = (
@@ -291,7 +291,7 @@ def test_the_table_names_the_best_trials_and_a_baseline(run: Run) -> None:
         ([], "must hold keys and values"),
     ],
 )
-def test_a_wrong_space_is_refused_before_anything_runs(run: Run, space: Any, says: str) -> None:
+def test_an_invalid_space_is_refused_before_anything_runs(run: Run, space: Any, says: str) -> None:
     Path("space.json").write_text(json.dumps(space))
     code, _, err = run("tune", *LOAD, "--out", "search", "--space", "space.json")
     assert code == 2
@@ -315,7 +315,7 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
     assert conditions == {"solver": {}, "context": {}, "kernel_size": with_sgd, "learning_rate": with_sgd}
 
 
-def test_every_value_that_is_declared_is_possible() -> None:
+def test_every_declared_value_is_possible() -> None:
     searched = []
     for model in model_names():
         settings = resolve_config({"model": model})
@@ -330,7 +330,7 @@ def test_every_value_that_is_declared_is_possible() -> None:
     assert {"dlinear", "linear", "auto", "lstm", "gru", "transformer"} <= set(searched)
 
 
-def test_a_search_for_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_directory_of_another_search_is_refused(tmp_path: Path) -> None:
     search(tmp_path, trials=1)
     settings = resolve_config({"context": 24, "horizon": 3})
     with pytest.raises(ConfigError, match="holds a search with another horizon: 2, and now it is 3"):
@@ -379,7 +379,7 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "presurge[tune]" in str(refused.value)
 
 
-def test_ctrl_c_keeps_what_is_done(run: Run, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_trials(run: Run, tmp_path: Path) -> None:
     command = (
         "tune",
         *LOAD,

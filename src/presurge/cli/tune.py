@@ -122,11 +122,11 @@ def _print(result: "TuneResult") -> None:
     console.result(f"{len(measured)} trials measured{left}.")
     if result.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in list(result.importances.items())[:5])
-        console.result(f"What tells good trials from the others: {shares}.")
+        console.result(f"What distinguishes good trials: {shares}.")
 
 
 def _table(trials: "list[Trial]", baselines: dict[str, float]) -> str:
-    """One line a trial, the settings last because they are long; then the best baseline."""
+    """One line per trial, with the settings last because they are long; then the best baseline."""
     from presurge.evaluation.report.tables import number
 
     rows = [

@@ -70,7 +70,7 @@ class LastValue(_Baseline):
     """Every future row equals the last observed value."""
 
     name: ClassVar[str] = "last-value"
-    summary: ClassVar[str] = "the last observed value goes on"
+    summary: ClassVar[str] = "repeats the last observed value"
 
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         last_BC, _ = _last_observed(context_BLC)
@@ -94,7 +94,7 @@ class RecentMean(_Baseline):
     """
 
     name: ClassVar[str] = "recent-mean"
-    summary: ClassVar[str] = "the mean of the last rows goes on"
+    summary: ClassVar[str] = "repeats the mean of the last rows"
     config_class: ClassVar[type[Config]] = RecentMeanConfig
     search_space: ClassVar[dict[str, Any]] = {"window": {"low": 2, "high": 120, "log": True}}
     config: RecentMeanConfig
@@ -115,7 +115,7 @@ class Drift(_Baseline):
     """
 
     name: ClassVar[str] = "drift"
-    summary: ClassVar[str] = "the line through the ends of the context goes on"
+    summary: ClassVar[str] = "extends the line through the ends of the context"
 
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         last_BC, age_BC = _last_observed(context_BLC)
@@ -146,7 +146,7 @@ class SeasonalNaive(_Baseline):
     """
 
     name: ClassVar[str] = "seasonal-naive"
-    summary: ClassVar[str] = "the last season repeats"
+    summary: ClassVar[str] = "repeats the last season"
     config_class: ClassVar[type[Config]] = SeasonalNaiveConfig
     config: SeasonalNaiveConfig
     periods: tuple[int, ...] = ()

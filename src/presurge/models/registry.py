@@ -1,6 +1,6 @@
-"""The models by name: Presurge's own, those of other packages, and those that a file of the user registers.
+"""Models by name: Presurge's own, those of other packages, and those that a file of yours registers.
 
-A model's module is imported when the model is asked for, so that listing them costs nothing and needs no torch.
+A model's module is imported when the model is requested, so listing models is free and needs no torch.
 """
 
 import sys
@@ -21,17 +21,17 @@ ENTRY_POINTS = "presurge.models"
 
 
 class _Own(NamedTuple):
-    """A model of Presurge itself: where its class is, and its summary, known before that is imported."""
+    """A model of Presurge itself: where its class is, and its summary, available before the class is imported."""
 
     target: str
     summary: str
 
 
 _OWN: dict[str, _Own] = {
-    "last-value": _Own("naive:LastValue", "the last observed value goes on"),
-    "recent-mean": _Own("naive:RecentMean", "the mean of the last rows goes on"),
-    "drift": _Own("naive:Drift", "the line through the ends of the context goes on"),
-    "seasonal-naive": _Own("naive:SeasonalNaive", "the last season repeats"),
+    "last-value": _Own("naive:LastValue", "repeats the last observed value"),
+    "recent-mean": _Own("naive:RecentMean", "repeats the mean of the last rows"),
+    "drift": _Own("naive:Drift", "extends the line through the ends of the context"),
+    "seasonal-naive": _Own("naive:SeasonalNaive", "repeats the last season"),
     "dlinear": _Own("linear.dlinear:DLinear", "linear maps of season and trend, solved exactly"),
     "linear": _Own("linear.linear:Linear", "exact linear map on the best scale, with calendar"),
     "auto": _Own("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
@@ -45,14 +45,14 @@ _OWN: dict[str, _Own] = {
     "mlp": _Own("networks.mlp:MLP", "linear map and small perceptron, every channel on its own"),
 }
 BASELINES = ("last-value", "recent-mean", "drift", "seasonal-naive")
-"""The models that every accuracy table holds beside the others."""
+"""The models that every accuracy table includes."""
 
 _registered: dict[str, type[Forecaster]] = {}
 F = TypeVar("F", bound=type[Forecaster])
 
 
 def register(kind: F) -> F:
-    """Make a Forecaster class known under its ``name``; works as a decorator. A later class of the same name replaces it.
+    """Register a Forecaster class under its ``name``; works as a decorator. A later class of the same name replaces it.
 
     Raises:
         ConfigError: The name is one of Presurge's own, or the class lacks something.
@@ -60,17 +60,14 @@ def register(kind: F) -> F:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     adopt(kind, Path(file).name if file else kind.__module__)
     if kind.name in _OWN:
-        raise ConfigError(
-            f"the name {kind.name!r} belongs to a model of Presurge",
-            where=kind.__qualname__,
-            hint="Choose another.",
-        )
+        what = f"the name {kind.name!r} belongs to a model of Presurge"
+        raise ConfigError(what, where=kind.__qualname__, hint="Choose another.")
     _registered[kind.name] = kind
     return kind
 
 
 def load_plugin(path: Path) -> None:
-    """Run a Python file of the user, whose ``register`` calls make its models known; it may import files beside it.
+    """Run a Python file that registers models with ``register``; it may import files beside it.
 
     Raises:
         ConfigError: There is no such file, or it fails.
@@ -79,9 +76,8 @@ def load_plugin(path: Path) -> None:
     path = Path(path)
     spec = spec_from_file_location(f"presurge_plugin_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise ConfigError(
-            "is no Python file", where=str(path), hint="Name the FILE.py that registers a model."
-        )
+        hint = "Name the FILE.py that registers a model."
+        raise ConfigError("is not a Python file", where=str(path), hint=hint)
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
     if (folder := str(path.resolve().parent)) not in sys.path:
@@ -92,29 +88,25 @@ def load_plugin(path: Path) -> None:
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            raise MissingDependencyError(
-                "torch", purpose=f"the model file {path.name}", extra="train"
-            ) from error
-        raise ConfigError(
-            f"cannot be imported: {type(error).__name__}: {error}",
-            where=str(path),
-            hint="Run it with python to see more.",
-        ) from error
+            purpose = f"the model file {path.name}"
+            raise MissingDependencyError("torch", purpose=purpose, extra="train") from error
+        what = f"cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(what, where=str(path), hint="Run it with python to see more.") from error
 
 
 @cache
 def _offered() -> dict[str, EntryPoint]:
-    """Models of other packages by name; one of Presurge's own names is never theirs."""
+    """Models of other packages by name; they cannot take one of Presurge's own names."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _OWN}
 
 
 def model_names() -> tuple[str, ...]:
-    """Names of all models: Presurge's own, those of other packages, those registered."""
+    """Names of all models: Presurge's own, those of other packages, registered ones."""
     return tuple(dict.fromkeys([*_OWN, *_offered(), *_registered]))
 
 
 def summary(name: str) -> str:
-    """One line that says what a model is, or why it cannot be used; imports none of Presurge's own.
+    """What a model is, or why it cannot be used, in one line; does not import Presurge's own models.
 
     Raises:
         ConfigError: There is no model of that name.
@@ -151,7 +143,7 @@ def model_class(name: str) -> type[Forecaster]:
         raise ConfigError(
             f"there is no model {name!r}",
             setting="model",
-            hint=f"Choose one of: {', '.join(sorted(model_names()))}. A file of your own: `plugin=FILE.py`",
+            hint=f"Choose one of: {', '.join(sorted(model_names()))}. To use a file of your own: `plugin=FILE.py`",
         )
     return _registered[name]
 
@@ -161,21 +153,16 @@ def _class_of(point: EntryPoint) -> type[Forecaster]:
     try:
         found = point.load()
     except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"the model {point.name!r} of the package {package} cannot be imported: {error}",
-            where=point.value,
-            hint="Repair or remove the package.",
-        ) from error
+        what = f"the model {point.name!r} of the package {package} cannot be imported: {error}"
+        raise ConfigError(what, where=point.value, hint="Repair or remove the package.") from error
     if (
         not (isinstance(found, type) and issubclass(found, Forecaster))
         or getattr(found, "name", None) != point.name
     ):
-        raise ConfigError(
-            f"the package {package} offers as {point.name!r} what is no Forecaster of that name",
-            where=point.value,
-        )
+        what = f"the package {package} offers {point.name!r}, which is not a Forecaster of that name"
+        raise ConfigError(what, where=point.value)
     beside = [kind for kind in _registered.values() if kind.__module__ == found.__module__]
-    for kind in {found, *beside}:  # what its module registers by itself comes from the package as well
+    for kind in {found, *beside}:  # whatever its module registers also comes from the package
         adopt(kind, f"the package {package}")
     return found
 
@@ -192,10 +179,10 @@ def load(path: Path) -> tuple[Forecaster, dict[str, Any]]:
 
 
 def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -> Forecaster:
-    """Rebuild a model from its configuration and arrays, whatever file they stood in.
+    """Rebuild a model from its configuration and arrays, wherever they were stored.
 
     Raises:
-        ModelError: They describe no model, or one that is not known here.
+        ModelError: They do not describe a model, or describe one that is unknown here.
         MissingDependencyError: The model needs a package that is not installed.
     """
     name = config.get("model")
@@ -211,7 +198,7 @@ def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -
 def _unknown(config: dict[str, Any], where: str) -> ModelError:
     provider = config.get("provider")
     if not provider:
-        hint = f"Known are: {', '.join(sorted(model_names()))}. A newer Presurge or another package may bring it."
+        hint = f"Known models: {', '.join(sorted(model_names()))}. A newer Presurge or another package may provide it."
     elif str(provider).endswith(".py"):
         hint = f"It was registered by {provider}: name that file in `plugin`."
     else:

@@ -11,7 +11,15 @@ from importlib.util import find_spec
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from presurge import errors
@@ -174,16 +182,8 @@ class ModelConfig:
         return asdict(self)
 
 
-def config_of(value: Any) -> ModelConfig:
-    """Return ``value`` if it is a ModelConfig.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not isinstance(value, ModelConfig):
-        what = f"must be a ModelConfig, not {type(value).__name__}"
-        raise ConfigError(what, setting="config", hint="Write ModelConfig(epochs=30, ...).")
-    return value
+Given = InstanceOf[ModelConfig]
+"""An argument that must be a ModelConfig already."""
 
 
 def usable_device(device: ModelDevice | str | None, *, allow_fallback: bool = False) -> ModelDevice:

@@ -229,7 +229,9 @@ class EnhancedRequestPredictor:
         if config is None:
             preset = cfg.PRESETS.get(str(cfg.model_type_of(cfg.checked(cfg.Name, name, "name"))), {})
             return cfg.ModelConfig(name, f"{name}_default", self.device, **preset)
-        device = cfg.usable_device(cfg.config_of(config).device, allow_fallback=self.allow_fallback)
+        device = cfg.usable_device(
+            cfg.checked(cfg.Given, config, "config").device, allow_fallback=self.allow_fallback
+        )
         kind, own = (
             given or cfg.checked(cfg.Name, name, "name") for given in (config.model_type, config.model_name)
         )

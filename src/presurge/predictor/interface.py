@@ -11,18 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from presurge.errors import ConfigError, PresurgeError
 from presurge.models.registry import model_names
-from presurge.predictor.config import (
-    ModelConfig,
-    ModelDevice,
-    ModelType,
-    Number,
-    config_of,
-    logger,
-    model_type_of,
-    plain,
-    raises_plainly,
-    usable_device,
-)
+from presurge.predictor import config as cfg
 from presurge.predictor.frames import Frame, check_rows
 
 
@@ -32,11 +21,11 @@ def _share_or_nan(value: float) -> float:
     return value
 
 
-Values = Annotated[list[Any], BeforeValidator(lambda values: plain(list(values)))]
-Tokens = Annotated[list[Annotated[Number, Field(allow_inf_nan=False)]], BeforeValidator(list)]
+Values = Annotated[list[Any], BeforeValidator(lambda values: cfg.plain(list(values)))]
+Tokens = Annotated[list[Annotated[cfg.Number, Field(allow_inf_nan=False)]], BeforeValidator(list)]
 
 
-@raises_plainly
+@cfg.raises_plainly
 @dataclass(slots=True, config=ConfigDict(extra="forbid", validate_assignment=True))
 class PredictionResult:
     """Forecasts of the next rows; columns may be lists or arrays and become lists of Python numbers.
@@ -56,7 +45,7 @@ class PredictionResult:
     timestamps: Values
     request_tokens: Tokens
     response_tokens: Tokens
-    confidence: Annotated[Number, AfterValidator(_share_or_nan)]
+    confidence: Annotated[cfg.Number, AfterValidator(_share_or_nan)]
     model_name: str
     prediction_time: float
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -107,11 +96,11 @@ class BasePredictor(ABC):
         baseline_errors: Rolling errors of the naive models on those rows; empty if they were not measured.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        config = config_of(config)
+    def __init__(self, config: cfg.ModelConfig) -> None:
+        config = cfg.checked(cfg.Given, config, "config")
         self.model_name = config.model_name or str(config.model_type or type(self).__name__)
-        self.config = replace(config, model_name=self.model_name, device=usable_device(config.device))
-        self.model_type = self.config.model_type or ModelType.CUSTOM
+        self.config = replace(config, model_name=self.model_name, device=cfg.usable_device(config.device))
+        self.model_type = self.config.model_type or cfg.ModelType.CUSTOM
         self.device = str(self.config.device)
         self.is_trained = False
         self.model: Any = None
@@ -164,13 +153,13 @@ class BasePredictor(ABC):
             "training_history": self.training_history,
         }
 
-    def to_device(self, device: ModelDevice | str) -> None:
+    def to_device(self, device: cfg.ModelDevice | str) -> None:
         """Choose where the model trains from now on, and move a torch module in ``self.model`` there.
 
         Raises:
             ConfigError: This machine has no such device.
         """
-        config = replace(self.config, device=usable_device(device))
+        config = replace(self.config, device=cfg.usable_device(device))
         if hasattr(self.model, "to"):
             self.model = self.model.to(str(config.device))
         self.config, self.device = config, str(config.device)
@@ -199,7 +188,7 @@ class ModelRegistry:
         self._classes: dict[str, type[BasePredictor]] = {}
         self._models: dict[str, BasePredictor] = {}
 
-    def register_model_class(self, model_type: ModelType | str, model_class: type) -> None:
+    def register_model_class(self, model_type: cfg.ModelType | str, model_class: type) -> None:
         """Register a class under a type, replacing any class that the type had before.
 
         Raises:
@@ -207,12 +196,12 @@ class ModelRegistry:
         """
         if BasePredictor not in getattr(model_class, "__mro__", ()):
             raise ValueError(f"{model_class!r} does not derive from BasePredictor")
-        key = model_type_of(model_type)
+        key = cfg.model_type_of(model_type)
         if key in self._classes:
-            logger.info("%s replaces %s as %s", model_class.__name__, self._classes[key].__name__, key)
+            cfg.logger.info("%s replaces %s as %s", model_class.__name__, self._classes[key].__name__, key)
         self._classes[key] = model_class
 
-    def class_of(self, model_type: ModelType | str) -> type[BasePredictor]:
+    def class_of(self, model_type: cfg.ModelType | str) -> type[BasePredictor]:
         """The class of a type, ignoring case.
 
         Raises:
@@ -220,7 +209,7 @@ class ModelRegistry:
         """
         from presurge.predictor.adapter import ForecasterPredictor
 
-        key = model_type_of(model_type)
+        key = cfg.model_type_of(model_type)
         alike = {own.lower(): own for own in self._classes}
         if own := key if key in self._classes else alike.get(key.lower()):
             return self._classes[own]
@@ -233,13 +222,14 @@ class ModelRegistry:
             "Register a class of your own with @register_model(type).",
         )
 
-    def make(self, config: ModelConfig) -> BasePredictor:
+    def make(self, config: cfg.ModelConfig) -> BasePredictor:
         """Make an untrained predictor, named as its configuration says whatever the class does.
 
         Raises:
             ConfigError: There is no such model, it refuses the configuration, or its class cannot be instantiated.
         """
-        kind = self.class_of(config_of(config).model_type or ModelType.CUSTOM)
+        config = cfg.checked(cfg.Given, config, "config")
+        kind = self.class_of(config.model_type or cfg.ModelType.CUSTOM)
         try:
             model = kind(config)
             model.model_name = str(model.config.model_name)
@@ -255,13 +245,13 @@ class ModelRegistry:
             ) from error
         return model
 
-    def create_model(self, config: ModelConfig) -> BasePredictor:
+    def create_model(self, config: cfg.ModelConfig) -> BasePredictor:
         """Make an untrained predictor and keep it under its name.
 
         Raises:
             ConfigError: There is no such model, or it refuses the configuration.
         """
-        if config_of(config).model_type is None:
+        if cfg.checked(cfg.Given, config, "config").model_type is None:
             raise ConfigError("is not given", setting="model_type", hint="Say which model to make.")
         model = self.make(config)
         self._models[model.model_name] = model
@@ -279,16 +269,16 @@ class ModelRegistry:
         """Forget a predictor; return whether there was one."""
         return self._models.pop(name, None) is not None
 
-    def get_available_model_types(self) -> list[ModelType | str]:
+    def get_available_model_types(self) -> list[cfg.ModelType | str]:
         """Everything that ``create_model`` can make."""
-        return [model_type_of(name) for name in dict.fromkeys([*model_names(), *self._classes])]
+        return [cfg.model_type_of(name) for name in dict.fromkeys([*model_names(), *self._classes])]
 
 
 model_registry = ModelRegistry()
 """The registry that ``register_model`` fills and that every manager uses."""
 
 
-def register_model(model_type: ModelType | str) -> Callable[[P], P]:
+def register_model(model_type: cfg.ModelType | str) -> Callable[[P], P]:
     """Register the class below under a type: ``@register_model(ModelType.CUSTOM)`` or any name of your own.
 
     Raises:
