@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.evaluation.report.html import page
+from presurge.evaluation.report.plots import Picture
+from presurge.evaluation.report.tables import text_table
 
 MakeRun = Callable[..., RunSummary]
 HOSTILE = '<img src="http://x.org/a.png" onerror=alert(1)> & "quoted"'
@@ -144,6 +147,32 @@ def test_the_plain_text_fits_a_terminal(run: RunSummary) -> None:
     assert any(f"presurge predict {run.directory}" in line for line in lines)
     assert any("linear beats the best baseline" in line for line in lines)
     assert "they follow the errors of the last 501 to 1,000 rows" in " ".join(" ".join(lines).split())
+
+
+def test_the_reports_show_the_next_command_of_their_door(run: RunSummary) -> None:
+    summary = replace(run, next_command="curl -d @history.json localhost/forecast?a=1&b=2")
+    assert f"  {summary.next_command}" in report_text(summary).splitlines()
+    assert summary.next_command in Page(page(summary, [], ())).words
+    assert "--" not in run.usage
+
+
+def test_the_terminal_and_the_page_show_the_same_numbers(run: RunSummary, text: str) -> None:
+    words = Page(text).words
+    lines = [line.split() for line in text_table(run.evaluation).splitlines() if line.startswith("  ")]
+    assert len(lines) == 4
+    for model, *cells in lines:
+        assert model in run.evaluation.models
+        assert {cell.strip("*") for cell in cells if cell != "%"} <= {
+            part for word in words for part in word.split()
+        }
+
+
+def test_a_picture_that_was_not_drawn_has_no_section(run: RunSummary) -> None:
+    drawn = [Picture("horizon", "Error by <step>", "", "<svg></svg>", "<svg></svg>", b"")]
+    headings = Page(page(run, drawn, ())).headings
+    assert headings == [
+        "Verdict", "Accuracy", "Error by <step>", "What was trained on what", "How to forecast with it",
+    ]  # fmt: skip
 
 
 def test_without_matplotlib_the_tables_remain(tmp_path: Path) -> None:

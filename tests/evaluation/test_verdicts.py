@@ -75,3 +75,8 @@ def test_cells(metric: str, value: float, text: str) -> None:
 
 def test_a_number_keeps_its_whole_part() -> None:
     assert [number(v) for v in (999.4, 1000.4, 2e15)] == ["999.4", "1,000", "2.000e+15"]
+
+
+def test_a_number_has_four_digits_however_small_and_a_dash_where_there_is_none() -> None:
+    assert [number(v) for v in (0.25, 0.0123, -1.5, 0.0, None)] == ["0.2500", "0.01230", "-1.500", "0", "–"]
+    assert [number(v) for v in (math.nan, math.inf)] == ["–", "inf"]

@@ -32,7 +32,7 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
         values[f"svg_{name}"] = f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
     split = [(part.name, [f"{part.rows:,}", part.first, part.last]) for part in parts]
-    channels = [(channel.name, [channel.kind, channel.unit or "–"]) for channel in evaluation.channels]
+    channels = [(one.name, [one.role, one.kind, one.unit or "–"]) for one in summary.dataset.panel.channels]
     template = _PICTURE.sub(
         lambda found: found[0] if f"svg_{found[1]}" in values else "",
         room.joinpath("page.html").read_text(encoding="utf-8"),
@@ -53,7 +53,7 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
         cost=_cost(summary),
         facts="".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in summary.facts()),
         split=_table(["part", "rows", "first", "last"], split),
-        channels=_table(["channel", "kind", "unit"], channels),
+        channels=_table(["channel", "role", "kind", "unit"], channels),
         usage=escape(summary.usage),
         context=f"{summary.model.context:,}",
         follows=f"{2 * BLOCK:,}",

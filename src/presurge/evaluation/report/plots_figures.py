@@ -113,8 +113,8 @@ def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) ->
         for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
             x = style.step_axis(axes, evaluation.step, evaluation.horizon)
             metric = "mae" if np.isnan(evaluation.scores[model]["wape"][:, c]).any() else "wape"
-            for index, name in enumerate([*others, model]):
-                color, marker = style.series_look(index + 1 if name != model else 0, len(x))
+            for place, name in enumerate([*others, model], start=1):
+                color, marker = style.series_look(0 if name == model else place, len(x))
                 width, line = (2.4, "-") if name == model else (1.2, "--")
                 values = evaluation.scores[name][metric][:, c]
                 axes.plot(x, values, color=color, marker=marker, ms=5, lw=width, ls=line, label=name)

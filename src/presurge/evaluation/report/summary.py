@@ -1,6 +1,6 @@
 """What a training run did, as plain facts: everything that the reports show."""
 
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -14,7 +14,6 @@ from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import BLOCK
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
-from presurge.series.spans import Span
 from presurge.series.timestamps import format_stamp
 
 _FEW_WINDOWS = 200
@@ -58,14 +57,14 @@ class RunSummary:
     @property
     def title(self) -> str:
         """The heading of the reports."""
-        names = self.dataset.panel.channel_names
+        names = [channel.name for channel in self.evaluation.channels]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         return f"Forecast of {shown}, {self._duration(self.model.horizon)} ahead"
 
     @property
     def synthetic(self) -> bool:
         """Whether the data are synthetic."""
-        return any(key == "synthetic" and value is True for key, value in _leaves(self.dataset.source))
+        return '"synthetic": true' in json.dumps(self.dataset.source)
 
     @property
     def usage(self) -> str:
@@ -74,18 +73,15 @@ class RunSummary:
 
     def parts(self) -> list[Part]:
         """The split, in order."""
-        data = self.dataset
-        spans = (("training", data.train), ("validation", data.validation), ("test", data.test))
-        return [self._part(name, span) for name, span in spans if len(span)]
-
-    def _part(self, name: str, span: Span) -> Part:
-        panel = self.dataset.panel
-        begin = panel.start + (span.first - panel.indptr[:-1]) * panel.step
-        end = begin + (span.last - span.first - 1) * panel.step
-        held = span.last > span.first
-        stamps = [format_stamp(int(t), panel.clock) for t in (begin[held].min(), end[held].max())]
-        first, last = (stamp if isinstance(stamp, str) else f"{stamp:,} s" for stamp in stamps)
-        return Part(name, len(span), first, last)
+        data, panel, found = self.dataset, self.dataset.panel, []
+        for name, span in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+            held = span.last > span.first
+            if held.any():
+                times = panel.times_of(span.first[held]).min(), panel.times_of(span.last[held] - 1).max()
+                stamps = [format_stamp(int(time), panel.clock) for time in times]
+                first, last = (stamp if isinstance(stamp, str) else f"{stamp:,} s" for stamp in stamps)
+                found.append(Part(name, len(span), first, last))
+        return found
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and value of everything that was decided or measured."""
@@ -137,14 +133,6 @@ def _intervals(calibration: Calibration) -> str:
     text = f"split-conformal, from the errors of {calibration.n_windows:,} windows"
     later = f"; after that they follow the errors of the last {BLOCK + 1:,} to {2 * BLOCK:,} rows"
     return text + later if calibration.rate else text
-
-
-def _leaves(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from _leaves(inner)
-        else:
-            yield key, inner
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The reports of a training run: ``report.html`` with its pictures, and a plain text for the terminal."""
 
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,17 +32,14 @@ def write_report(
     Raises:
         StorageError: The file system refused.
     """
-    drawn: list[Picture] = []
     notes = summary.warnings()
-    if plots:
-        try:
-            from presurge.evaluation.report.plots import pictures
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] != "matplotlib":
-                raise
-            notes = (*notes, _NO_PICTURES)
-        else:
-            drawn = pictures(summary, progress)
+    drawn: list[Picture] = []
+    if plots and find_spec("matplotlib") is None:
+        notes = (*notes, _NO_PICTURES)
+    elif plots:
+        from presurge.evaluation.report.plots import pictures
+
+        drawn = pictures(summary, progress)
     for picture in drawn:
         with files.atomic_path(directory / "plots" / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)
