@@ -76,7 +76,7 @@ for one in (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for a user's error, 130 for Ctrl-C, 1 for a defect of ours."""
+    """Run the command line and return its exit code: 0, 2 for a user's error, 130 for Ctrl-C, 1 for a bug."""
     arguments = _spoken_booleans(sys.argv[1:] if argv is None else argv)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # more threads only cost time at these matrix sizes
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
     except PresurgeError as error:
         return _report(f"Error: {error.render(flag)}", USER_ERROR)
-    except KeyboardInterrupt:  # and what a training makes of it
+    except KeyboardInterrupt:  # TrainingInterrupted is one too
         return _report("Interrupted.", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()

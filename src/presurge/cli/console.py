@@ -16,7 +16,7 @@ _FLAGS = {"settings": "set", "model_settings": "set", "values": "value", "kinds"
 """Settings that are called otherwise on the command line."""
 
 _SECONDS_BETWEEN_LINES = 10.0
-"""Where stderr is no terminal, long work tells where it stands this often."""
+"""How often long work reports its progress if stderr is not a terminal."""
 
 
 class Console:
@@ -28,7 +28,7 @@ class Console:
         self.flags: dict[str, str] = {}
 
     def say(self, text: str, *, level: Level = "normal") -> None:
-        """Write a message to stderr unless the user wanted fewer words."""
+        """Write a message to stderr, as far as the level allows."""
         if self.level != "quiet" and (level != "verbose" or self.level == "verbose"):
             print(text, file=sys.stderr)
 
@@ -41,12 +41,12 @@ class Console:
         print(text)
 
     def result_json(self, value: Any) -> None:
-        """Write one JSON object to stdout; a number that is not finite becomes null."""
+        """Write one JSON object to stdout; non-finite numbers become null."""
         print(json.dumps(finite(value), indent=2, ensure_ascii=False))
 
     @contextmanager
     def progress(self) -> Iterator["ProgressBar"]:
-        """A progress display on stderr: a moving bar on a terminal, one line a phase elsewhere."""
+        """A progress display on stderr: a moving bar on a terminal, one line for each phase elsewhere."""
         bar = ProgressBar(self)
         try:
             yield bar
@@ -70,7 +70,7 @@ class ProgressBar:
             return
         if phase != self._phase:
             self._finish()
-            # What came before its first word, such as an import, was for this phase, not for the one before.
+            # A phase also counts the time before its first report, such as an import.
             self._phase, self._began, self._told = phase, self._heard, self._heard
             self._start(phase)
         self._heard = time.monotonic()
