@@ -213,6 +213,18 @@ def test_sums_are_exact_before_they_become_floats(tmp_path: Path) -> None:
     assert table.totals == {"v": 2**54 + 3}
 
 
+@pytest.mark.parametrize("kind", ["count", "gauge"])
+def test_the_order_of_rows_does_not_change_a_sum_of_floats(tmp_path: Path, kind: Any) -> None:
+    """Without care the small values are lost after the largest, and float32 then rounds to another number."""
+    values = [1.0, 2.0**-24, *[2.0**-54] * 6]
+    tables = []
+    for ordered in (values, values[::-1]):
+        text = "t,v\n60,0.5\n" + "".join(f"0,{value!r}\n" for value in ordered)
+        tables.append(column(read(tmp_path, text, kinds={"v": kind}, step=60)))
+    assert tables[0] == tables[1]
+    assert tables[0][0] == np.float32(1 + 2.0**-23) / (1 if kind == "count" else 8)
+
+
 def test_the_guides_series(tmp_path: Path) -> None:
     path = tmp_path / "dense.csv"
     rows = [f"{5 + i},1.0,{i % 3},{i * 10},{i}" for i in range(120)]

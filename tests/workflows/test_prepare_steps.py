@@ -90,7 +90,7 @@ def test_help_names_the_options_and_the_steps(capsys):
     ("line", "words"),
     [
         ("prepare absent.csv --out x", "no such file"),
-        ("prepare compress", "no such file, and it is what is read by default"),
+        ("prepare compress", "no such file, which this step reads by default"),
         ("prepare dense --convert-original dataset/BurstGPT_1.csv", "Leave one of them out"),
         ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,half", "not a number"),
         ("prepare dataset/BurstGPT_1.csv --out x --split 0.5,0.5", "not four"),

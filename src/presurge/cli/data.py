@@ -68,7 +68,7 @@ class GetOptions(CacheOptions):
 def get(options: GetOptions, common: Common) -> None:
     """Fetch a public trace from its official release, check it, and print where it is.
 
-    A download that broke off goes on where it was. A file that was put into the cache by hand is checked and used.
+    Resumes a download that broke off. Checks and uses a file that you put into the cache by hand.
 
     Example:  presurge data get burstgpt-1
     """
@@ -147,5 +147,5 @@ def synthesize_trace(options: SynthesizeOptions, common: Common) -> None:
         f"Wrote {report.path}: {report.rows:,} synthetic requests, {report.failures:,} of them failed."
     )
     console.say(
-        f"{report.rows / max(report.seconds, 1e-9):,.0f} rows a second; described in {report.sidecar}"
+        f"{report.rows / max(report.seconds, 1e-9):,.0f} rows per second; described in {report.sidecar}"
     )

@@ -133,7 +133,7 @@ def whole(options: WholeOptions, reading: ReadingOptions, common: Common) -> Non
     Reads BurstGPT, Azure LLM and Mooncake traces, as CSV, Parquet or JSON lines, plain or compressed (gz, zst).
     Requests and tokens are compared as exact integers at every step; if one is lost, nothing is written.
 
-    The steps are there one by one too, under the names and with the files of the training guide:
+    You can also run the steps one by one, with the names and files of the training guide:
     presurge prepare dense, presurge prepare compress, presurge prepare split (each has its own --help).
 
     Example:  presurge prepare trace.csv --out data --step 60s --analyze

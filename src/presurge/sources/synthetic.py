@@ -64,7 +64,7 @@ class SyntheticConfig:
 
     Attributes:
         rows: Exact number of requests.
-        rate: Mean requests a second over the whole trace.
+        rate: Mean requests per second over the whole trace.
         days: Length in days, rounded to whole minutes.
         seed: The same seed and parameters give the same bytes.
         start: Wall-clock time of the first minute, which sets weekday and hour. Stamps count seconds from the midnight

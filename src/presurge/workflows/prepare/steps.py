@@ -140,7 +140,7 @@ def _default(out: Path, name: str | None, pattern: str, usual: str) -> Path:
 def _existing(path: Path, argument: str) -> Path:
     if not path.is_file():
         raise DataError(
-            "there is no such file, and it is what is read by default",
+            "there is no such file, which this step reads by default",
             where=str(path),
             hint=f"Name the {argument}, or run the step before this one with the same `out` and `name`.",
         )
