@@ -1,9 +1,11 @@
 """Data parallelism under torchrun: one process a device, gradients added up. Only the first process touches files."""
 
 import atexit
+import gc
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -73,8 +75,9 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     if not _stores:
         _stores.append(next(rendezvous("env://", ranks.rank, ranks.world))[0])
-    # A prefix of its own keeps a group from reading what an earlier one left in the store.
-    store = PrefixStore(f"presurge/{next(_groups)}", _stores[0])
+    # A prefix of its own keeps a group from reading what an earlier one left in the store, also before a restart.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"presurge/{attempt}/{next(_groups)}", _stores[0])
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world)
     try:
@@ -127,16 +130,29 @@ class GradientSync:
             dist.broadcast(tensor.detach(), 0)
         sizes = [parameter.numel() for parameter in self.learned]
         if way == "ddp" or (way == "auto" and device.type == "cuda" and sum(sizes) >= DDP_PARAMETERS):
-            self.ddp = nn.parallel.DistributedDataParallel(
-                module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # a new name for broadcast_buffers since torch 2.13
+                self.ddp = nn.parallel.DistributedDataParallel(
+                    module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+                )
             # It waits for the gradient of whatever an output depends on; only the loss is asked for one.
-            module.register_forward_hook(lambda _module, _inputs, parts: _with_detached_metrics(parts))
+            self._hook = module.register_forward_hook(
+                lambda _module, _inputs, parts: _with_detached_metrics(parts)
+            )
             return
         dtype = reduce(torch.promote_types, (parameter.dtype for parameter in self.learned), torch.float32)
         self._flat = torch.zeros(_HEAD + len(sizes) + sum(sizes), dtype=dtype, device=device)
         parts = torch.split(self._flat[_HEAD + len(sizes) :], sizes)
         self._parts = [part.view_as(p) for part, p in zip(parts, self.learned, strict=True)]
+
+    def close(self) -> None:
+        """Free what refers to the process group before it ends: freed later, it waits for a thread that waits for it."""
+        if self.ddp is not None:
+            self._hook.remove()
+            self.ddp = None
+            gc.collect()
 
     def call(self, batch: Batch) -> Any:
         """The module's parts of a batch."""

@@ -42,6 +42,10 @@ class Learner:
         frozen = {name: p for name, p in self.module.named_parameters() if not p.requires_grad}
         self._frozen = {name: (p._version, _digest(p)) for name, p in frozen.items()}
 
+    def close(self) -> None:
+        """Let go of the other processes."""
+        self._sync.close()
+
     @property
     def rates(self) -> dict[str, float]:
         """The learning rate of the last step, under ``learning_rate``; those of further groups with their names."""

@@ -4,6 +4,7 @@ The order of batches is a function of seed and epoch, and a checkpoint holds eve
 was killed and resumed gives the loss trace and the weights of one that was not (bit for bit on a cpu).
 """
 
+import contextlib
 import copy
 import logging
 import math
@@ -82,8 +83,7 @@ def fit(
 ) -> TrainingOutcome:
     """Train a task and leave its module with the best weights, on the device it was trained on.
 
-    Under torchrun every process calls this; directory, ``resume`` and loggers of the first one count. A process that
-    torchrun restarted resumes by itself.
+    Under torchrun every process calls this, and directory, ``resume`` and loggers of the first count; restarts resume.
 
     Args:
         task: Batches and losses.
@@ -125,9 +125,10 @@ def fit(
             run.directory, run.loggers, run.progress = directory, loggers, progress
             if directory is not None:
                 files.sweep(directory)
-        if not run.resume(wanted=resume or restarted()):
-            run.begin()
-        return run.train()
+        with contextlib.closing(run.learner):
+            if not run.resume(wanted=resume or restarted()):
+                run.begin()
+            return run.train()
 
 
 class _Run:
