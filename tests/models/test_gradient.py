@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 from presurge.models.networks.linear_maps import DLinearNetwork  # noqa: E402 - torch may be missing
 from presurge.models.networks.task import ForecastLoss, WindowTask  # noqa: E402
 from presurge.training.task import Epoch  # noqa: E402
-from presurge.training.trainer import NonFiniteLossError  # noqa: E402
+from presurge.training.trainer import NonFiniteLossError, fit  # noqa: E402
 
 MakePanel = Callable[..., Panel]
 
@@ -265,6 +265,44 @@ def test_resumed_and_refused(gauges: Panel, tmp_path: Path) -> None:
     changed = gauges.replace(values=gauges.values + 1)
     with pytest.raises(Exception, match=r"fingerprint of the data: .* in the checkpoint, .* now"):
         model(training(epochs=3, directory=tmp_path, resume=True)).fit(changed, train, validation)
+
+
+class ResidentTask(WindowTask):
+    """Goes the way of a GPU."""
+
+    def to_device(self, batch: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.gathered_on(device, batch), super().to_device(batch, device)[1]
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_series_that_lie_on_the_device_give_the_same_losses(gauges: Panel, holes: bool) -> None:
+    """The way of a GPU, taken on the cpu: origins are the batch, and windows are gathered from the tensor."""
+    values = gauges.values.copy()
+    if holes:
+        values[100:400:7, 0] = np.nan
+    histories = []
+    for resident in (False, True):
+        torch.manual_seed(0)
+        network = DLinearNetwork(
+            context=12, horizon=3, groups=1, outputs=1, kernel_size=5, normalisation="none"
+        )
+        kind = ResidentTask if resident else WindowTask
+        task = kind(
+            module=ForecastLoss(
+                network, context=12, channels=len(gauges.channels), loss="mse", levels=(), gaps=holes
+            ),
+            panel=gauges,
+            array_RD=values,
+            train=np.arange(11, 60) if holes else np.arange(11, 300),
+            validation=np.arange(60, 90),
+            context=12,
+            horizon=3,
+            batch_size=32,
+            architecture={},
+        )
+        config = TrainingConfig(epochs=2, device="cpu", learning_rate=0.01)
+        histories.append(fit(task, config).history)
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize(("windows", "world"), [(103, 1), (103, 2), (103, 4), (97, 8)])

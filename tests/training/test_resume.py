@@ -25,6 +25,14 @@ HERE = Path(__file__).parent
 DROPOUT = 0.3
 
 
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Ctrl-C acts as usual, also where the tests run in the background and inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class SignallingTask(RegressionTask):
     """Sends its own process a signal at a batch of training or validation, counted over the run."""
 
@@ -141,6 +149,14 @@ def test_whoever_presses_twice_is_in_a_hurry(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is handler
     assert torch.load(tmp_path / "last.pt", weights_only=True)["at"]["step"] == 16
     assert_as_uninterrupted(SignallingTask(), tmp_path, chosen=chosen)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As SIGINT is under nohup in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    outcome = fit(SignallingTask(5), settings())
+    assert len(outcome.history) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_request_to_terminate_is_one_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
