@@ -1,6 +1,6 @@
 """The training loop: its cost beside a bare torch loop, its memory, and what DLinear by gradient reaches with it.
 
-Parts: windows (840,000 windows, 120 -> 3, 3 channels), memory (the same in a process of its own), length (a step on short
+Parts: transformer (a million parameters), gloo (two processes, flat against DistributedDataParallel), windows (840,000 windows, 120 -> 3, 3 channels), memory (the same in a process of its own), length (a step on short
 and on long series), etth1 (the recipe of the LTSF-Linear repository). Run with one thread:
 
     OMP_NUM_THREADS=1 python benchmarks/training.py [--part NAME] [--json]
@@ -8,6 +8,7 @@ and on long series), etth1 (the recipe of the LTSF-Linear repository). Run with 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import polars as pl
 import torch
 from exact import CONTEXT, HORIZON, JUDGED, SHARED, synthetic
 
-from presurge.models.linear.dlinear import DLinear, DLinearSettings
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.models.networks.linear_maps import DLinearNetwork
 from presurge.models.networks.task import ForecastLoss, WindowTask
 from presurge.series.frequency import HOUR
@@ -29,7 +30,7 @@ from presurge.series.scalers import Scaler
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, chunks, targets_of, window_origins
 from presurge.training.config import TrainerConfig, TrainingConfig
-from presurge.training.task import Epoch
+from presurge.training.task import Epoch, Task
 from presurge.training.trainer import fit
 
 Row = dict[str, Any]
@@ -83,7 +84,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def bare_epoch(task: WindowTask) -> None:
+def bare_epoch(task: Task) -> None:
     """What nobody can leave out: gather, forward, backward, step."""
     optimizer = torch.optim.Adam(task.module.parameters(), lr=1e-3, fused=True)
     task.module.train()
@@ -111,7 +112,7 @@ def measure_windows() -> list[Row]:
     bare = min(cpu_seconds(lambda: bare_epoch(task_of(panel, train))) for _ in range(2))
     loop = min(cpu_seconds(lambda: fit(task_of(panel, train), chosen)) for _ in range(2))
 
-    exact = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="exact"))
+    exact = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearConfig(solver="exact"))
     exact.fit(panel, train, validation)
     error, _ = scaled_errors(exact, panel, validation)
     rows = [
@@ -124,7 +125,7 @@ def measure_windows() -> list[Row]:
             epochs=3, schedule=schedule, learning_rate=rate, device="cpu", batch_size=BATCH
         )
         learned = DLinear(
-            context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), training=training
+            context=CONTEXT, horizon=HORIZON, config=DLinearConfig(solver="sgd"), training=training
         )
         learned.fit(panel, train, validation)
         reached, _ = scaled_errors(learned, panel, validation)
@@ -137,12 +138,105 @@ def _drained(task: WindowTask) -> Any:
         yield task.to_device(batch, CPU)[0].shape[0]
 
 
+class Bare(torch.nn.Module):
+    """A transformer of a million parameters over 64 rows, with its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(160, 4, 640, dropout=0.0, batch_first=True)
+        self.body = torch.nn.TransformerEncoder(layer, 3)
+        self.embed, self.head = torch.nn.Linear(3, 160), torch.nn.Linear(160, 3)
+
+    def forward(self, x_BLC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The squared error of the next row."""
+        return {"loss": (self.head(self.body(self.embed(x_BLC)))[:, :-1] - x_BLC[:, 1:]).square().mean()}
+
+
+class BatchTask(Task):
+    """The same batch again and again."""
+
+    def __init__(self, module: torch.nn.Module, x: torch.Tensor, batches: int) -> None:
+        self.module, self.x, self.batches_per_epoch = module, x, batches
+
+    def batch(self, epoch: Epoch, index: int) -> torch.Tensor:
+        """It."""
+        return self.x
+
+
+def measure_transformer() -> list[Row]:
+    """CPU seconds of 12 steps at batch 16, loop and bare steps taken in turns."""
+    torch.set_num_threads(1)
+    task = BatchTask(Bare(), torch.randn(16, 64, 3), 12)
+    count = sum(parameter.numel() for parameter in task.module.parameters())
+    chosen = TrainerConfig(epochs=1, device="cpu")
+    fit(BatchTask(task.module, task.x, 1), chosen)
+    times = [
+        (cpu_seconds(lambda: fit(task, chosen)), cpu_seconds(lambda: bare_epoch(task))) for _ in range(5)
+    ]
+    loop, bare = (min(column) for column in zip(*times, strict=True))
+    what = f"12 steps of a transformer, {count / 1e6:.2f} M parameters"
+    return [row(what, loop, "CPU-s", bare, "bare torch loop")]
+
+
+def rank_step(rank: int, way: str, width: int, port: int, told: Any) -> None:
+    """One of two gloo processes: wall seconds of a step on layers of a width."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(8)))
+    module = Reconstruction(body)
+    seconds = []
+
+    class Timed(BatchTask):
+        def after_step(self, step: int) -> None:
+            seconds.append(time.perf_counter())
+
+    chosen = TrainerConfig(epochs=1, device="cpu", gradient_sync=way, optimizer="sgd")
+    fit(Timed(module, torch.randn(32, width), 25), chosen)
+    if rank == 0:
+        told.put((float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters())))
+
+
+class Reconstruction(torch.nn.Module):
+    """A body that gives its input back."""
+
+    def __init__(self, body: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The squared error of the reconstruction."""
+        return {"loss": (self.body(x) - x).square().mean()}
+
+
+def measure_gloo() -> list[Row]:
+    """A step on two processes: gradients in one flat message against DistributedDataParallel."""
+    context = torch.multiprocessing.get_context("spawn")
+    rows = []
+    for number, width in enumerate((32, 256, 800, 1600)):
+        found = {}
+        for port, way in enumerate(("flat", "ddp")):
+            told = context.Queue()
+            workers = [
+                context.Process(target=rank_step, args=(rank, way, width, 29600 + 2 * number + port, told))
+                for rank in range(2)
+            ]
+            for worker in workers:
+                worker.start()
+            found[way], count = told.get(timeout=300)
+            for worker in workers:
+                worker.join()
+        what = f"a step with {count / 1e6:.2f} M parameters, flat"
+        rows.append(row(what, found["flat"] * 1e3, "ms", found["ddp"] * 1e3, "DistributedDataParallel"))
+    return rows
+
+
 def train_once() -> None:
     """What the memory is measured of: a whole fit of 840,000 windows, validation and forecasts of it included."""
     panel = synthetic()
     train, validation = halves(panel)
     training = TrainingConfig(epochs=1, device="cpu", batch_size=BATCH)
-    model = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearSettings(solver="sgd"), training=training)
+    model = DLinear(context=CONTEXT, horizon=HORIZON, config=DLinearConfig(solver="sgd"), training=training)
     model.fit(panel, train, validation)
 
 
@@ -199,7 +293,7 @@ def measure_etth1() -> list[Row]:
     assert len(window_origins(panel, test, context=336, horizon=96)) == 2785
     scores = []
     for seed in range(3):
-        settings = DLinearSettings(solver="sgd", individual=False, scaler="none")
+        settings = DLinearConfig(solver="sgd", individual=False, scaler="none")
         training = TrainingConfig(
             epochs=10,
             patience=3,
@@ -223,6 +317,8 @@ def measure_etth1() -> list[Row]:
 
 
 PARTS = {
+    "transformer": measure_transformer,
+    "gloo": measure_gloo,
     "windows": measure_windows,
     "memory": measure_memory,
     "length": measure_length,

@@ -186,6 +186,8 @@ def fields_of(batch: Batch) -> list[tuple[Any, Any]] | None:
 
 def rows_of(batch: Batch) -> int:
     """Length of the first tensor in a batch; 0 if there is none."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch) if batch.ndim else 0
     return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), 0)
 
 

@@ -12,6 +12,7 @@ from presurge.evaluation.fit import Fitted
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
+from presurge.training.interruption import restarted
 from presurge.workflows.config import TrainConfig
 from presurge.workflows.evaluate import fit, score_beside_baselines
 from presurge.workflows.runs import (
@@ -55,7 +56,7 @@ def train(
         directory: The run directory; ``models`` in it is replaced as a whole after the fit.
         progress: Called with the phase and its share done.
         split: The fractions that cut the data, remembered so that ``presurge evaluate`` cuts them alike.
-        resume: Go on from the last checkpoint of a training by gradient.
+        resume: Go on from the last checkpoint of a training by gradient; a restart by torchrun always does.
         plots: Draw the plots of the report.
         next_command: The command that forecasts with the model, as the reports show it.
 
@@ -63,6 +64,7 @@ def train(
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
         TrainingInterrupted: Ctrl-C, after a checkpoint was written.
     """
+    resume = resume or restarted()
     _check(dataset, config, directory, resume=resume)
     with (
         log_file(directory / "logs" / "training.log", append=resume),
