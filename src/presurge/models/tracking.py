@@ -85,22 +85,19 @@ class IntervalTracker:
         """
         if batch is None:
             batch = batch_of(self._panel, origins_B, self._context, self._horizon)
-        mean_BHC, quantiles_BHQC, levels = self._predict(batch)
-        calibration = self._calibration
+        made, calibration = self._predict(batch), self._calibration
         followed_B = np.zeros(len(origins_B), np.int64)
-        if calibration is None:
-            return Tracked(mean_BHC, quantiles_BHQC, followed_B, levels)
-        if quantiles_BHQC is not None:
-            return Tracked(mean_BHC, calibration.quantiles(quantiles_BHQC), followed_B, calibration.levels)
+        if calibration is None or made.quantiles_BHQC is not None or calibration.rate == 0:
+            return self._tracked(made, None, followed_B)
         first_B = self._first_targets(calibration, origins_B, batch.item_B)
         late = origins_B >= first_B
-        if calibration.rate == 0 or not late.any():
-            return Tracked(mean_BHC, calibration.quantiles(mean_BHC), followed_B, calibration.levels)
+        if not late.any():
+            return self._tracked(made, None, followed_B)
         first_T, track_B = np.unique(first_B[late], return_inverse=True)
         seen_B = origins_B[late] - first_B[late] + 1
         length_T = np.zeros(len(first_T), np.int64)
         np.maximum.at(length_T, track_B, seen_B)
-        self._make(self._needed(first_T, length_T), origins_B, mean_BHC)
+        self._make(self._needed(first_T, length_T), origins_B, made.mean_BHC)
         residuals_BHQC = np.repeat(calibration.residuals_HQC[None], len(origins_B), axis=0)
         known_TS = np.zeros((len(first_T), length_T.max()), np.bool_)
         for group in self._channel_groups(known_TS.size):
@@ -115,8 +112,20 @@ class IntervalTracker:
                 rate=calibration.rate,
             )
         followed_B[late] = known_TS.cumsum(axis=1)[track_B, seen_B - 1]
-        quantiles_BHQC = calibration.quantiles(mean_BHC, residuals_BHQC)
-        return Tracked(mean_BHC, quantiles_BHQC, followed_B, calibration.levels)
+        return self._tracked(made, residuals_BHQC, followed_B)
+
+    def _tracked(
+        self, made: "Prediction", residuals_BHQC: FloatArray | None, followed_B: IntArray
+    ) -> Tracked:
+        """Forecasts with calibrated quantiles, around the points or of those that the model learned."""
+        calibration = self._calibration
+        if calibration is None:
+            return Tracked(made.mean_BHC, made.quantiles_BHQC, followed_B, made.levels)
+        if made.quantiles_BHQC is None:
+            quantiles_BHQC = calibration.quantiles(made.mean_BHC, residuals_BHQC)
+        else:
+            quantiles_BHQC = calibration.quantiles(made.quantiles_BHQC)
+        return Tracked(made.mean_BHC, quantiles_BHQC, followed_B, calibration.levels)
 
     def predict_last(self, origins: IntArray) -> Tracked:
         """Forecast from the last known row of every item, of many items in pieces to bound the memory."""
@@ -125,14 +134,9 @@ class IntervalTracker:
         parts = [self.predict(part) for part in chunks(origins, most)]
         if len(parts) == 1:
             return parts[0]
-        means, quantiles, followed, levels = zip(*parts, strict=True)
-        known = [part for part in quantiles if part is not None]
-        return Tracked(
-            np.concatenate(means),
-            np.concatenate(known) if known else None,
-            np.concatenate(followed),
-            levels[0],
-        )
+        columns = list(zip(*parts, strict=True))[:3]
+        mean, quantiles, followed = (None if c[0] is None else np.concatenate(c) for c in columns)
+        return Tracked(mean, quantiles, followed, parts[0].levels)  # type: ignore[arg-type]
 
     def observe(
         self,
@@ -153,40 +157,30 @@ class IntervalTracker:
             future_IHK: The known channels of the H rows after it.
         """
         live = self._live = self._live or self._start()
-        step, calibration = self._panel.step, self._calibration
-        now_I = live.time_IL[:, -1] + step if times_I is None else times_I
-        if calibration is not None and calibration.rate > 0:
-            until_I = self._until(calibration, np.arange(len(now_I)))
-            live.follow(actual_IN[:, self._panel.targets], now_I, until_I, calibration, BLOCK * step)
-        live.context_ILN = np.concatenate((live.context_ILN[:, 1:], actual_IN[:, None]), axis=1)
-        live.time_IL = np.concatenate((live.time_IL[:, 1:], now_I[:, None]), axis=1)
-        ahead_IH = now_I[:, None] + step * np.arange(1, self._horizon + 1)
-        mean_IHC, quantiles_IHQC, levels = self._predict(
+        panel = self._panel
+        now_I = live.time_IL[:, -1] + panel.step if times_I is None else times_I
+        self._reveal(live, actual_IN, now_I)
+        ahead_IH = now_I[:, None] + panel.step * np.arange(1, self._horizon + 1)
+        made = self._predict(
             WindowBatch(
                 context_BLC=live.context_ILN,
                 item_B=np.arange(len(now_I)),
                 origin_B=now_I,
-                step=step,
-                items=self._panel.items,
-                channels=self._panel.channels,
+                step=panel.step,
+                items=panel.items,
+                channels=panel.channels,
                 future_BHK=future_IHK,
-                features_BF=self._panel.features if self._panel.feature_names else None,
-                time_BW=None if self._panel.stamps is None else np.hstack((live.time_IL, ahead_IH)),
+                features_BF=panel.features if panel.feature_names else None,
+                time_BW=None if panel.stamps is None else np.hstack((live.time_IL, ahead_IH)),
             )
         )
-        holes_I: npt.NDArray[np.bool_] = np.any(np.isnan(live.context_ILN), axis=(1, 2))
+        gaps_I: npt.NDArray[np.bool_] = np.any(np.isnan(live.context_ILN), axis=(1, 2))
         if future_IHK is not None:
-            holes_I |= np.isnan(future_IHK).any(axis=(1, 2))
-        made_IHC = np.where(holes_I[:, None, None], np.float32(np.nan), mean_IHC)
-        live.means_IAHC = np.concatenate((made_IHC[:, None], live.means_IAHC[:, :-1]), axis=1)
-        followed_I = np.zeros(len(now_I), np.int64)
-        if calibration is None:
-            return Tracked(mean_IHC, quantiles_IHQC, followed_I, levels)
-        if quantiles_IHQC is not None:
-            return Tracked(mean_IHC, calibration.quantiles(quantiles_IHQC), followed_I, calibration.levels)
+            gaps_I |= np.isnan(future_IHK).any(axis=(1, 2))
+        live.means_IAHC = _pushed(np.where(gaps_I[:, None, None], np.nan, made.mean_BHC), live.means_IAHC)
+        learned = self._calibration is None or made.quantiles_BHQC is not None
         residuals_IHQC = np.sort(live.quantiles_IXHQC[:, 0].astype(np.float32), axis=2)
-        quantiles_IHQC = calibration.quantiles(mean_IHC, residuals_IHQC)
-        return Tracked(mean_IHC, quantiles_IHQC, live.followed_IX[:, 0].copy(), calibration.levels)
+        return self._tracked(made, residuals_IHQC, live.followed_IX[:, 0] * (not learned))
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Everything that ``observe`` needs to go on, as arrays."""
@@ -198,57 +192,62 @@ class IntervalTracker:
         self._live = _Live(**{name: array.copy() for name, array in state.items()})
 
     def _start(self) -> "_Live":
-        """The state after the last rows of the panel."""
-        panel, horizon, calibration = self._panel, self._horizon, self._calibration
-        items, last_I = np.arange(len(panel.items)), panel.indptr[1:] - 1
-        row_IL = last_I[:, None] + np.arange(1 - self._context, 1)
-        context_ILN = panel.values[row_IL.clip(min=0)]
-        context_ILN[row_IL < panel.indptr[:-1, None]] = np.nan
-        made_IA = last_I[:, None] - np.arange(horizon)
-        kept_IA = made_IA >= self._earliest(last_I)[:, None]
-        first_T, length_T = np.zeros((2, 0), np.int64)
-        residuals_HQC = np.zeros((horizon, 0, len(panel.targets)))
-        if calibration is not None:
-            residuals_HQC = calibration.residuals_HQC.astype(np.float64)
-            pairs = [self._first_targets(calibration, last_I, items, blocks=blocks) for blocks in (1, 0)]
-            first_T = np.stack(pairs, axis=1).reshape(-1)
-            length_T = np.maximum(np.repeat(last_I, 2) - first_T + 1, 0)
-        self._make(np.union1d(self._needed(first_T, length_T), made_IA[kept_IA]))
-        place_IA, known_IA = self._places(made_IA)
-        means_IAHC = self._means[place_IA]
-        means_IAHC[~(known_IA & kept_IA)] = np.nan
-        live = _Live(
-            time_IL=panel.times_of(last_I)[:, None] + panel.step * np.arange(1 - self._context, 1),
-            context_ILN=context_ILN,
-            means_IAHC=means_IAHC,
-            quantiles_IXHQC=np.tile(residuals_HQC, (len(items), 2, 1, 1, 1)),
-            total_IXHC=np.zeros((len(items), 2, *means_IAHC.shape[2:])),
-            count_IXHC=np.zeros((len(items), 2, *means_IAHC.shape[2:]), np.int64),
-            followed_IX=np.zeros((len(items), 2), np.int64),
+        """The state after the last rows of the panel: the rows of two blocks, observed with forecasts made in bulk."""
+        panel, context, horizon = self._panel, self._context, self._horizon
+        rows, begin_I1 = max(2 * BLOCK + horizon, context), panel.indptr[:-1, None]
+        row_IS = panel.indptr[1:, None] + np.arange(-rows, 0)
+        actual_ISN = panel.values[np.maximum(row_IS, begin_I1)]
+        actual_ISN[row_IS < begin_I1] = np.nan
+        time_IS = panel.times_of(np.maximum(row_IS, begin_I1))
+        possible_IS = row_IS >= begin_I1 + context - 1
+        self._make(row_IS[possible_IS])
+        place_IS, made_IS = self._places(row_IS)
+        items, channels = len(panel.items), len(panel.targets)
+        quantiles_HQC = (
+            np.zeros((horizon, 0, channels)) if self._calibration is None else self._calibration.residuals_HQC
         )
-        if panel.stamps is not None:
-            live.time_IL = panel.times_of(np.maximum(row_IL, panel.indptr[:-1, None]))
-        if calibration is not None and calibration.rate > 0 and length_T.any():
-            errors_TSHC = self._errors(calibration, first_T, length_T, slice(None))
-            for errors_THC in errors_TSHC.swapaxes(0, 1):
-                live.move(errors_THC.reshape(live.total_IXHC.shape), calibration)
+        live = _Live(
+            time_IL=np.repeat(time_IS[:, :1], context, axis=1),
+            context_ILN=np.full((items, context, len(panel.channels)), np.nan, np.float32),
+            means_IAHC=np.full((items, horizon, horizon, channels), np.nan, np.float32),
+            quantiles_IXHQC=np.tile(quantiles_HQC.astype(np.float64), (items, 2, 1, 1, 1)),
+            total_IXHC=np.zeros((items, 2, horizon, channels)),
+            count_IXHC=np.zeros((items, 2, horizon, channels), np.int64),
+            followed_IX=np.zeros((items, 2), np.int64),
+        )
+        for s, known_I in enumerate((possible_IS & made_IS).T):
+            self._reveal(live, actual_ISN[:, s], time_IS[:, s])
+            mean_IHC = np.where(known_I[:, None, None], self._means[place_IS[:, s]], np.nan)
+            live.means_IAHC = _pushed(mean_IHC, live.means_IAHC)
         return live
+
+    def _reveal(self, live: "_Live", actual_IN: FloatArray, now_I: IntArray) -> None:
+        """Take in the next row of every item and the errors that it reveals; a new block begins a new track."""
+        calibration, block = self._calibration, BLOCK * self._panel.step
+        if calibration is not None and calibration.rate > 0:
+            live.turn(now_I // block - live.time_IL[:, -1] // block, calibration)
+            steps = np.arange(self._horizon)
+            made_IHC = live.means_IAHC[:, steps, steps]  # step h was forecast h rows before
+            actual_IC, count_C = actual_IN[:, self._panel.targets], calibration.count_C
+            errors_IHC = score_space(actual_IC, count_C)[:, None] - score_space(made_IHC, count_C)
+            errors_IHC[now_I <= self._until(calibration, np.arange(len(now_I)))] = np.nan
+            live.move(np.repeat(errors_IHC[:, None], 2, axis=1), calibration)
+        live.context_ILN = np.concatenate((live.context_ILN[:, 1:], actual_IN[:, None]), axis=1)
+        live.time_IL = np.concatenate((live.time_IL[:, 1:], now_I[:, None]), axis=1)
 
     def _until(self, calibration: Calibration, items: IntArray) -> IntArray:
         """Time of the last row of each item that model or calibration learned from."""
         never = np.iinfo(np.int64).min // 2
         return np.array([calibration.until.get(self._panel.items[item], never) for item in items], np.int64)
 
-    def _first_targets(
-        self, calibration: Calibration, origins_B: IntArray, item_B: IntArray, *, blocks: int = 1
-    ) -> IntArray:
-        """The first row whose errors each origin follows, so many blocks before its own; after the origin if there is none."""
+    def _first_targets(self, calibration: Calibration, origins_B: IntArray, item_B: IntArray) -> IntArray:
+        """The first row whose errors each origin follows; after the origin if there is none."""
         panel = self._panel
         items, place_B = np.unique(item_B, return_inverse=True)
         fresh = panel.rows_after(items, self._until(calibration, items))
         fresh = np.maximum(fresh, panel.indptr[items] + self._context)
         block = BLOCK * panel.step
-        edge_B = (panel.times_of(origins_B) // block - blocks) * block
+        edge_B = (panel.times_of(origins_B) // block - 1) * block
         result: IntArray = np.maximum(fresh[place_B], panel.rows_after(item_B, edge_B - 1))
         return result
 
@@ -266,15 +265,14 @@ class IntervalTracker:
     def _needed(self, first_T: IntArray, length_T: IntArray) -> IntArray:
         """The origins of the forecasts whose errors the tracks hold."""
         begin_T, end_T = np.maximum(first_T - self._horizon, self._earliest(first_T)), first_T + length_T - 1
-        ranges = [np.arange(a, b) for a, b, n in zip(begin_T, end_T, length_T, strict=True) if n]
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *ranges]))
+        return np.unique(np.concatenate([np.arange(a, b) for a, b in zip(begin_T, end_T, strict=True)]))
 
     def _make(
         self, needed: IntArray, origins_B: IntArray | None = None, mean_BHC: FloatArray | None = None
     ) -> None:
         """Keep the forecasts that are needed and those just made; make those that are missing."""
         context, horizon = self._context, self._horizon
-        kept = np.isin(self._origins, [-1, *needed])
+        kept = np.isin(self._origins, np.append(needed, -1))
         origins, means = [self._origins[kept]], [self._means[kept]]
         if origins_B is not None and mean_BHC is not None:
             again = np.isin(origins[0], origins_B)
@@ -339,23 +337,13 @@ class _Live:
     count_IXHC: IntArray
     followed_IX: IntArray
 
-    def follow(
-        self, actual_IC: FloatArray, now_I: IntArray, until_I: IntArray, calibration: Calibration, block: int
-    ) -> None:
-        """Take in the errors that the next row of every item reveals; a new block begins a new track."""
-        turned_I = now_I // block - self.time_IL[:, -1] // block
-        start = {"quantiles_IXHQC": calibration.residuals_HQC}
+    def turn(self, blocks_I: IntArray, calibration: Calibration) -> None:
+        """Go on by some blocks: the younger track takes over from the older one, and a new one begins."""
+        turned_I = blocks_I > 0
         for name in ("quantiles_IXHQC", "total_IXHC", "count_IXHC", "followed_IX") if turned_I.any() else ():
-            array = getattr(self, name)
-            array[turned_I > 0, 0] = array[turned_I > 0, 1]
-            array[turned_I > 0, 1] = array[turned_I > 1, 0] = start.get(name, 0)
-        steps = np.arange(self.means_IAHC.shape[2])
-        made_IHC = self.means_IAHC[:, steps, steps]  # step h was forecast h rows before
-        errors_IHC = score_space(actual_IC, calibration.count_C)[:, None] - score_space(
-            made_IHC, calibration.count_C
-        )
-        errors_IHC[now_I <= until_I] = np.nan
-        self.move(np.repeat(errors_IHC[:, None], 2, axis=1), calibration)
+            array, start = getattr(self, name), calibration.residuals_HQC if name == "quantiles_IXHQC" else 0
+            array[turned_I, 0] = array[turned_I, 1]
+            array[turned_I, 1] = array[blocks_I > 1, 0] = start
 
     def move(self, errors_IXHC: FloatArray, calibration: Calibration) -> None:
         """Move the quantiles of every track by one row of errors."""
@@ -365,3 +353,8 @@ class _Live:
         self.followed_IX += known_IXHC.any(axis=(2, 3))
         size_IXHC = self.total_IXHC / np.maximum(self.count_IXHC, 1)
         move(self.quantiles_IXHQC, errors_IXHC, size_IXHC, pace_of(calibration.levels, calibration.rate))
+
+
+def _pushed(mean_IHC: npt.NDArray[Any], means_IAHC: FloatArray) -> FloatArray:
+    """The forecasts of the last A origins, newest first, after one more."""
+    return np.concatenate((mean_IHC[:, None].astype(np.float32), means_IAHC[:, :-1]), axis=1)
