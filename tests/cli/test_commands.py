@@ -407,30 +407,3 @@ def test_an_output_that_says_no_format_is_refused(naive: Run) -> None:
     assert code == 2
     assert "--output" in err
     assert ".csv" in err
-
-
-def test_a_known_driver_improves_a_forecast_from_file_to_file(run: Run) -> None:
-    frame = table("load.csv", rows=1203)
-    driver = pl.Series(np.random.default_rng(1).normal(size=len(frame)))
-    frame = frame.with_columns(driver=driver, cpu=0.5 * driver + frame["cpu"])
-    frame.head(1200).write_csv("history.csv")
-    frame.tail(3).select("when", "driver").write_csv("future.csv")
-    train = ("train", "history.csv", "--time", "when", "--value", "cpu", "--model", "linear", "--context", "24",
-             "--no-plots", "--quiet", "--json")  # fmt: skip
-    errors = []
-    for more in ((), ("--known", "driver")):
-        code, out, err = run(*train, *more, "--out", "run")
-        assert code == 0, err
-        errors.append(json.loads(out)["metrics"]["linear"]["cpu"]["mae"])
-    assert errors[1] < 0.3 * errors[0]
-    predict = ("predict", "run", "--history", "history.csv")
-    code, out, err = run(*predict, "--future", "future.csv", "--json")
-    assert code == 0, err
-    means = [row["mean"] for row in json.loads(out)["forecast"]]
-    assert np.corrcoef(means, frame["cpu"].tail(3))[0, 1] > 0.9
-    assert np.abs(np.array(means) - frame["cpu"].tail(3).to_numpy()).max() < 0.3
-    for wrong, says in (((), "the future of 'driver'"), (("--future", "history.csv"), "1200 rows")):
-        code, _, err = run(*predict, *wrong)
-        assert code == 2
-        assert "--future" in err
-        assert says in err

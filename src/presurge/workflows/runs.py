@@ -49,9 +49,9 @@ def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
 
 @contextmanager
 def metric_loggers(config: TrainConfig, directory: Path) -> Iterator[list[MetricLogger]]:
-    """The metric logs of a run: ``logs/metrics.jsonl`` always, the optional ones where wanted.
+    """The metric logs of a run: always ``logs/metrics.jsonl``, and those that the configuration asks for.
 
-    Where the body fails, the optional ones are closed without final numbers; a resumed run begins new ones there.
+    If the body fails, the latter are closed without final numbers; a resumed run starts new ones.
     """
     values = config.model_dump(mode="json")
     options = {
@@ -95,13 +95,13 @@ def check_same_model(directory: Path, config: TrainConfig) -> None:
 
 
 def forget_training(directory: Path) -> None:
-    """Remove the curve and the checkpoints of an earlier training by gradient: the model here was solved."""
+    """Remove the curve and the checkpoints that an earlier training by gradient left in the directory."""
     for old in (directory / CURVE_FILE, *(directory / CHECKPOINTS).glob("*.pt")):
         old.unlink(missing_ok=True)
 
 
 def save_run_model(directory: Path, model: Forecaster, training: dict[str, Any]) -> None:
-    """Write ``models/``, and ``best_model.pt`` where torch is installed."""
+    """Write ``models/``, and ``best_model.pt`` if torch is installed."""
     model.save(directory / "models", training=training)
     if find_spec("torch") is not None:
         from presurge.models.networks.torch_file import write_torch_file
