@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -178,23 +178,26 @@ def measure_transformer() -> list[Row]:
     return [row(what, loop, "CPU-s", bare, "bare torch loop")]
 
 
-def rank_step(rank: int, way: str, width: int, port: int, told: Any) -> None:
-    """One of two gloo processes: wall seconds of a step on layers of a width."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+WIDTHS = (32, 256, 800)
+
+
+def rank_steps(rank: int, told: Any) -> None:
+    """One of two gloo processes: wall seconds of a step on layers of each width, by either way."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    body = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(8)))
-    module = Reconstruction(body)
-    seconds = []
+    for width, way in product(WIDTHS, ("flat", "ddp")):
+        torch.manual_seed(0)
+        module = Reconstruction(torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(8))))
+        seconds: list[float] = []
 
-    class Timed(BatchTask):
-        def after_step(self, step: int) -> None:
-            seconds.append(time.perf_counter())
+        class Timed(BatchTask):
+            def after_step(self, step: int, seconds: list[float] = seconds) -> None:
+                seconds.append(time.perf_counter())
 
-    chosen = TrainerConfig(epochs=1, device="cpu", gradient_sync=way, optimizer="sgd")
-    fit(Timed(module, torch.randn(32, width), 25), chosen)
-    if rank == 0:
-        told.put((float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters())))
+        chosen = TrainerConfig(epochs=1, device="cpu", gradient_sync=way, optimizer="sgd")
+        fit(Timed(module, torch.randn(32, width), 25), chosen)
+        if rank == 0:
+            told.put((float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters())))
 
 
 class Reconstruction(torch.nn.Module):
@@ -212,22 +215,17 @@ class Reconstruction(torch.nn.Module):
 def measure_gloo() -> list[Row]:
     """A step on two processes: gradients in one flat message against DistributedDataParallel."""
     context = torch.multiprocessing.get_context("spawn")
+    told = context.Queue()
+    workers = [context.Process(target=rank_steps, args=(rank, told)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
     rows = []
-    for number, width in enumerate((32, 256, 800, 1600)):
-        found = {}
-        for port, way in enumerate(("flat", "ddp")):
-            told = context.Queue()
-            workers = [
-                context.Process(target=rank_step, args=(rank, way, width, 29600 + 2 * number + port, told))
-                for rank in range(2)
-            ]
-            for worker in workers:
-                worker.start()
-            found[way], count = told.get(timeout=300)
-            for worker in workers:
-                worker.join()
+    for _ in WIDTHS:
+        (flat, count), (ddp, _) = told.get(timeout=300), told.get(timeout=300)
         what = f"a step with {count / 1e6:.2f} M parameters, flat"
-        rows.append(row(what, found["flat"] * 1e3, "ms", found["ddp"] * 1e3, "DistributedDataParallel"))
+        rows.append(row(what, flat * 1e3, "ms", ddp * 1e3, "DistributedDataParallel"))
+    for worker in workers:
+        worker.join()
     return rows
 
 
