@@ -1,14 +1,14 @@
 """The automatic choice: a linear model on the best scale, unless a baseline is clearly and steadily better.
 
-The linear model chooses transform, calendar and ridge for each channel by rolling validation. Challengers, which are the
-baselines unless others are named, are then fitted to the same folds and judged on the same windows. A challenger takes a
-channel only if it is better in *every* fold and by a clear margin in all folds together: a small lead on validation rows says
-little about later rows. Any model of the registry may challenge.
+The linear model chooses transform, inputs and ridge for each channel by rolling validation. Challengers (the baselines, unless
+you name others) are then fitted to the same folds and judged on the same windows. A challenger takes a channel only if it is
+better in *every* fold and by a clear margin in all folds together, because a small lead on validation rows says little about
+later rows. Any model of the registry may challenge.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,16 +28,16 @@ from presurge.training.config import TrainingConfig
 
 
 class AutoConfig(Config):
-    """Settings of the automatic choice.
+    """Configuration of the automatic choice.
 
     Attributes:
         challengers: Models that may take a channel from the linear model.
-        margin: By which share of the linear model's error a challenger has to be better. A precaution against series
-            that no linear map suits, not a tuned value: on real series no margin lowered the error on later rows on
-            average, so it is set for few switches.
+        margin: Share of the linear model's error by which a challenger has to be better. It guards against series that no
+            linear map suits and is not tuned: on real series no margin lowered the average error on later rows, so this one
+            keeps switches rare.
         folds: Folds of the training rows that choose.
         stride: Rows from one training window of the linear model to the next.
-        epochs: Passes of a challenger that learns by gradient; what suits the model where None.
+        epochs: Maximum number of passes of a challenger that learns by gradient; None takes the model's own.
     """
 
     challengers: tuple[str, ...] = registry.BASELINES
@@ -49,7 +49,7 @@ class AutoConfig(Config):
     @field_validator("challengers")
     @classmethod
     def _others(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        # Whether they exist is asked when they are fitted: a stored model may name one that nobody needs any more.
+        # fit checks that they exist: a stored model may name one that is not installed any more and that no channel uses.
         if {Linear.name, "auto"} & set(names):
             raise ValueError(f"{Linear.name} and auto cannot challenge themselves")
         return names
@@ -67,11 +67,15 @@ class _Member:
 class _Rival:
     """A challenger on one channel: WAPE of both over the folds, on the windows that both can forecast."""
 
-    channel: int
-    name: str
+    model: str
+    channel: str
     error: float
     linear_error: float
     won: bool
+
+    def row(self) -> dict[str, Any]:
+        """As a row of a table."""
+        return {key: value for key, value in asdict(self).items() if key != "won"}
 
 
 class Auto(Forecaster):
@@ -113,8 +117,8 @@ class Auto(Forecaster):
             rivals += self._challenge(name, panel, folds, at_folds)
             if progress is not None:
                 progress("Comparing with the baselines", done / len(self.config.challengers), name)
-        best_C = [_best_rival(rivals, c) for c in range(len(self.spec.targets))]
-        names = [rival.name if rival else linear.name for rival in best_C]
+        best_C = [_best_rival(rivals, channel.name) for channel in self.spec.targets]
+        names = [rival.model if rival else linear.name for rival in best_C]
         models = {
             name: linear if name == linear.name else self._fitted(name, panel, train)
             for name in dict.fromkeys(names)
@@ -130,7 +134,7 @@ class Auto(Forecaster):
             chosen=self._chosen(report, best_C, judged=bool(folds)),
             candidates=(
                 *({"model": linear.name, **candidate} for candidate in report.candidates),
-                *(self._row(rival) for rival in rivals),
+                *(rival.row() for rival in rivals),
             ),
             notes=report.notes,
         )
@@ -142,11 +146,10 @@ class Auto(Forecaster):
             return []
         challengers = [self._fitted(name, panel, fold.learn) for fold in folds]
         comparison = compare(at_folds, challengers, panel, folds)
-        linear_C, error_C = comparison.errors()
-        won_C = comparison.won(self.config.margin)
+        columns = (self.fitted_spec().targets, *comparison.errors(), comparison.won(self.config.margin))
         return [
-            _Rival(channel=c, name=name, error=float(error), linear_error=float(linear), won=won)
-            for c, (error, linear, won) in enumerate(zip(error_C, linear_C, won_C, strict=True))
+            _Rival(model=name, channel=channel.name, error=float(error), linear_error=float(linear), won=won)
+            for channel, linear, error, won in zip(*columns, strict=True)
         ]
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
@@ -162,7 +165,7 @@ class Auto(Forecaster):
         return plugins.make(kind, context=self.context, horizon=self.horizon, training=training)
 
     def _adopt(self, models: Sequence[Forecaster], names: Sequence[str]) -> None:
-        """Take the models, each for the channels whose entry in ``names`` is its own."""
+        """Take over the models, each for the channels that ``names`` gives it."""
         self.members = [
             _Member(model=model, channels=np.flatnonzero(np.array(names) == model.name)) for model in models
         ]
@@ -173,7 +176,7 @@ class Auto(Forecaster):
         for channel, rival in zip(self.fitted_spec().targets, best_C, strict=True):
             if rival is not None:
                 why = f"better than linear ({rival.linear_error:.4g}) in every fold and by the margin"
-                chosen[channel.name] = {"model": rival.name, "error": rival.error, "why": why}
+                chosen[channel.name] = {"model": rival.model, "error": rival.error, "why": why}
                 continue
             why = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
             chosen[channel.name] = {
@@ -183,15 +186,6 @@ class Auto(Forecaster):
                 "why": why if judged else "too few rows to judge",
             }
         return chosen
-
-    def _row(self, rival: _Rival) -> dict[str, Any]:
-        channel = self.fitted_spec().targets[rival.channel].name
-        return {
-            "model": rival.name,
-            "channel": channel,
-            "error": rival.error,
-            "linear_error": rival.linear_error,
-        }
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
@@ -247,7 +241,7 @@ class Auto(Forecaster):
             self.members.append(_Member(model=model, channels=np.array(part["channels"], np.int64)))
 
 
-def _best_rival(rivals: Sequence[_Rival], channel: int) -> _Rival | None:
+def _best_rival(rivals: Sequence[_Rival], channel: str) -> _Rival | None:
     """The winning challenger of a channel that is furthest ahead of the linear model."""
     winners = [rival for rival in rivals if rival.won and rival.channel == channel]
     return min(winners, key=lambda rival: rival.error / rival.linear_error, default=None)

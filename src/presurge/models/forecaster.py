@@ -132,9 +132,9 @@ class FitReport:
     """
 
     model: str
-    n_windows: int
-    n_parameters: int
-    cpu_seconds: float
+    n_windows: int = 0
+    n_parameters: int = 0
+    cpu_seconds: float = 0.0
     chosen: dict[str, Any] = field(default_factory=dict)
     candidates: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()

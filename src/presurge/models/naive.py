@@ -1,7 +1,7 @@
 """The baselines that every accuracy table holds: last value, recent mean, drift, seasonal naive.
 
-They learn nothing or next to nothing. Each looks past missing values of its context: a missing last row is not the last
-value, a missing row does not count in a mean. A channel without one observed value in its context is forecast as NaN.
+They learn nothing or next to nothing. Each skips the missing values of its context: the last value is the last observed one,
+and a mean counts observed rows only. The forecast of a channel without an observed value in its context is NaN.
 """
 
 import time
@@ -33,15 +33,15 @@ class _Baseline(Forecaster):
 
     @property
     def tolerates_gaps(self) -> bool:
-        """Missing values are passed over."""
+        """It skips missing values."""
         return True
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
-        """Note what series it is; there is nothing to learn."""
+        """Note the specification of the series; there is nothing to learn."""
         self.spec = SeriesSpec.of(panel.only_targets())
-        return FitReport(model=self.name, n_windows=0, n_parameters=0, cpu_seconds=0.0)
+        return FitReport(model=self.name)
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows."""
@@ -51,7 +51,7 @@ class _Baseline(Forecaster):
 
     @abstractmethod
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
-        """Point forecasts [B, H, C] before they are clipped at zero."""
+        """Point forecasts [B, H, C], not yet clipped at zero."""
 
     @property
     def n_parameters(self) -> int:
@@ -78,19 +78,19 @@ class LastValue(_Baseline):
 
 
 class RecentMeanConfig(Config):
-    """Settings of the recent mean.
+    """Configuration of the recent mean.
 
     Attributes:
-        window: Rows that are averaged; the whole context where that is shorter.
+        window: Rows to average; the whole context if that is shorter.
     """
 
     window: int = Field(10, ge=1)
 
 
 class RecentMean(_Baseline):
-    """Every future row equals the mean of the observed among the last ``window`` rows.
+    """Every future row equals the mean of the observed values among the last ``window`` rows.
 
-    Where none of them was observed, the last observed value of the context stands in.
+    If none of them was observed, it equals the last observed value of the context.
     """
 
     name: ClassVar[str] = "recent-mean"
@@ -128,7 +128,7 @@ class Drift(_Baseline):
 
 
 class SeasonalNaiveConfig(Config):
-    """Settings of the seasonal naive forecast.
+    """Configuration of the seasonal naive forecast.
 
     Attributes:
         period: Rows of a season; None detects it from the training rows.
@@ -140,9 +140,9 @@ class SeasonalNaiveConfig(Config):
 class SeasonalNaive(_Baseline):
     """Every future row equals the one a season before it.
 
-    The period is given, or detected for each channel on the training rows; the fit lengthens the context to hold the
-    longest season. Where no season is found the period is 1, which is the last value, and the fit report says so. A value
-    that is missing a season ago is replaced by the last observed value.
+    The period is given, or detected for each channel on the training rows. The fit lengthens the context to hold the longest
+    season. If it finds no season, the period is 1, which repeats the last value, and the fit report says so. The last
+    observed value replaces a value that is missing a season ago.
     """
 
     name: ClassVar[str] = "seasonal-naive"
@@ -169,8 +169,6 @@ class SeasonalNaive(_Baseline):
         self.context = max(self.context, *self.periods)
         return FitReport(
             model=self.name,
-            n_windows=0,
-            n_parameters=0,
             cpu_seconds=time.process_time() - started,
             chosen={"period": dict(zip(names, self.periods, strict=True))},
             candidates=tuple(
@@ -197,7 +195,7 @@ class SeasonalNaive(_Baseline):
 
 
 def _last_observed(context_BLC: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """The last observed value of each channel and how many rows before the end it is; NaN and 0 where there is none."""
+    """The last observed value of each channel, and how many rows before the end it stands; NaN and 0 if there is none."""
     if not np.isnan(context_BLC[:, -1]).any():
         return context_BLC[:, -1], np.zeros((len(context_BLC), context_BLC.shape[2]), np.int64)
     age_BC = (~np.isnan(context_BLC[:, ::-1])).argmax(axis=1)

@@ -33,11 +33,11 @@ class DLinearConfig(Config):
     """Configuration of DLinear.
 
     Attributes:
-        individual: Own weights for each channel, or one set for all.
+        individual: Whether each channel has its own weights, or all share one set.
         kernel_size: Rows of the moving average; odd.
         solver: How the weights are found: ``exact`` least squares, ``sgd`` by the training loop (needs torch), or
             ``auto``, which is exact where the loss is the squared error without weight decay.
-        loss: What is minimised; all but ``mse`` need ``sgd``. ``quantile`` forecasts every level of the intervals.
+        loss: What training minimises; all but ``mse`` need ``sgd``. ``quantile`` forecasts every level of the intervals.
         transform: Applied before scaling.
         scaler: Applied after the transform.
         normalisation: What is taken off every window and put back on its forecast: nothing, its last value or its mean.
@@ -77,7 +77,7 @@ _SGD = {"solver": ["sgd"]}
 
 
 class DLinear(Forecaster):
-    """Season and trend, each by a linear map of its own; exact least squares, or the training loop."""
+    """Season and trend, each by its own linear map, from exact least squares or the training loop."""
 
     name: ClassVar[str] = "dlinear"
     summary: ClassVar[str] = "linear maps of season and trend, solved exactly"
@@ -118,9 +118,9 @@ class DLinear(Forecaster):
         started = time.process_time()
         if self.config.solver == "exact" and self.training.weight_decay:
             raise ConfigError(
-                "the exact solver knows no weight decay of the two maps apart",
+                "the exact solver has no weight decay for each of the two maps",
                 setting="weight_decay",
-                hint="Use its own penalty of the whole, `ridge`, or `solver=sgd`.",
+                hint="Use `ridge`, its penalty of both together, or `solver=sgd`.",
             )
         panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
@@ -129,7 +129,8 @@ class DLinear(Forecaster):
         self.scaler = Scaler.fit(panel.take(train).values, scaler, self.config.transform)
         find = self._solve if self.solver == "exact" else self._learn
         report = find(panel, train, validation, progress or silent)
-        return replace(report, cpu_seconds=time.process_time() - started)
+        seconds = time.process_time() - started
+        return replace(report, n_parameters=self.n_parameters, cpu_seconds=seconds)
 
     @property
     def solver(self) -> Literal["exact", "sgd"]:
@@ -141,7 +142,7 @@ class DLinear(Forecaster):
 
     @property
     def refits(self) -> bool:
-        """Only the exact solution is cheap enough to be found twice."""
+        """Only the exact solution is cheap enough to compute twice."""
         return self.solver == "exact"
 
     def _solve(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
@@ -157,12 +158,10 @@ class DLinear(Forecaster):
         )
         weight_GHL, bias_GH, report = problem.fit(validation, ridge=config.ridge, stride=config.stride)
         weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
-        parts = {"weight": weights, "bias": biases}
-        self._adopt(
-            {f"{map}.{part}": array for map in ("seasonal", "trend") for part, array in parts.items()}
-        )
+        maps = [{f"{name}.weight": weights, f"{name}.bias": biases} for name in ("seasonal", "trend")]
+        self._adopt(maps[0] | maps[1])
         progress("Solving", 1.0)
-        return replace(report, n_parameters=self.n_parameters)
+        return report
 
     def _learn(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
         require_torch("training by gradient")
@@ -188,14 +187,12 @@ class DLinear(Forecaster):
         return FitReport(
             model=self.name,
             n_windows=windows,
-            n_parameters=self.n_parameters,
-            cpu_seconds=0.0,
             chosen={"solver": "sgd", "epoch": outcome.best_epoch + 1},
             history=tuple(outcome.history),
         )
 
     def predict(self, batch: WindowBatch) -> Prediction:
-        """Forecast B windows; a channel with a missing value in its context is forecast as NaN."""
+        """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
         rows_BRC = self.folded.predict(batch.targets())
         if self.config.loss != "quantile":
             return Prediction(rows_BRC)

@@ -187,8 +187,6 @@ class ExactProblem:
         report = FitReport(
             model="dlinear",
             n_windows=n_windows // len(self.panel.channels) if self.shared else n_windows,
-            n_parameters=0,
-            cpu_seconds=0.0,
             chosen={"solver": "exact", "ridge": ridge},
             candidates=candidates,
             notes=tuple(notes),
