@@ -22,7 +22,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
-    """Write a model directory as a whole or not at all.
+    """Write a model directory atomically.
 
     Args:
         directory: Where; an existing model directory is replaced.
@@ -31,7 +31,7 @@ def save_model(directory: Path, config: dict[str, Any], arrays: Arrays) -> None:
 
     Raises:
         ConfigError: The directory contains something else, or a model of another kind.
-        StorageError: The file system refused; what was there before is untouched.
+        StorageError: The file system refused; an earlier model is untouched.
     """
     from safetensors.numpy import save
 
@@ -73,7 +73,7 @@ def check_place(directory: Path, kind: str = FORECASTER) -> None:
 
 
 def sealed(config: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
-    """The configuration of a model with format, version and checksums, as ``unsealed`` verifies it."""
+    """Add format, version and checksums to the configuration of a model; ``unsealed`` verifies them."""
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -88,7 +88,7 @@ def find_model(path: Path) -> Path:
     """The model directory at ``path``: itself, or the ``models`` folder of a run directory.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is no model.
     """
     for candidate in (path, path / "models"):
         if (candidate / CONFIG_FILE).is_file():
@@ -163,10 +163,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def unsealed(text: str, *, where: str) -> dict[str, Any]:
-    """Read what ``sealed`` made from its JSON text, and verify format, version and the checksum of the text.
+    """Parse the JSON text of a sealed configuration, and verify its format, version and checksum.
 
     Raises:
-        ModelError: It is damaged, of a newer format version, or something else.
+        ModelError: It is damaged, of a newer format version, or not a model.
     """
     try:
         config = json.loads(text)

@@ -227,6 +227,7 @@ def future_of(panel: Panel, rows: int = HORIZON) -> Panel:
     n = rows * len(panel.items)
     return panel.select(known).replace(
         values=np.tile([[1.0], [0.0]], (n, len(known)))[:n].astype(np.float32),
+        stamps=None,
         indptr=np.arange(len(panel.items) + 1) * rows,
         start=panel.times()[panel.indptr[1:] - 1] + panel.step,
     )
@@ -288,3 +289,23 @@ def test_the_future_must_be_that_of_the_horizon(kind: type[Forecaster], driven: 
     for message, given in wrong.items():
         with pytest.raises(HistoryError, match=message):
             model.forecast(driven, future=given)
+
+
+def test_bars_of_sessions_are_rows(kind: type[Forecaster], driven: Panel) -> None:
+    """A pause between sessions is no gap; the forecast has the stamps of the future where they are given."""
+    pauses = np.arange(len(driven)) // 6 * 18 * HOUR
+    bars = driven.replace(stamps=driven.times() + pauses)
+    model, _ = fit(kind, bars)
+    model.calibration = calibrate(model, bars, parts(bars)[1])
+    origin = bars.times()[bars.indptr[1:] - 1]
+    stamps = origin[:, None] + np.array([20, 21, 22, 40]) * HOUR
+    future = future_of(bars).replace(stamps=stamps.reshape(-1))
+    forecast = model.forecast(bars, future=future)
+    nominal = origin[:, None] + np.arange(1, HORIZON + 1) * HOUR
+    np.testing.assert_array_equal(forecast.origin, origin)
+    np.testing.assert_array_equal(forecast.times(), stamps if model.fitted_spec().known else nominal)
+    assert np.isfinite(forecast.mean).all()
+    if model.fitted_spec().known:
+        short = future_of(bars, HORIZON - 1)
+        with pytest.raises(HistoryError, match="3 rows"):
+            model.forecast(bars, future=short.replace(stamps=stamps[:, 1:].reshape(-1)))

@@ -89,10 +89,3 @@ def test_transforms_keep_the_order_and_the_sign(transform: TransformName) -> Non
 
 def test_a_wild_prediction_stays_finite() -> None:
     assert np.isfinite(TRANSFORMS["log1p"].inverse(np.array([1e4, -1e4])).astype(np.float32)).all()
-
-
-def test_one_channel_of_a_scaler() -> None:
-    values = np.random.default_rng(2).normal(5, 2, (40, 3))
-    scaler = Scaler.fit(values, "standard", "sqrt")
-    one = scaler.channel(2).scale(values[:, 2:])
-    np.testing.assert_array_equal(one, scaler.scale(values)[:, 2:])

@@ -170,7 +170,7 @@ def test_no_times_at_all() -> None:
 def test_a_unit_that_fits_one_end_only_is_refused() -> None:
     relative = detect_form(pl.Series([5]), where="here")
     check_unit(relative, 5_000_000, 99_000_000_000_000, where="here")
-    with pytest.raises(DataError, match="unit of the time stamps cannot be told"):
+    with pytest.raises(DataError, match="unit of the time stamps is ambiguous"):
         check_unit(relative, 5_000_000, 10**9 * 10**6, where="here")
     check_unit(detect_form(pl.Series([5]), unit="s", where="here"), 5, 10**15, where="here")
 

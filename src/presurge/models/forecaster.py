@@ -1,4 +1,4 @@
-"""What every model is: a Forecaster maps the past of a Panel to a Forecast.
+"""The Forecaster, base of every model: it maps the past of a Panel to a Forecast.
 
 Shapes: B windows, L context, H horizon, C target channels, Q quantiles.
 """
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesSpec:
-    """What a fitted model knows of its series, and demands of every history.
+    """What a fitted model knows about its series, and needs from every history.
 
     Attributes:
         channels: The channels that it reads: its targets and the covariates that it uses.
@@ -118,17 +118,17 @@ class SeriesSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitReport:
-    """What a fit did.
+    """The outcome of a fit.
 
     Attributes:
         model: Name of the model.
         n_windows: Training windows used.
         n_parameters: Learned numbers.
         cpu_seconds: Processor time of the fit.
-        chosen: What the fit chose by validation (ridge, transform, period ...).
-        candidates: The table of that choice: one dictionary a candidate with its validation error.
-        notes: Plain sentences that the user should read.
-        history: One dictionary an epoch, of a model that learned by gradient.
+        chosen: What validation chose (ridge, transform, period ...).
+        candidates: The table of that choice: one dictionary for each candidate with its validation error.
+        notes: Sentences that the user should read.
+        history: One dictionary for each epoch of a model that learned by gradient.
     """
 
     model: str
@@ -144,26 +144,26 @@ class FitReport:
 class Forecaster(ABC):
     """Base of every model.
 
-    A subclass names itself, declares ``config_class`` and implements ``fit``, ``predict``, ``n_parameters``, ``state`` and
-    ``restore``; saving, loading and the public ``forecast`` come from here.
+    A subclass sets ``name`` and ``config_class`` and implements ``fit``, ``predict``, ``n_parameters``, ``state`` and
+    ``restore``; the base class saves, loads and forecasts.
 
     Args:
-        context: Rows of history that one forecast reads (a fit may lengthen it, for a season longer than the context).
-        horizon: Rows that one forecast gives.
-        config: The model's own configuration; defaults where None.
-        training: How to train, for a model that learns by gradient; by its ``training_defaults`` where None.
+        context: Rows of history that a forecast reads (a fit may lengthen it to hold a longer season).
+        horizon: Rows that a forecast returns.
+        config: The model's own configuration (default: that of ``config_class``).
+        training: How to train a model that learns by gradient (default: its ``training_defaults``).
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     config_class: ClassVar[type[Config]] = Config
     training_defaults: ClassVar[dict[str, Any]] = {}
-    """Settings of the training loop, and ``batch_size``, where the general ones do not suit the model."""
+    """Settings of the training loop that suit the model better than the general defaults."""
     search_space: ClassVar[dict[str, Any]] = {}
     """What ``presurge tune`` searches: setting -> a list of values, or ``{"low", "high", "log", "step"}``. A setting that means
     something only beside others adds ``{"only_with": {other setting: values}}``, and gives a list as ``{"choices": ...}``."""
     provider: ClassVar[str | None] = None
-    """What brought a model that is none of Presurge's own; set when it is registered."""
+    """Where a model from outside Presurge came from; set when it is registered."""
 
     def __init__(
         self,
@@ -185,11 +185,11 @@ class Forecaster(ABC):
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
-        """Learn from the rows of ``train``; ``validation`` may only choose between settings, never shape weights."""
+        """Learn from the rows of ``train``; ``validation`` may choose between settings but must not affect weights."""
 
     @abstractmethod
     def predict(self, batch: WindowBatch) -> Prediction:
-        """Forecast B windows at once, in original units, never negative for counts."""
+        """Forecast the targets of B windows at once, in original units, never negative for counts."""
 
     @property
     @abstractmethod
@@ -198,7 +198,7 @@ class Forecaster(ABC):
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], store.Arrays]:
-        """What ``restore`` needs beside settings and specification: (JSON values, arrays)."""
+        """What ``restore`` needs besides configuration and specification: (JSON values, arrays)."""
 
     @abstractmethod
     def restore(self, state: dict[str, Any], arrays: store.Arrays) -> None:
@@ -206,23 +206,23 @@ class Forecaster(ABC):
 
     @property
     def refits(self) -> bool:
-        """Whether a fit is cheap enough to be done again on training and validation rows once the choices are made."""
+        """Whether a fit is cheap enough to repeat on training and validation rows after the choices are made."""
         return False
 
     @property
     def tolerates_gaps(self) -> bool:
-        """Whether it forecasts from what it observed where its context has missing values, instead of NaN."""
+        """Whether it forecasts from the observed values of a context with gaps; otherwise that forecast is NaN."""
         return False
 
     def fitted_spec(self) -> SeriesSpec:
         """The specification of the series that the model was fitted to.
 
         Raises:
-            ModelError: It was not fitted yet.
+            ModelError: It has not been fitted.
         """
         if self.spec is None:
             raise ModelError(
-                f"{self.name} was not trained yet", hint="Call fit first, or load a trained model."
+                f"{self.name} is not trained", hint="Call fit first, or load a trained model."
             )
         return self.spec
 
@@ -270,11 +270,11 @@ class Forecaster(ABC):
         )
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
-        """Write the model directory; ``training`` is added to its configuration (how it was trained, on what)."""
+        """Write the model directory; its configuration records ``training``: how and on what the model was trained."""
         store.save_model(directory, *self.document(training))
 
     def document(self, training: dict[str, Any] | None = None) -> tuple[dict[str, Any], store.Arrays]:
-        """Everything that ``from_config`` needs: (configuration as JSON values, arrays)."""
+        """All that ``from_config`` needs: (configuration as JSON values, arrays)."""
         spec = self.fitted_spec()
         state, arrays = plugins.state_of(self)
         config: dict[str, Any] = {

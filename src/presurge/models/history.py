@@ -1,4 +1,4 @@
-"""What a history has to hold before a model forecasts from it, and the known rows that are given for the time after it."""
+"""Check that a history fits a model, and join the known rows of the time after it."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def matching_history(panel: Panel, spec: "SeriesSpec", context: int) -> Panel:
-    """The model's channels of a history, if it can be forecast from.
+    """The channels of a history that the model reads.
 
     Raises:
         HistoryError: Another step, a missing channel or static feature, fewer rows than the context, or a missing value
@@ -46,14 +46,14 @@ def matching_history(panel: Panel, spec: "SeriesSpec", context: int) -> Panel:
             raise HistoryError(
                 f"the history has {end - begin} rows, and the model reads {context}",
                 where=where,
-                hint="Give a longer history: nothing is filled in for rows that are not there.",
+                hint="Give a longer history: Presurge fills in no missing rows.",
             )
         holes = int((~history.observed[end - context : end]).any(axis=1).sum())
         if holes:
             raise HistoryError(
                 f"{holes} of the last {context} rows have a missing value",
                 where=where,
-                hint="Repair the history, or let short gaps be interpolated and flagged: `fill_gaps=interpolate`",
+                hint="Repair the history, or have short gaps interpolated and flagged: `fill_gaps=interpolate`",
             )
     return history
 
@@ -158,7 +158,7 @@ def check_horizon(asked: int, possible: int) -> int:
     """Return ``asked`` if the model reaches that far.
 
     Raises:
-        HistoryError: It does not.
+        HistoryError: The model does not reach that far.
     """
     if not 1 <= asked <= possible:
         raise HistoryError(

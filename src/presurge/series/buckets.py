@@ -1,6 +1,6 @@
-"""Buckets: what was counted in each step of a regular grid, in exact integers, from a lazy frame of any length.
+"""Buckets: exact integer counts for each step of a regular grid, from a lazy frame of any length.
 
-Shapes: N buckets in which something was counted, R buckets from the first to the last event.
+Shapes: N buckets with at least one event, R buckets from the first to the last event.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,23 @@ Totals = dict[str, int]
 TIME = "time_us"
 ELAPSED = "elapsed_us"
 BUSY = "busy_us"
-"""Microseconds spent in flight, summed over all requests; divided by the step it is the mean number in flight."""
+"""Microseconds in flight, summed over all requests; divided by the step, the mean number in flight."""
 
 MAX_BUCKETS = 50_000_000
-"""A longer series comes from a wrong time stamp rather than from a log: 19 months of seconds, 95 years of minutes."""
+"""19 months of seconds or 95 years of minutes; a longer series means a wrong time stamp."""
 
 _MAX_SUM = float(2**62)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Buckets:
-    """Sums of columns over the buckets of a regular grid; only buckets in which something was counted are held.
+    """Sums of columns over the buckets of a regular grid, of which only those with events are stored.
 
-    A bucket is named by its start, a multiple of the step since the epoch.
+    Every bucket starts at a multiple of the step since the epoch.
 
     Attributes:
         step: Width of a bucket in microseconds.
-        index_N: Numbers of the held buckets (start divided by step), ascending.
+        index_N: Numbers of the stored buckets (start divided by step), ascending.
         sums: int64 [N] by column name.
         first: Time of the first event in microseconds.
         last: Time of the last event.
@@ -61,11 +61,11 @@ class Buckets:
         return {name: int(values.sum()) for name, values in self.sums.items()}
 
     def starts(self, begin: int = 0, end: int | None = None) -> IntArray:
-        """int64 [R], start of the buckets ``begin:end`` in microseconds."""
+        """int64 [R], starts of the buckets ``begin:end`` in microseconds."""
         return (np.arange(begin, len(self) if end is None else end) + self.origin) * self.step
 
     def column(self, name: str, begin: int = 0, end: int | None = None) -> IntArray:
-        """int64 [R], one column over the buckets ``begin:end``, zero where nothing was counted."""
+        """int64 [R], one column over the buckets ``begin:end``, zero in those without events."""
         end = len(self) if end is None else end
         bounds = np.array([begin, end]) + self.origin
         low, high = np.searchsorted(self.index_N, bounds)
@@ -74,14 +74,14 @@ class Buckets:
         return values
 
     def seconds_present(self) -> IntArray:
-        """int64 [R], the seconds of each bucket that lie between the first and the last event, their seconds included."""
+        """int64 [R], the seconds of each bucket from the second of the first event to that of the last."""
         seconds = np.full(len(self), self.step // SECOND)
         seconds[0] -= (self.first - self.origin * self.step) // SECOND
         seconds[-1] -= ((self.origin + len(self)) * self.step - 1 - self.last) // SECOND
         return seconds
 
     def partial(self) -> npt.NDArray[np.bool_]:
-        """bool [R], whether the events leave a whole second or more of a bucket uncovered; only edge buckets can be."""
+        """bool [R], whether events leave at least a whole second uncovered; only true for edge buckets."""
         return self.seconds_present() < self.step // SECOND
 
     def coarsen(self, step: int) -> Self:
@@ -93,24 +93,24 @@ class Buckets:
 
 
 def bucket(rows: pl.LazyFrame, step: int) -> tuple[Buckets, Totals]:
-    """Sum columns over buckets in one streamed pass, whatever the number and order of the rows.
+    """Sum columns over buckets in one streamed pass over any number of rows in any order.
 
     Args:
-        rows: ``time_us`` Int64, any number of Int64 columns that are never negative, and, where each row is a request
-            whose duration is known, ``elapsed_us`` Int64 (null where unknown), which gives the column ``busy_us``.
+        rows: ``time_us`` Int64, any number of non-negative Int64 columns and, if each row is a request with a duration,
+            ``elapsed_us`` Int64 (null where unknown), which gives the column ``busy_us``.
         step: Width of a bucket in microseconds.
 
     Returns:
-        The buckets, and the totals of the columns as summed over the rows themselves, not over the buckets.
+        The buckets, and the totals of the columns, summed over the rows rather than over the buckets.
 
     Raises:
-        DataError: There is no row, the sums do not fit 64 bits, or the stamps are too far apart for the step.
+        DataError: There are no rows, the sums overflow 64 bits, or the stamps are too far apart for the step.
     """
     return bucketed(pl.collect_all(bucket_queries(rows, step), engine="streaming"), step)
 
 
 def bucket_queries(rows: pl.LazyFrame, step: int) -> list[pl.LazyFrame]:
-    """The queries behind ``bucket``, for whoever has others to ask in the same pass; ``bucketed`` reads the answers."""
+    """The queries behind ``bucket``, to be run in one pass with others; ``bucketed`` reads their answers."""
     columns = rows.collect_schema().names()
     names = [name for name in columns if name not in (TIME, ELAPSED)]
     queries = [_grouped(rows, step, names), _totals(rows, names, ELAPSED in columns)]
@@ -120,7 +120,7 @@ def bucket_queries(rows: pl.LazyFrame, step: int) -> list[pl.LazyFrame]:
 
 
 def bucketed(answers: Sequence[pl.DataFrame], step: int) -> tuple[Buckets, Totals]:
-    """Put the answers to ``bucket_queries`` together; returns and raises as ``bucket`` does."""
+    """Combine the answers to ``bucket_queries``; returns and raises as ``bucket`` does."""
     grouped, summary, *flights = answers
     names = grouped.columns[1:]
     totals = summary.row(0, named=True)
@@ -162,7 +162,7 @@ def _grouped(rows: pl.LazyFrame, step: int, names: list[str]) -> pl.LazyFrame:
 
 
 def _grouped_flights(rows: pl.LazyFrame, moment: pl.Expr, step: int) -> pl.LazyFrame:
-    """How many requests start (or end) in each bucket, and the time from there to the end of the bucket, summed."""
+    """The number of requests that start (or end) in each bucket, and their total time from then to its end."""
     number = (moment // step).alias("bucket")
     return rows.group_by(number).agg(
         pl.len().cast(pl.Int64).alias("n"), (step - moment % step).sum().alias("rest")
@@ -180,28 +180,28 @@ def _totals(rows: pl.LazyFrame, names: list[str], has_elapsed: bool) -> pl.LazyF
 def _check(totals: Mapping[str, float | None], names: list[str], step: int) -> None:
     first, last = totals["first"], totals["last"]
     if first is None or last is None:
-        raise DataError("there is no row in it", hint="Check that the file is the right one and complete.")
+        raise DataError("it contains no rows", hint="Check that the file is the right one and complete.")
     for name in [*names, ELAPSED]:
-        # No bucket exceeds the total, and sums in float64 do not wrap: this rules overflow out everywhere.
+        # No bucket exceeds the total, and float64 sums do not wrap around, so this rules out any overflow.
         if (totals.get(f"about {name}") or 0) >= _MAX_SUM:
             raise DataError(
                 f"the sum of {name} is too large for a 64-bit integer",
-                hint="A value is not what it should be: check the largest ones, and their unit.",
+                hint="Some values are probably wrong: check the largest ones, and their unit.",
             )
     rows = last // step - first // step + 1
     if rows > MAX_BUCKETS:
         raise DataError(
             f"the time stamps span {(last - first) / 86_400e6:,.0f} days, which are {rows:,.0f} buckets of {format_step(step)}",
-            hint="A stamp is probably wrong, or its unit is: check the smallest and the largest. Or take a wider `step`.",
+            hint="A stamp or its unit is probably wrong: check the smallest and the largest. Or use a wider `step`.",
         )
 
 
 def _with_busy(buckets: Buckets, starts: pl.DataFrame, ends: pl.DataFrame) -> Buckets:
-    """Add the time in flight: a request is there from its start's bucket on, until its end's bucket.
+    """Add the time in flight.
 
-    Whoever is in flight when a bucket ends counts for the whole step. Starts then lose what lies before them, and ends
-    gain what lies before them. All terms are integers, and single ones may wrap around 64 bits; the result does not,
-    because all elapsed times together fit.
+    A request in flight at the end of a bucket first counts for the whole step; then the bucket of a start loses the time
+    before it, and the bucket of an end gains the time before it. All terms are integers. Single terms may wrap around 64
+    bits, but the result does not, because all elapsed times together fit.
     """
     step, origin = buckets.step, buckets.origin
     ends = ends.filter(pl.col("bucket") < origin + len(buckets))

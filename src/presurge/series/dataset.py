@@ -1,7 +1,6 @@
 """A data set: a panel, its chronological parts and where it came from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from presurge.series.panel import Panel
@@ -14,13 +13,13 @@ class Dataset:
 
     Attributes:
         panel: The series.
-        train: Rows that shape the weights.
+        train: Rows that the weights are fitted to.
         validation: Rows that choose between settings and calibrate intervals.
-        test: Rows that only measure.
-        validation_given: Whether the data came with validation rows of their own, which then stay out of fitting.
-            Otherwise they are the tail of the training rows, and the final fit of a closed-form model includes them.
+        test: Rows that are only scored.
+        validation_given: Whether the data came with their own validation rows, which then stay out of fitting. Otherwise
+            these are the tail of the training rows, and the final fit of a closed-form model includes them.
         source: Path, format and fingerprint of the input, as JSON values.
-        notes: What was treated while reading, in plain sentences.
+        notes: Sentences about what reading changed.
         table: How the table was read, as JSON values; None if the input was not a table.
     """
 
@@ -37,7 +36,3 @@ class Dataset:
     def fit_span(self) -> Span:
         """All rows that the final fit of a closed-form model may use."""
         return self.train if self.validation_given else self.train.joined(self.validation)
-
-    def select(self, names: Sequence[str]) -> "Dataset":
-        """The same data set with only the named channels."""
-        return replace(self, panel=self.panel.select(names))

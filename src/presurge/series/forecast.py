@@ -1,4 +1,4 @@
-"""The Forecast: times x target channels x (mean + quantiles), the one form that everything going out reads."""
+"""The Forecast: times x target channels x (mean + quantiles), the one form of all output."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +20,15 @@ class Forecast:
 
     Attributes:
         mean: float32 [I, H, C], the point forecast in original units.
-        quantiles: float32 [I, H, Q, C] in original units; Q is 0 for a model that was never calibrated.
+        quantiles: float32 [I, H, Q, C] in original units; Q is 0 if the model was never calibrated.
         levels: The Q quantile levels, ascending.
         origin: int64 [I], time of the last row that the forecast knew (microseconds since the Unix epoch).
         channels: The C target channels.
         stamps: int64 [I, H], time of every row; None where the rows follow the origin a step apart.
         model: Name of the model.
         error: Measured error of the model, channel -> metric -> value, from the data that calibrated it.
-        intervals: What the quantiles rest on: the calibration alone, or later errors too.
-        flags: What the reader must know, for example that gaps of the context were interpolated.
+        intervals: What the quantiles are based on: the calibration alone, or later errors too.
+        flags: What the reader must know, for example that gaps in the context were interpolated.
     """
 
     mean: FloatArray
@@ -53,7 +53,7 @@ class Forecast:
         return times
 
     def to_frame(self) -> pl.DataFrame:
-        """Long form: ``item`` (where there are several), ``timestamp``, ``channel``, ``mean``, ``q0.1`` ..."""
+        """Long form: ``item`` (if there are several), ``timestamp``, ``channel``, ``mean``, ``q0.1`` ..."""
         n_items, horizon, n_channels = self.mean.shape
         stamps = pl.Series("timestamp", np.repeat(self.times().reshape(-1), n_channels))
         stamps = stamps.cast(pl.Datetime("us", "UTC")) if self.clock == "utc" else stamps / SECOND

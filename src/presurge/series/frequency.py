@@ -1,4 +1,4 @@
-"""Steps of regular series: parsing ("60s", "5m", "1h"), writing and guessing them from time stamps."""
+"""Steps of regular series: parse them ("60s", "5m", "1h"), format them, and infer them from time stamps."""
 
 import re
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from presurge.errors import ConfigError, DataError
 
-MICROSECOND = 1
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -21,7 +20,7 @@ def parse_step(text: str | int) -> int:
     """Turn ``"60s"``, ``"5m"``, ``"1h"``, ``"1d"``, ``"1w"`` or a number of seconds into microseconds.
 
     Raises:
-        ConfigError: The text is no step, or the step is not between 1 second and 1 week.
+        ConfigError: The text is not a step, or the step is not between 1 second and 1 week.
     """
     match = _PATTERN.fullmatch(str(text))
     if match is None:
@@ -38,7 +37,7 @@ def check_step(step: int) -> int:
     """Return ``step`` (microseconds) if it is a whole number of seconds from 1 s to 1 week.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: The step is anything else.
     """
     if not SECOND <= step <= WEEK or step % SECOND:
         raise ConfigError(
@@ -58,9 +57,9 @@ def format_step(step: int) -> str:
 
 
 def infer_step(stamps: np.ndarray) -> int:
-    """Guess the step of sorted stamps (int64 microseconds) as the most frequent positive difference.
+    """Infer the step of sorted stamps (int64 microseconds): the most frequent positive difference.
 
-    Differences are rounded to whole seconds, so that a jitter of milliseconds does no harm.
+    Differences are rounded to whole seconds, so a jitter of milliseconds does not matter.
 
     Raises:
         DataError: There are fewer than two distinct stamps, or the step is outside 1 s to 1 week.
@@ -69,7 +68,8 @@ def infer_step(stamps: np.ndarray) -> int:
     gaps = gaps[gaps > 0]
     if gaps.size == 0:
         raise DataError(
-            "the step cannot be told from fewer than two different time stamps", hint="Give it: `step=60s`"
+            "the step cannot be inferred from fewer than two different time stamps",
+            hint="Give it: `step=60s`",
         )
     seconds, counts = np.unique(np.maximum(1, np.round(gaps / SECOND)).astype(np.int64), return_counts=True)
     step = int(seconds[counts.argmax()]) * SECOND

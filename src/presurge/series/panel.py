@@ -1,4 +1,4 @@
-"""The Panel: regular multivariate series of one or many items, the one form that all data takes inside.
+"""The Panel: regular multivariate series of one or many items, the one form of all data inside Presurge.
 
 Shapes: R rows, C channels, I items, F static features.
 """
@@ -27,11 +27,11 @@ IntArray = npt.NDArray[np.int64]
 class Channel:
     """One column of a panel.
 
-    A ``count`` adds up over time, is never negative, and is zero where nothing was logged; a ``gauge`` is a level,
-    and is unknown where nothing was logged.
+    A ``count`` adds up over time, is never negative, and is zero when nothing was logged; a ``gauge`` is a level, and is
+    unknown when nothing was logged.
 
-    A ``target`` is forecast. The other roles are covariates, which are only read: an ``observed`` one up to the origin, a
-    ``known`` one up to the last row of the forecast (a holiday, a planned campaign).
+    A ``target`` is forecast. The other roles are covariates, which models only read: an ``observed`` one up to the origin,
+    a ``known`` one (a holiday, a planned campaign) up to the last row of the forecast.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Panel:
         channels: The C columns.
         step: Frequency in microseconds, one for all items.
         start: int64 [I], time of each item's first row in microseconds since the Unix epoch; taken from ``stamps``
-            where these are given.
+            if these are given.
         items: Names of the I items.
         indptr: int64 [I + 1]; item ``i`` owns the rows ``indptr[i]:indptr[i + 1]``.
         clock: ``utc`` for absolute stamps; ``relative`` for seconds counted from an unknown origin.
-        stamps: int64 [R], time of every row, where rows are consecutive bars of trading sessions and not ticks of a
-            clock; ``step`` is then the nominal distance of two bars. None for a clock.
-        features: float32 [I, F], what is constant for an item, such as its number of GPUs.
+        stamps: int64 [R], time of every row if the rows are consecutive bars of trading sessions; ``step`` is then the
+            nominal distance between two bars. None if the rows follow a clock.
+        features: float32 [I, F], numbers that are constant for an item, such as its GPU count.
         feature_names: Names of the F static features.
         observed: bool [R, C], derived from ``values``.
     """
@@ -132,7 +132,7 @@ class Panel:
 
     @property
     def count_mask(self) -> npt.NDArray[np.bool_]:
-        """bool [C], true for the channels that count and so are never negative."""
+        """bool [C], true for counts, which are never negative."""
         return np.array([channel.kind == "count" for channel in self.channels], np.bool_)
 
     def rows_of(self, item: int) -> slice:
@@ -155,9 +155,9 @@ class Panel:
         return self.start[item] + (rows - self.indptr[item]) * self.step
 
     def rows_after(self, items: IntArray, times: IntArray) -> IntArray:
-        """The first row later than a time, for each pair of an item and a time.
+        """The first row later than a time, for each pair of item and time.
 
-        On a regular clock the row may lie outside the item; the count of steps goes on there.
+        On a regular clock the row may lie outside the item, as if the item went on.
         """
         begin = self.indptr[items]
         if self.stamps is None:
@@ -218,7 +218,7 @@ class Panel:
         return self.replace(channels=channels)
 
     def take(self, span: Span) -> "Panel":
-        """The rows of a span as a panel of their own (items left without rows are kept, empty)."""
+        """A panel of the rows of a span; items without rows stay, empty."""
         pairs = zip(span.first, span.last, strict=True)
         rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(a, b) for a, b in pairs)])
         return self.replace(
@@ -233,9 +233,9 @@ class Panel:
         return replaced(self, **changes)
 
     def to_frame(self) -> pl.DataFrame:
-        """One row a time and item: ``timestamp``, ``item`` (where there are several), one column a channel.
+        """One row for each time and item: ``timestamp``, ``item`` (if there are several), one column for each channel.
 
-        Missing values are null. ``timestamp`` is a UTC datetime, or seconds (float64) where the clock is relative.
+        Missing values are null. ``timestamp`` is a UTC datetime, or seconds (float64) on a relative clock.
         """
         times = self.times()
         if self.clock == "utc":
@@ -265,7 +265,7 @@ def _places(names: Sequence[str], among: Sequence[str], what: str) -> list[int]:
 
 
 def _frozen(array: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
-    """A contiguous array that nobody can write to; a copy, unless it is one already."""
+    """A contiguous read-only array; a copy, unless the array already is one."""
     frozen = np.ascontiguousarray(array, kind)
     if frozen is array and (array.flags.writeable or array.base is not None):
         frozen = array.copy()

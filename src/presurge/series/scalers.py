@@ -1,7 +1,7 @@
-"""Scalers and transforms: values on a scale that a model learns well on, and back.
+"""Scalers and transforms: bring values to a scale that suits learning, and back.
 
-A scaled value is ``(transform(x) - shift) / scale`` with one shift and scale a channel. Both are fitted on training rows
-only: what comes later never moves them.
+A scaled value is ``(transform(x) - shift) / scale`` with one shift and scale for each channel. Both are fitted on training
+rows only; later rows never change them.
 """
 
 from collections.abc import Callable
@@ -16,43 +16,23 @@ TransformName = Literal["identity", "sqrt", "log1p"]
 Float64Array = npt.NDArray[np.float64]
 
 _LARGEST_EXPONENT = 88.0
-"""exp(88) is the last that float32 holds: a wild prediction on the log scale stays finite."""
+"""float32 overflows just above exp(88): a wild prediction on the log scale stays finite."""
 
 
 class Transform(NamedTuple):
-    """A monotone function and its inverse, odd around zero, so that negative values have an image too."""
+    """A monotone function and its inverse, odd around zero, so that it also takes negative values."""
 
     forward: Callable[[Float64Array], Float64Array]
     inverse: Callable[[Float64Array], Float64Array]
 
 
-def _same(x: Float64Array) -> Float64Array:
-    return x
-
-
-def _sqrt(x: Float64Array) -> Float64Array:
-    root: Float64Array = np.sqrt(np.abs(x))
-    return np.copysign(root, x)
-
-
-def _square(x: Float64Array) -> Float64Array:
-    return x * np.abs(x)
-
-
-def _log1p(x: Float64Array) -> Float64Array:
-    logarithm: Float64Array = np.log1p(np.abs(x))
-    return np.copysign(logarithm, x)
-
-
-def _expm1(x: Float64Array) -> Float64Array:
-    power: Float64Array = np.expm1(np.minimum(np.abs(x), _LARGEST_EXPONENT))
-    return np.copysign(power, x)
-
-
 TRANSFORMS: dict[TransformName, Transform] = {
-    "identity": Transform(_same, _same),
-    "sqrt": Transform(_sqrt, _square),
-    "log1p": Transform(_log1p, _expm1),
+    "identity": Transform(lambda x: x, lambda x: x),
+    "sqrt": Transform(lambda x: np.copysign(np.sqrt(np.abs(x)), x), lambda x: x * np.abs(x)),
+    "log1p": Transform(
+        lambda x: np.copysign(np.log1p(np.abs(x)), x),
+        lambda x: np.copysign(np.expm1(np.minimum(np.abs(x), _LARGEST_EXPONENT)), x),
+    ),
 }
 
 
@@ -61,13 +41,13 @@ class Scaler:
     """A transform, then a shift and a scale for each of C channels.
 
     ``minmax`` maps the smallest training value to 0 and the largest to 1; ``standard`` to mean 0 and standard deviation
-    1; ``robust`` to median 0 and interquartile range 1 (the standard deviation where that range is zero, as in a channel
-    that is mostly zero); ``meanabs`` divides by the mean absolute value; ``none`` leaves the transformed values. A channel
-    that is constant or never observed has the scale 1.
+    1; ``robust`` to median 0 and interquartile range 1 (or standard deviation 1 if that range is zero, as in a channel
+    that is mostly zero); ``meanabs`` divides by the mean absolute value; ``none`` keeps the transformed values. A constant
+    or never observed channel has scale 1.
 
     Attributes:
-        shift_C: float64, what is subtracted from the transformed values.
-        scale_C: float64, what they are then divided by; never zero.
+        shift_C: float64, subtracted from the transformed values.
+        scale_C: float64, divides the result; never zero.
     """
 
     name: ScalerName
@@ -79,14 +59,14 @@ class Scaler:
     def fit(
         cls, values_RC: npt.NDArray[Any], name: ScalerName, transform: TransformName = "identity"
     ) -> Self:
-        """Fit on the rows given, which must be training rows; missing values (NaN) are left out."""
+        """Fit to training rows; missing values (NaN) are ignored."""
         moved_CR = TRANSFORMS[transform].forward(values_RC.T.astype(np.float64))
         pairs = [_shift_and_scale(x_R[~np.isnan(x_R)], name) for x_R in moved_CR]
         shift_C, scale_C = np.array(pairs, np.float64).reshape(-1, 2).T.copy()
         return cls(name=name, transform=transform, shift_C=shift_C, scale_C=scale_C)
 
     def scale(self, values: npt.NDArray[Any]) -> Float64Array:
-        """Original units to the model's scale: [..., C] to float64 [..., C]; missing stays missing."""
+        """Original units to the model's scale: [..., C] to float64 [..., C]; missing values stay missing."""
         moved = TRANSFORMS[self.transform].forward(values.astype(np.float64))
         result: Float64Array = (moved - self.shift_C) / self.scale_C
         return result
@@ -95,18 +75,8 @@ class Scaler:
         """The inverse of ``scale``: [..., C] to float64 [..., C] in original units."""
         return TRANSFORMS[self.transform].inverse(scaled.astype(np.float64) * self.scale_C + self.shift_C)
 
-    def channel(self, index: int) -> "Scaler":
-        """The scaler of one channel alone."""
-        only = slice(index, index + 1)
-        return Scaler(
-            name=self.name,
-            transform=self.transform,
-            shift_C=self.shift_C[only],
-            scale_C=self.scale_C[only],
-        )
-
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; floats are written so that they come back bit-identical."""
+        """As JSON values; floats survive the round trip bit for bit."""
         return {
             "name": self.name,
             "transform": self.transform,

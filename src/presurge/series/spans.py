@@ -1,4 +1,4 @@
-"""Spans: the rows that a split owns. Windows never take a target outside their span, nor a context outside their item."""
+"""Spans: the rows of a split. The targets of a window stay inside its span, its context inside its item."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Span:
         return int((self.last - self.first).sum())
 
     def cut(self, fractions: Sequence[float | str | Fraction]) -> tuple["Span", ...]:
-        """Cut every item chronologically into parts; the fractions must add up to one.
+        """Cut every item chronologically into parts; the fractions must add up to 1.
 
         With n rows, the cut after the k-th part is at ``floor(n * (f_1 + ... + f_k))`` in exact arithmetic, so that
         0.6, 0.1, 0.2, 0.1 of 87,833 rows are 52,699, 8,784, 17,566 and 8,784 rows.
 
         Raises:
-            ConfigError: A fraction is negative or they do not add up to one.
+            ConfigError: A fraction is negative, or they do not add up to 1.
         """
         parts = [_fraction(fraction) for fraction in fractions]
         if not parts or min(parts) < 0 or abs(sum(parts, Fraction(0)) - 1) > Fraction(1, 10**6):
@@ -43,12 +43,12 @@ class Span:
         return tuple(Span(self.first + np.array(a), self.first + np.array(b)) for a, b in pairwise(cuts))
 
     def cut_tail(self, fraction: float | str) -> tuple["Span", "Span"]:
-        """Cut the last ``fraction`` of every item off: (head, tail)."""
+        """Cut off the last ``fraction`` of every item: (head, tail)."""
         head, tail = self.cut([1 - Fraction(str(fraction)), Fraction(str(fraction))])
         return head, tail
 
     def joined(self, other: "Span") -> "Span":
-        """This span and the one that follows it directly, as one."""
+        """This span and the one directly after it, as one."""
         return Span(self.first, other.last)
 
 

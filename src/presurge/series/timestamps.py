@@ -1,8 +1,8 @@
-"""Time stamps at the door: any column that a person would call a time, as int64 microseconds since the Unix epoch.
+"""Read any column that a person would call a time as int64 microseconds since the Unix epoch.
 
-Numbers are read by their magnitude: below 1e8 they are *relative* seconds (counted from an unknown origin, as in
-BurstGPT), below 1e11 seconds since 1970, below 1e14 milliseconds, below 1e17 microseconds and beyond that nanoseconds.
-As dates, each of the four ranges begins in 1973 and ends in 5138. Text is ISO-8601 or close to it; without a zone it is UTC.
+The magnitude of numbers tells their unit: below 1e8 they are *relative* seconds (counted from an unknown origin, as in
+BurstGPT), below 1e11 seconds since 1970, below 1e14 milliseconds, below 1e17 microseconds, and above that nanoseconds.
+As dates, each of the four ranges runs from 1973 to 5138. Text is ISO-8601 or similar, in UTC unless it names a zone.
 """
 
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ class TimeForm:
     Attributes:
         kind: Numbers, text, datetimes (dates too) or durations.
         unit: Of numbers.
-        given: The unit came from the user or the format and was not guessed from the magnitude.
-        patterns: Of text, the ones to try in turn.
+        given: Whether the unit came from the user or the format rather than from the magnitude.
+        patterns: Of text, to be tried in turn.
         zoned: The stamps name their zone.
     """
 
@@ -60,12 +60,12 @@ class TimeForm:
     zoned: bool = False
 
     def clock(self, first_us: int) -> Clock:
-        """Whether the stamps are absolute, judged by the earliest of them."""
+        """The clock of the stamps, judged by the earliest of them."""
         relative = self.kind == "duration" or (self.kind == "number" and first_us < _RELATIVE_BELOW * SECOND)
         return "relative" if relative else "utc"
 
     def describe(self, clock: Clock) -> str:
-        """Say in words how the column was read."""
+        """Describe in words how the column was read."""
         if self.kind == "number":
             since = "since 1970 (UTC)" if clock == "utc" else "from an unknown origin"
             return f"{_UNIT_NAMES[self.unit]} {since}"
@@ -79,15 +79,15 @@ class TimeForm:
 
 
 def detect_form(sample: pl.Series, *, unit: TimeUnit | None = None, where: str) -> TimeForm:
-    """Find out how the stamps of a column are written.
+    """Detect how the stamps of a column are written.
 
     Args:
-        sample: The first rows of the column, or all of it, in the type it was stored in or as text.
-        unit: Unit of numbers, where it is known; else it is judged by the magnitude.
-        where: Named by the error.
+        sample: The first rows of the column, or all of it, in the type that it was stored in or as text.
+        unit: Unit of numbers (default: judged by their magnitude).
+        where: Place that an error names.
 
     Raises:
-        DataError: The column holds no times.
+        DataError: The column does not contain times.
     """
     known = sample.drop_nulls()
     dtype = known.dtype
@@ -113,24 +113,24 @@ def detect_form(sample: pl.Series, *, unit: TimeUnit | None = None, where: str) 
 
 
 def check_unit(form: TimeForm, first_us: int, last_us: int, *, where: str) -> None:
-    """Refuse numbers whose guessed unit fits one end of the column and not the other.
+    """Refuse numbers whose inferred unit fits only one end of the column.
 
     Raises:
-        DataError: The magnitudes at the two ends mean different units.
+        DataError: The magnitudes at the two ends imply different units.
     """
     if form.kind != "number" or form.given:
         return
     first, last = (abs(stamp) * _PER_SECOND[form.unit] / SECOND for stamp in (first_us, last_us))
     if _magnitude(first) != _magnitude(last):
         raise DataError(
-            f"the unit of the time stamps cannot be told: they run from {first:g} to {last:g}",
+            f"the unit of the time stamps is ambiguous: they run from {first:g} to {last:g}",
             where=where,
             hint="Set `time_unit` to s, ms, us or ns.",
         )
 
 
 def stamp_expr(column: str, form: TimeForm) -> pl.Expr:
-    """The column as int64 microseconds, null where it cannot be read. Fractions below a microsecond are cut or rounded."""
+    """The column as int64 microseconds, null where unreadable. Fractions of a microsecond are cut off or rounded."""
     value = pl.col(column)
     if form.kind == "datetime":
         return value.dt.epoch("us")
@@ -146,14 +146,14 @@ def stamp_expr(column: str, form: TimeForm) -> pl.Expr:
 
 
 def format_stamp(stamp: int, clock: Clock) -> str | int | float:
-    """Write a time (microseconds) in the form that it came in: ISO-8601 in UTC, or a number of seconds."""
+    """Format a time (microseconds): ISO-8601 in UTC, or a number of seconds on a relative clock."""
     if clock == "utc":
         return (_EPOCH + timedelta(microseconds=stamp)).isoformat().replace("+00:00", "Z")
     return stamp // SECOND if stamp % SECOND == 0 else stamp / SECOND
 
 
 def _magnitude(value: float) -> tuple[TimeUnit, bool]:
-    """The unit that a number of this size has as a time, and whether it is relative."""
+    """The unit that a time of this size implies, and whether it is relative."""
     if value < _RELATIVE_BELOW:
         return "s", True
     for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)):
@@ -172,7 +172,7 @@ def _number_form(known: pl.Series, unit: TimeUnit | None, *, as_written: bool) -
 
 
 def _are_compact_dates(numbers: pl.Series) -> bool:
-    """Whether all numbers read as dates like 20240131. Seconds that do so by chance are soon off the calendar."""
+    """Whether all numbers are dates such as 20240131. Consecutive seconds soon leave the calendar."""
     if not numbers.is_between(19_000_101, 21_001_231).all() or numbers.n_unique() < 2:
         return False
     dates = numbers.cast(pl.Int64).cast(pl.String).str.to_date(_COMPACT_DATE, strict=False)
@@ -187,14 +187,14 @@ def _text_form(known: pl.Series, unit: TimeUnit | None) -> TimeForm | None:
     for zoned, patterns in ((True, _ZONED_PATTERNS), (False, _NAIVE_PATTERNS)):
         read = {pattern: pl.select(_parse(pl.lit(text), pattern)).to_series() for pattern in patterns}
         if any(stamps.count() for stamps in read.values()):
-            # A column may mix forms (with and without a fraction or a time of day), but not zones and none.
+            # A column may mix forms (with and without a fraction or a time of day), but not stamps with and without zones.
             useful = sorted((p for p in patterns if read[p].count()), key=lambda p: read[p].null_count())
             return TimeForm(kind="text", patterns=_without_needless(useful, read), zoned=zoned)
     return None
 
 
 def _without_needless(patterns: list[str], read: dict[str, pl.Series]) -> tuple[str, ...]:
-    """The fewest patterns, best first, that read all that any of them reads: each one costs a pass over the text."""
+    """The fewest patterns, best first, that together read every readable stamp: each costs a pass over the text."""
     chosen: list[str] = []
     for pattern in patterns:
         so_far = reduce(lambda a, b: a | b, (read[p].is_not_null() for p in chosen)) if chosen else None

@@ -1,4 +1,4 @@
-"""Windows as views: a window is the row of its origin; nothing is copied until a batch is gathered.
+"""Windows as views: a window is the row of its origin, and nothing is copied until a batch is gathered.
 
 Shapes: B windows, L context rows, H horizon rows, W = L + H, C channels, K known channels, F static features, R rows.
 """
@@ -15,12 +15,12 @@ from presurge.series.spans import Span
 
 IntArray = npt.NDArray[np.int64]
 CHUNK = 16_384
-"""Windows gathered at once where a whole span is walked: bounds the memory, whatever the number of windows."""
+"""Windows gathered at once when walking a whole span, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowBatch:
-    """What a forecaster may know of B windows.
+    """What a forecaster may know about B windows.
 
     Attributes:
         context_BLC: float32, original units, oldest row first; NaN where missing.
@@ -29,10 +29,10 @@ class WindowBatch:
         step: Frequency in microseconds.
         items: Names of the items that ``item_B`` numbers.
         channels: The C channels.
-        future_BHK: float32, the rows after the origin of the known channels, in their order; NaN where missing. None
-            where there are no known channels, or the future was not asked for.
+        future_BHK: float32, the known channels after the origin, in their order; NaN where missing. None if there are no
+            known channels, or nobody asked for the future.
         features_BF: float32, the static features of each window's item.
-        time_BW: int64, time of every row of context and horizon; None on a regular clock, where ``times`` counts steps.
+        time_BW: int64, time of every row of context and horizon; None on a regular clock, when ``times`` counts steps.
     """
 
     context_BLC: FloatArray
@@ -77,10 +77,10 @@ class WindowBatch:
 
 
 def window_origins(panel: Panel, span: Span, *, context: int, horizon: int, stride: int = 1) -> IntArray:
-    """Rows of the last context row of every window whose H targets lie in the span.
+    """The last context row of every window whose H targets lie in the span.
 
-    The context may reach back before the span (a forecast at the first row of a test part knows the rows before it)
-    but never into another item. Per item the origins are ``stride`` rows apart, beginning at the earliest possible.
+    The context may begin before the span (a forecast of the first test row knows the rows before it) but never in
+    another item. In each item the origins are ``stride`` rows apart, from the earliest possible one.
     """
     pieces = []
     for begin, first, last in zip(panel.indptr[:-1], span.first, span.last, strict=True):
@@ -90,7 +90,7 @@ def window_origins(panel: Panel, span: Span, *, context: int, horizon: int, stri
 
 
 def complete(panel: Panel, origins: IntArray, *, before: int, after: int) -> npt.NDArray[np.bool_]:
-    """bool [B, C]: the ``before`` rows up to each origin and the ``after`` rows behind it are all observed."""
+    """bool [B, C]: all ``before`` rows up to each origin and all ``after`` rows following it are observed."""
     if panel.observed.all():
         return np.ones((len(origins), len(panel.channels)), np.bool_)
     missing = np.zeros((len(panel) + 1, len(panel.channels)), np.int64)
@@ -125,7 +125,7 @@ def whole(panel: Panel, origins: IntArray, *, context: int, horizon: int) -> npt
 
 
 def batch_of(panel: Panel, origins: IntArray, context: int, horizon: int = 0) -> WindowBatch:
-    """Gather what is known at the given origins: the contexts and, over ``horizon`` rows, the known channels."""
+    """Gather what a forecaster may know at each origin: the context and ``horizon`` rows of the known channels."""
     item_B = panel.items_of(origins)
     known = columns_of(panel.channels, "known")
     return WindowBatch(
@@ -159,7 +159,7 @@ def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, 
 
 
 def targets_of(panel: Panel, origins: IntArray, horizon: int) -> FloatArray:
-    """Gather what came of the target channels: float32 [B, H, C], NaN where missing."""
+    """Gather the actual values of the target channels: float32 [B, H, C], NaN where missing."""
     return _columns(gather(panel.values, origins, before=0, after=horizon), panel.targets)
 
 

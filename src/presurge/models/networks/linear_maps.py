@@ -1,4 +1,4 @@
-"""DLinear as a network: the two maps are folded into one before they meet the windows, which is the same and faster.
+"""DLinear as a network, which folds both maps into one before applying it: the same result, faster.
 
 Shapes: B windows, L context, H horizon, C channels, G groups of weights (C or 1), Q outputs a step (1, or quantiles).
 """
@@ -27,7 +27,7 @@ class DLinearNetwork(nn.Module):
         groups: C for individual weights, 1 for shared ones.
         outputs: Q; the forecast is [B, H, C] where it is 1, else [B, H, Q, C].
         kernel_size: Rows of the moving average, odd.
-        normalisation: The level that is taken off every window and put back on its forecast, or the size that divides it.
+        normalisation: The level subtracted from every window and added back to its forecast, or the size that divides it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DLinearNetwork(nn.Module):
         return y_CBR.reshape(*y_CBR.shape[:2], self.horizon, self.outputs).permute(1, 2, 3, 0)
 
     def arrays(self) -> dict[str, FloatArray]:
-        """The weights of a plain DLinear with the same forecasts: the level is folded into both maps."""
+        """The weights of a plain DLinear with the same forecasts, the level folded into both maps."""
         level_GRL = self._level_map()
         tensors = {
             "seasonal.weight": self.seasonal_weight + level_GRL,
@@ -90,7 +90,7 @@ class DLinearNetwork(nn.Module):
         return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
     def _level_map(self) -> torch.Tensor | float:
-        """What taking the level ``a x`` off and putting it back adds to the map: ``(1 - Wt 1) a``.
+        """What subtracting the level ``a x`` and adding it back contributes to the map: ``(1 - Wt 1) a``.
 
         The moving average of a constant is that constant, so a level never reaches the seasonal map.
         """
@@ -100,11 +100,11 @@ class DLinearNetwork(nn.Module):
 
 
 class LinearShape(Protocol):
-    """The settings of a DLinear that shape its network."""
+    """The part of DLinear's configuration that shapes its network."""
 
     @property
     def individual(self) -> bool:
-        """Own weights for each channel."""
+        """Whether each channel has its own weights."""
         ...
 
     @property
@@ -114,16 +114,16 @@ class LinearShape(Protocol):
 
     @property
     def normalisation(self) -> Normalisation:
-        """The level that is taken off every window."""
+        """The level subtracted from every window."""
         ...
 
 
 def learn(
     problem: NetworkProblem, training: TrainingConfig, shape: LinearShape, *, progress: Progress = silent
 ) -> tuple[dict[str, FloatArray], TrainingOutcome, int]:
-    """Train a DLinear by gradient: (its four arrays, the outcome, the number of training windows).
+    """Train a DLinear by gradient; return its four arrays, the outcome and the number of training windows.
 
-    Under the quantile loss the arrays hold H x Q rows, the levels of one step beside each other.
+    Under the quantile loss the arrays have H x Q rows, the levels of one step next to each other.
     """
 
     def build() -> DLinearNetwork:

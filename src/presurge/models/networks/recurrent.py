@@ -15,12 +15,12 @@ from presurge.models.networks.window import Head, NetworkShape
 
 
 class RecurrentConfig(NetworkConfig):
-    """Settings of LSTM and GRU.
+    """Configuration of LSTM and GRU.
 
     Attributes:
-        hidden_size: Numbers of the state.
-        num_layers: Layers on top of each other.
-        dropout: Share of the numbers between two layers that is left out in training.
+        hidden_size: Length of the state.
+        num_layers: Stacked layers.
+        dropout: Share of the numbers between two layers that training leaves out.
     """
 
     hidden_size: int = Field(64, ge=1)
@@ -50,7 +50,7 @@ class RecurrentBody(nn.Module):
 
 
 class LSTM(NetworkForecaster):
-    """Long short-term memory over all channels at once."""
+    """Long short-term memory over all targets at once."""
 
     name: ClassVar[str] = "lstm"
     summary: ClassVar[str] = "recurrent network with long short-term memory, all channels at once"
@@ -69,7 +69,7 @@ class LSTM(NetworkForecaster):
 
 
 class GRU(LSTM):
-    """Gated recurrent units over all channels at once."""
+    """Gated recurrent units over all targets at once."""
 
     name: ClassVar[str] = "gru"
     summary: ClassVar[str] = "recurrent network with gated units, all channels at once"

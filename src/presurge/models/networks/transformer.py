@@ -17,16 +17,16 @@ from presurge.models.networks.window import Head, NetworkShape, patches
 
 
 class TransformerConfig(NetworkConfig):
-    """Settings of the Transformer.
+    """Configuration of the Transformer.
 
     Attributes:
-        d_model: Numbers of a token.
-        nhead: Heads of attention; they share ``d_model`` evenly.
+        d_model: Length of a token.
+        nhead: Attention heads, which share ``d_model`` evenly.
         num_layers: Encoder layers.
-        dim_feedforward: Hidden numbers of the feed-forward part of a layer.
-        dropout: Share of the numbers that is left out in training.
-        patch_length: Rows of a token; 0 makes every row a token, which costs much more.
-        gradient_checkpointing: Compute each layer again on the way back instead of keeping what it gave: less memory,
+        dim_feedforward: Hidden units of the feed-forward part of a layer.
+        dropout: Share of the numbers that training leaves out.
+        patch_length: Rows in a token; 0 makes every row a token, which costs much more.
+        gradient_checkpointing: Recompute each layer in the backward pass instead of storing its activations: less memory,
             about a third more time, the same weights.
     """
 
@@ -41,12 +41,14 @@ class TransformerConfig(NetworkConfig):
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> "TransformerConfig":
         if self.d_model % self.nhead:
-            raise ValueError(f"d_model {self.d_model} cannot be shared evenly by {self.nhead} heads (nhead)")
+            raise ValueError(
+                f"d_model {self.d_model} cannot be divided evenly among {self.nhead} heads (nhead)"
+            )
         return self
 
 
 class TransformerBody(nn.Module):
-    """Tokens with learned positions through encoder layers; the head reads their mean and the last of them."""
+    """Encoder layers over tokens with learned positions; the head reads the mean token and the last one."""
 
     def __init__(self, settings: TransformerConfig, shape: NetworkShape) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class TransformerBody(nn.Module):
 
 
 class Transformer(NetworkForecaster):
-    """Attention between the rows, or patches of rows, of all channels at once."""
+    """Attention between rows, or patches of rows, of all channels at once."""
 
     name: ClassVar[str] = "transformer"
     summary: ClassVar[str] = "attention between patches of rows, all channels at once"
