@@ -238,6 +238,13 @@ def test_faults_reach_the_user_as_plain_errors(run: Run) -> None:
     code, _, err = run("backtest", *DATA, "--plugin", "own.py", "--models", "dlinear,own")
     assert code == 2
     assert "own, own.py: the model own failed" in err
+    Path("unfit.py").write_text(
+        LOGISTIC.replace("def predict(self, batch):", "def fit(self, *_, **__):\n        GROWTH.x")
+    )
+    code, _, err = run("train", *DATA, "--plugin", "unfit.py", "--model", "own")
+    assert code == 2
+    assert "unfit.py: the model own failed: AttributeError" in err
+    assert "(unfit.py, line 14)" in err
     Path("quitting.py").write_text("import sys\nsys.exit(0)\n")
     code, _, err = run("models", "--plugin", "quitting.py")
     assert code == 2

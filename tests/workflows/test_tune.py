@@ -315,6 +315,16 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
     assert conditions == {"solver": {}, "context": {}, "kernel_size": with_sgd, "learning_rate": with_sgd}
 
 
+def test_a_fixed_setting_decides_which_others_are_searched() -> None:
+    exact = space_of(resolve_config({"model_settings": {"solver": "exact"}}))
+    assert {"ridge", "transform"} <= exact.keys()
+    assert not {"solver", "loss", "learning_rate"} & exact.keys()
+    sgd = space_of(resolve_config({"model_settings": {"solver": "sgd"}}), fixed={"batch_size"})
+    assert {"loss", "learning_rate"} <= sgd.keys()
+    assert not {"solver", "ridge", "batch_size"} & sgd.keys()
+    assert not any(knob.only_with for knob in (*exact.values(), *sgd.values()))
+
+
 def test_every_declared_value_is_possible() -> None:
     searched = []
     for model in model_names():
@@ -343,10 +353,10 @@ def test_a_directory_of_another_search_is_refused(tmp_path: Path) -> None:
 def test_a_setting_that_an_older_version_lacks_has_its_default(tmp_path: Path) -> None:
     with opened(tmp_path, {"horizon": 2}):
         pass
-    with opened(tmp_path, {"horizon": 2, "clip_norm": None}):
+    with opened(tmp_path, {"horizon": 2, "plateau_patience": 5}):
         pass
-    changed = opened(tmp_path, {"horizon": 2, "clip_norm": 1.0})
-    with pytest.raises(ConfigError, match=r"another clip_norm: None, and now it is 1\.0"), changed:
+    changed = opened(tmp_path, {"horizon": 2, "plateau_patience": 6})
+    with pytest.raises(ConfigError, match="another plateau_patience: 5, and now it is 6"), changed:
         pass
 
 

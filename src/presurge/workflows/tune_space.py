@@ -206,7 +206,7 @@ def usual_values(space: Space, settings: TrainConfig) -> dict[str, Any]:
         value = values[name]
         if value == "auto" and knob.choices and not knob.holds(value):
             value = knob.choices[0]
-        if knob.holds(value) and knob.applies(usual):
+        if knob.holds(value):
             usual[name] = value
     return usual
 
