@@ -27,6 +27,11 @@ def test_models_are_ranked_over_their_common_steps() -> None:
     assert (ranking.steps, ranking.best, ranking.beats_baselines) == (2, "long", True)
     assert ranking.errors == pytest.approx({"long": 0.2, "short": 0.225})
     assert ranking.baselines == pytest.approx({"drift": 0.3})
+    reach_less = {"short": models["short"], "long": models["long"]}
+    models["short"].baseline_errors = {"drift": (0.2,)}
+    assert rank(reach_less).baselines == pytest.approx({"drift": 0.3}), (
+        "the naive errors that reach furthest count"
+    )
     assert rank(models, 1).errors == pytest.approx({"long": 0.1, "short": 0.15})
 
 
