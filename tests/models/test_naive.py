@@ -204,8 +204,10 @@ def test_every_channel_has_a_season_of_its_own(make_panel: MakePanel) -> None:
     columns = [daily(len(rows), HOUR, 2, 9.0), noise, daily(len(rows), HOUR, 4, 50.0) * quiet_weekend]
     panel = make_panel(np.stack(columns, 1), kinds="ccc")
     model = SeasonalNaive(context=5, horizon=30)
-    model.fit(panel, panel.full_span())
+    report = model.fit(panel, panel.full_span())
     assert model.periods == (24, 1, 168)
+    told = [[name for name in panel.channel_names if name in note] for note in report.notes]
+    assert told == [["c0"], ["c1"], ["c2"]]
     mean = predicted(model, panel)
     after = panel.values[-24:, 0]
     np.testing.assert_array_equal(mean[:, 0], np.concatenate([after, after[:6]]))
@@ -238,3 +240,11 @@ def test_the_day_of_real_traffic(shared: Path, make_panel: MakePanel) -> None:
     hits = pd.read_csv(shared / "data/workload/nasa_http_1min.csv.gz")["requests"].to_numpy()[:20_000]
     panel = make_panel(hits, kinds="c", step=MINUTE)
     assert detect_season(panel, panel.full_span()).period == 1440
+
+
+def test_single_bursts_do_not_hide_a_season_that_no_calendar_has(make_panel: MakePanel) -> None:
+    rng = np.random.default_rng(3)
+    values = 10 * np.sin(2 * np.pi * np.arange(1500) / 37) + rng.normal(size=1500)
+    values[rng.choice(1500, 12, replace=False)] += 2_000
+    panel = make_panel(values)
+    assert detect_season(panel, panel.full_span()).period == 37

@@ -192,6 +192,15 @@ def test_every_loss_trains_every_network(name: str, loss: str, daily: Panel) -> 
     assert len(forecast.levels) == forecast.quantiles.shape[2] == (7 if loss == "quantile" else 0)
 
 
+def test_only_revin_learns_a_gain_and_a_shift_per_channel(daily: Panel) -> None:
+    plain, affine, other = (
+        fitted("mlp", daily, affine=affine, normalisation=normalisation)
+        for affine, normalisation in ((False, "revin"), (True, "revin"), (True, "last"))
+    )
+    assert affine.n_parameters == plain.n_parameters + 2 * len(daily.channels)
+    assert other.n_parameters == plain.n_parameters
+
+
 @NETWORKS
 def test_quantiles_never_cross_and_cover(name: str, make_panel: MakePanel) -> None:
     values = np.random.default_rng(0).gamma(2, 10, 1500)
