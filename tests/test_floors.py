@@ -1,6 +1,7 @@
 """The architecture, enforced: imports only run downwards, heavy libraries stay out, files and functions stay short."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -148,4 +149,17 @@ def test_files_and_functions_are_short() -> None:
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:
                     wrong.append(f"{path}:{node.lineno} {node.name}: {lines} lines, not {MAX_FUNCTION_LINES}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_command_line_names_its_flags() -> None:
+    """An error names the setting (`horizon`); each door spells it in its own way."""
+    flag = re.compile(r"(?<![\w(-])--[a-z]")
+    wrong = [
+        f"{path}:{number}: {line.strip()}"
+        for path in [*FILES, *sorted((SRC / "presurge").rglob("*.toml"))]
+        if room_of(module_of(path)) != "cli"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if flag.search(line.replace("pip install --upgrade", ""))  # which is not ours
+    ]
     assert not wrong, "\n".join(wrong)

@@ -43,6 +43,7 @@ def test_the_frame_has_one_row_a_time_and_channel() -> None:
 def test_the_frame_and_the_object_agree_for_several_items() -> None:
     made = forecast(("a", "b"), "relative", 90 * SECOND)
     frame, rows = made.to_frame(), made.to_dict()["forecast"]
+    assert [row["item"] for row in rows] == ["a"] * 4 + ["b"] * 4
     assert frame["item"].to_list() == [row["item"] for row in rows]
     assert frame["timestamp"].to_list() == [row["timestamp"] for row in rows]
     assert frame["mean"].to_list() == [row["mean"] for row in rows]
