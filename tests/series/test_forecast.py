@@ -74,3 +74,11 @@ def test_stamps_of_bars_replace_the_steps_after_the_origin() -> None:
     stamps = ["1970-01-01T00:05:00Z", "1970-01-01T01:30:00Z"]
     assert [row["timestamp"] for row in made.to_dict()["forecast"][::2]] == stamps
     assert made.to_frame()["timestamp"].dt.epoch("us").to_list()[::2] == [5 * MINUTE, 90 * MINUTE]
+
+
+def test_every_row_of_the_horizon_is_a_step_later() -> None:
+    """Three rows of two channels, so that no length stands for another."""
+    short = forecast(("a", "b"), "relative", 90 * SECOND)
+    made = replace(short, mean=np.zeros((2, 3, 2), np.float32), quantiles=np.zeros((2, 3, 3, 2), np.float32))
+    assert (made.times() // SECOND).tolist() == [[150, 210, 270]] * 2
+    assert [row["timestamp"] for row in made.to_dict()["forecast"]] == [150, 150, 210, 210, 270, 270] * 2
