@@ -221,9 +221,7 @@ class Forecaster(ABC):
             ModelError: It has not been fitted.
         """
         if self.spec is None:
-            raise ModelError(
-                f"{self.name} is not trained", hint="Call fit first, or load a trained model."
-            )
+            raise ModelError(f"{self.name} is not trained", hint="Call fit first, or load a trained model.")
         return self.spec
 
     def forecast(self, panel: Panel, horizon: int | None = None, *, future: Panel | None = None) -> Forecast:
