@@ -1,5 +1,5 @@
-# One virtual environment, two installs: `demo` needs what runs, everything else what tests it too.
-# pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX, …) choose where wheels come from.
+# One virtual environment, two installs: `demo` needs only what runs Presurge, everything else needs what tests it too.
+# pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX, …) say where wheels come from.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -33,7 +33,7 @@ lint: $(FULL) ## Check style, format and types; change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(FULL) ## Mend style and format in place
+format: $(FULL) ## Fix style and format in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -48,11 +48,11 @@ bench: $(FULL) ## Run the benchmarks one after another (ONLY=accuracy for one)
 docs: $(FULL) ## Build the guides and the API reference as HTML into site/
 	$(BIN)/python scripts/build_docs.py --out site
 
-freeze: $(FULL) ## Write what the full install holds into constraints.txt
+freeze: $(FULL) ## Pin the versions of the full install in constraints.txt
 	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
-clean: ## Remove the environment, caches and everything built
+clean: ## Remove the environment, caches and build results
 	rm -rf $(VENV) build dist site demo_output .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""The documentation builds: links and headings are there, and every module of the reference can be imported."""
+"""The documentation builds: its links lead somewhere, and every module of the reference can be imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the README and the guides show is what happens: their code blocks are run."""
+"""The code blocks of the READMEs and the guides run."""
 
 import signal
 import subprocess

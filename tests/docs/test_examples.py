@@ -1,4 +1,4 @@
-"""The examples run from end to end, and say what they are there to say."""
+"""The examples run from end to end and print what they promise."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ EXAMPLES, GUIDES = ROOT / "examples", ROOT / "docs" / "guides"
 
 
 def run(*command: str | Path) -> str:
-    """What a command prints; it has to succeed. `presurge` is the one of this environment."""
+    """Run a command that must succeed, with the `presurge` of this environment, and return what it prints."""
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     done = subprocess.run(
         command,

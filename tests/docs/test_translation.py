@@ -1,4 +1,4 @@
-"""The Chinese README is the English one: the same commands, outputs, pictures and numbers, in the same order."""
+"""The Chinese README matches the English one: the same commands, outputs, links and numbers, in the same order."""
 
 import re
 from pathlib import Path
