@@ -47,7 +47,7 @@ class WindowBatch:
 
     def targets(self) -> FloatArray:
         """The context of the target channels alone: float32 [B, L, C]."""
-        return _columns(self.context_BLC, columns_of(self.channels, "target"))
+        return take_columns(self.context_BLC, columns_of(self.channels, "target"))
 
     def select(self, channels: Sequence[Channel]) -> "WindowBatch":
         """The batch with some of its channels, in the order given."""
@@ -160,10 +160,11 @@ def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, 
 
 def targets_of(panel: Panel, origins: IntArray, horizon: int) -> FloatArray:
     """Gather the actual values of the target channels: float32 [B, H, C], NaN where missing."""
-    return _columns(gather(panel.values, origins, before=0, after=horizon), panel.targets)
+    return take_columns(gather(panel.values, origins, before=0, after=horizon), panel.targets)
 
 
-def _columns(rows: FloatArray, columns: IntArray) -> FloatArray:
+def take_columns(rows: FloatArray, columns: IntArray) -> FloatArray:
+    """Some columns of rows of any leading shape; the rows themselves if these are all columns."""
     if len(columns) == rows.shape[-1]:
         return rows
     chosen: FloatArray = rows[..., columns]

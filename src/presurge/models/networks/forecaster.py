@@ -24,9 +24,9 @@ from presurge.models.networks.window import NetworkShape, WindowNetwork, WindowN
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, IntArray, Panel, columns_of
-from presurge.series.scalers import Scaler, ScalerName, TransformName
+from presurge.series.scalers import Float64Array, Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch
+from presurge.series.windows import WindowBatch, take_columns
 from presurge.store import Arrays
 from presurge.training.devices import threads
 
@@ -86,8 +86,8 @@ class NetworkForecaster(Forecaster):
     """What networks share; a network that lacks a setting is searched without it."""
     config: NetworkConfig
     scaler: Scaler
-    covariates: Scaler
-    features: Scaler
+    scalers: dict[str, Scaler]
+    """Those of the covariates and static features, if there are any: observed, known, features."""
     calendar: Calendar
     network: WindowNetwork
 
@@ -109,16 +109,21 @@ class NetworkForecaster(Forecaster):
         scaler = "meanabs" if settings.normalisation == "meanabs" else settings.scaler
         train_RC = panel.take(train).values
         self.scaler = Scaler.fit(train_RC[:, panel.targets], scaler, self._transform())
-        self.covariates = Scaler.fit(train_RC[:, self._covariate_columns], "standard")
-        self.features = Scaler.fit(panel.features, "standard")
+        observed, known = (columns_of(panel.channels, role) for role in ("observed", "known"))
+        beside = {"observed": train_RC[:, observed], "known": train_RC[:, known], "features": panel.features}
+        self.scalers = {name: Scaler.fit(rows, "standard") for name, rows in beside.items() if rows.shape[1]}
         self.calendar = self._calendar_of(int((train.last - train.first).max()))
-        row_R = np.arange(len(panel))
+        array_RD = self._past(panel.values)
+        if known.size or panel.feature_names or self.calendar.size:
+            features_RF = panel.features[panel.items_of(np.arange(len(panel)))]
+            known_RK = self._known(panel.values[:, known], features_RF, panel.times())
+            array_RD = np.concatenate([array_RD, known_RK], axis=1)
         problem = NetworkProblem(
             panel=panel,
             train=train,
             validation=validation,
-            array_RD=self._inputs(panel.values, panel.times(), panel.features[panel.items_of(row_R)]),
-            observed=len(columns_of(panel.channels, "observed")),
+            array_RD=array_RD,
+            observed=len(observed),
             context=self.context,
             horizon=self.horizon,
             loss=settings.loss,
@@ -169,22 +174,22 @@ class NetworkForecaster(Forecaster):
 
     def _forward(self, batch: WindowBatch, part: slice) -> FloatArray:
         """Forecasts of some windows on the model's scale [b, H, Q, C]."""
-        context_BLC, channels = batch.context_BLC[part], self.fitted_spec().channels
-        # Missing values, and what is not known of the future, must reach nothing through a sum: they become 0.
-        ahead_BHC = np.full((len(context_BLC), self.horizon, len(channels)), np.nan, np.float32)
-        if batch.future_BHK is not None:
-            ahead_BHC[:, :, columns_of(channels, "known")] = batch.future_BHK[part]
-        row_BWC = np.concatenate([context_BLC, ahead_BHC], axis=1)
-        no_features = np.zeros((len(row_BWC), 0), np.float32)
-        feature_BF = no_features if batch.features_BF is None else batch.features_BF[part]
-        feature_BWF = np.repeat(feature_BF[:, None], row_BWC.shape[1], axis=1)
-        inputs_BWD = np.nan_to_num(self._inputs(row_BWC, batch.times(self.horizon)[part], feature_BWF))
-        past_only = len(channels) - len(self.fitted_spec().known)
-        context, future = inputs_BWD[:, : self.context], inputs_BWD[:, self.context :, past_only:]
+        spec, context_BLC = self.fitted_spec(), batch.context_BLC[part]
+        # A missing value must not reach the others through a sum: it becomes 0, and predict blanks its window.
+        past = np.nan_to_num(self._past(context_BLC))
+        future = np.zeros((len(past), self.horizon, 0), np.float32)
+        if spec.known or spec.features or self.calendar.size:
+            time_BW = batch.times(self.horizon)[part]
+            known_BWK = take_columns(context_BLC, columns_of(spec.channels, "known"))
+            if batch.future_BHK is not None:
+                known_BWK = np.concatenate([known_BWK, batch.future_BHK[part]], axis=1)
+            feature_B1F = batch.features_BF[part, None] if batch.features_BF is not None else None
+            known = np.nan_to_num(self._known(known_BWK, feature_B1F, time_BW))
+            past, future = np.concatenate([past, known[:, : self.context]], axis=2), known[:, self.context :]
         place = {name: number for number, name in enumerate(self.fitted_spec().items)}
         number_of = np.array([place.get(name, -1) for name in batch.items])
         item_B = torch.from_numpy(number_of[batch.item_B[part]])
-        rows = self.network(torch.from_numpy(context), torch.from_numpy(future), item_B)
+        rows = self.network(torch.from_numpy(past), torch.from_numpy(future), item_B)
         rows_BHQC: FloatArray = (rows if rows.ndim == 4 else rows[:, :, None]).numpy()
         return rows_BHQC
 
@@ -197,8 +202,7 @@ class NetworkForecaster(Forecaster):
         """Scalers and calendar, and the weights by their names in the network."""
         weights = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
         values: dict[str, Any] = {"scaler": self.scaler.to_dict(), "calendar": self.calendar.to_list()}
-        values |= {"covariates": self.covariates.to_dict(), "features": self.features.to_dict()}
-        return values, weights
+        return values | {"scalers": {name: one.to_dict() for name, one in self.scalers.items()}}, weights
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The inverse of ``state``.
@@ -206,10 +210,8 @@ class NetworkForecaster(Forecaster):
         Raises:
             ValueError: The weights are not those of this network.
         """
-        none = Scaler.fit(np.zeros((0, 0)), "standard").to_dict()
         self.scaler = Scaler.from_dict(state["scaler"])
-        self.covariates = Scaler.from_dict(state.get("covariates", none))
-        self.features = Scaler.from_dict(state.get("features", none))
+        self.scalers = {name: Scaler.from_dict(one) for name, one in state.get("scalers", {}).items()}
         self.calendar = Calendar.from_list(self.fitted_spec().step, state["calendar"])
         self.network = self._build().eval()
         try:
@@ -233,21 +235,33 @@ class NetworkForecaster(Forecaster):
         every: Sequence[tuple[int, int]] = Calendar.of(step, rows).harmonics if self.config.calendar else ()
         return Calendar(step=step, harmonics=tuple(wave for wave in every if wave[1] <= WAVES))
 
-    @property
-    def _covariate_columns(self) -> IntArray:
-        """The columns of the observed covariates, then those of the known ones."""
+    def _past(self, row_XC: FloatArray) -> FloatArray:
+        """The scaled targets and observed covariates of rows of any leading shape: float32 [..., C + O]."""
         channels = self.fitted_spec().channels
-        return np.concatenate([columns_of(channels, "observed"), columns_of(channels, "known")])
+        parts = [self.scaler.scale(take_columns(row_XC, columns_of(channels, "target")))]
+        observed = columns_of(channels, "observed")
+        if observed.size:
+            parts.append(self.scalers["observed"].scale(row_XC[..., observed]))
+        return _joined(parts)
 
-    def _inputs(self, row_XC: FloatArray, time_X: IntArray, feature_XF: FloatArray) -> FloatArray:
-        """The inputs of rows of any leading shape, float32 [..., D]; a relative clock counts as one since the Unix epoch."""
-        columns = self._covariate_columns
-        parts = [self.scaler.scale(row_XC[..., columns_of(self.fitted_spec().channels, "target")])]
-        parts.append(self.covariates.scale(row_XC[..., columns]))
-        parts.append(self.features.scale(feature_XF))
-        parts.append(self.calendar.terms(time_X.reshape(-1)).reshape(*time_X.shape, self.calendar.size))
-        inputs: FloatArray = np.concatenate(parts, axis=-1).clip(-LARGEST, LARGEST).astype(np.float32)
-        return inputs
+    def _known(self, known_XK: FloatArray, feature_XF: FloatArray | None, time_X: IntArray) -> FloatArray:
+        """The inputs known in advance, float32 [..., K]; a relative clock counts as if it began on the Unix epoch.
+
+        Args:
+            known_XK: The known channels of rows of any leading shape.
+            feature_XF: The static features of their items.
+            time_X: Their times in microseconds.
+        """
+        spec, parts = self.fitted_spec(), []
+        if spec.known:
+            parts.append(self.scalers["known"].scale(known_XK))
+        if spec.features and feature_XF is not None:
+            scaled = self.scalers["features"].scale(feature_XF)
+            parts.append(np.broadcast_to(scaled, (*time_X.shape, len(spec.features))))
+        if self.calendar.size:
+            terms = self.calendar.terms(time_X.reshape(-1))
+            parts.append(terms.reshape(*time_X.shape, self.calendar.size))
+        return _joined(parts)
 
     def _build(self) -> WindowNetwork:
         spec = self.fitted_spec()
@@ -271,3 +285,10 @@ class NetworkForecaster(Forecaster):
             items=len(spec.items),
             embedding=embedding,
         )
+
+
+def _joined(parts: list[Float64Array]) -> FloatArray:
+    """Inputs side by side as float32, kept within what a network can square."""
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    result: FloatArray = whole.clip(-LARGEST, LARGEST).astype(np.float32)
+    return result

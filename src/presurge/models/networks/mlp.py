@@ -65,8 +65,8 @@ class MLPBody(nn.Module):
         rows_BCR: torch.Tensor = self.linear(x_BCL)
         past_BX = past_BLD[:, :, shape.channels : shape.channels + shape.observed + shape.given].flatten(1)
         if self.bent is not None:
-            covariates_BX = torch.cat([past_BX, future_BHK[..., : shape.given].flatten(1)], 1)
-            told = self._told(past_BLD[:, -1], covariates_BX)
+            covariates = [past_BX, future_BHK[..., : shape.given].flatten(1)] if self.past is not None else []
+            told = self._told(past_BLD[:, -1], covariates)
             rows_BCR = rows_BCR + self.bent(torch.cat([x_BCL, *told], 2))
         rows_BCHQ = rows_BCR.reshape(-1, shape.channels, shape.horizon, shape.outputs)
         rows_BHV = rows_BCHQ.transpose(1, 2).reshape(-1, shape.horizon, shape.values)
@@ -74,12 +74,12 @@ class MLPBody(nn.Module):
             rows_BHV = rows_BHV + self.past(past_BX).reshape(rows_BHV.shape)
         return rows_BHV if self.known is None else rows_BHV + self.known(future_BHK[..., : self.shared])
 
-    def _told(self, last_BD: torch.Tensor, covariates_BX: torch.Tensor) -> list[torch.Tensor]:
+    def _told(self, last_BD: torch.Tensor, covariates: list[torch.Tensor]) -> list[torch.Tensor]:
         """The inputs of the perceptron for every target beside the target's own rows: [B, C, x] each."""
         channels, windows = self.shape.channels, len(last_BD)
         first = channels + self.shape.observed
-        shared_BX = torch.cat([last_BD[:, first : first + self.shared], covariates_BX], 1)
-        told = [shared_BX[:, None].expand(-1, channels, -1)]
+        shared = [last_BD[:, first : first + self.shared], *covariates]
+        told = [shared_BX[:, None].expand(-1, channels, -1) for shared_BX in shared]
         if self.shape.levels:
             told.append(last_BD[:, -self.shape.levels :].reshape(windows, 2, channels).transpose(1, 2))
         if self.channel_CE is not None:
