@@ -264,7 +264,7 @@ def setting_pairs(texts: list[str]) -> dict[str, Any] | None:
         key, separator, value = text.partition("=")
         if not separator:
             raise ConfigError(
-                f"{text!r} is not KEY=VALUE", setting="set", hint="For example: `set=ridge=0.01`"
+                f"{text!r} is not KEY=VALUE", setting="set", hint="For example: `set=ridge=100`"
             )
         try:
             pairs[key] = json.loads(value)

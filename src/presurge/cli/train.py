@@ -54,7 +54,7 @@ class ModelOptions(Options):
 
     Attributes:
         model: Model to train; auto chooses by validation, `presurge models` lists all (default: dlinear).
-        set: A setting of the model, such as ridge=0.01; repeatable.
+        set: A setting of the model, such as ridge=100; repeatable.
         solver: How DLinear is fitted (default: auto).
         loss: Loss that training minimises (default: mse).
         individual: Give each channel its own weights (default), or share them.
