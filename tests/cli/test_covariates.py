@@ -134,3 +134,19 @@ def test_a_search_goes_on_only_with_the_same_roles(run: Run, files: Path) -> Non
     code, out, err = run(*search[:-2], "other", "--trials", 1, "--json")
     assert code == 0, err
     assert told < 0.85 * json.loads(out)["best"]["error"]
+
+
+@pytest.mark.parametrize(("model", "unused"), [("dlinear", "heat, driver"), ("linear", None)])
+def test_a_model_that_ignores_covariates_says_so(
+    run: Run, files: Path, model: str, unused: str | None
+) -> None:
+    roles = ("--known", "driver", "--observed", "heat")
+    code, _, err = run("train", "load.csv", *COLUMNS, *WINDOWS, *roles, "--model", model, "--no-plots")
+    assert code == 0, err
+    assert ("does not use these covariates" in err) == (unused is not None)
+    if unused:
+        assert f"Warning: {model} does not use these covariates: {unused}" in err
+        assert (
+            f"does not use these covariates: {unused}"
+            in (files / "training_output/training_report.txt").read_text()
+        )

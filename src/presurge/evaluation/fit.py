@@ -1,8 +1,9 @@
 """Fit one model to a data set honestly: choose settings and calibrate intervals on rows that the weights have not seen."""
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from presurge.models import plugins
 from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.models.linear.select import rolling_folds
-from presurge.models.registry import model_class
+from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -23,6 +24,8 @@ from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import targets_of, window_origins
 from presurge.training.config import TrainingConfig
+
+logger = logging.getLogger("presurge.fit")
 
 MAX_WINDOWS = 20_000
 """More residuals than these do not move any quantile noticeably, and cost memory."""
@@ -81,6 +84,12 @@ def fit_model(
         model = new(training=training)
         report = plugins.fit(model, dataset.panel, dataset.fit_span, progress=progress)
         model.calibration = calibration
+    used = {channel.name for channel in model.fitted_spec().channels}
+    unused = [channel for channel in dataset.panel.channel_names if channel not in used]
+    if unused and name not in BASELINES:
+        note = f"{name} does not use these covariates: {', '.join(unused)}"
+        logger.warning(note)
+        report = replace(report, notes=(*report.notes, note))
     return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
 
 
