@@ -17,9 +17,9 @@ from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean
 from presurge.models.tracking import BLOCK, IntervalTracker
 from presurge.series.frequency import HOUR
-from presurge.series.panel import Channel, Panel
+from presurge.series.panel import Channel, IntArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, WindowBatch, chunks, complete, window_origins
+from presurge.series.windows import WindowBatch, chunks, complete, window_origins
 
 MakePanel = Callable[..., Panel]
 CONTEXT, HORIZON = 4, 3

@@ -10,9 +10,9 @@ from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES
 from presurge.progress import Progress
 from presurge.series.frequency import format_step
-from presurge.series.panel import Panel
+from presurge.series.panel import IntArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, whole, window_origins
+from presurge.series.windows import whole, window_origins
 
 __all__ = ["Evaluation", "evaluate"]
 

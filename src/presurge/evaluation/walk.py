@@ -16,9 +16,9 @@ from presurge.evaluation.metrics import Float64Array
 from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import IntervalTracker
 from presurge.series.frequency import DAY, HOUR
-from presurge.series.panel import Channel, Clock, FloatArray, Panel
+from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import CHUNK, IntArray, batch_of, chunks, targets_of, whole, window_origins
+from presurge.series.windows import CHUNK, batch_of, chunks, targets_of, whole, window_origins
 
 _VALUES_AT_ONCE = 1 << 22
 

@@ -20,9 +20,9 @@ from presurge.models.forecaster import FitReport, Forecaster, Prediction, Series
 from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.models.linear.select import Fold, compare
 from presurge.progress import Progress
-from presurge.series.panel import Panel
+from presurge.series.panel import IntArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, WindowBatch
+from presurge.series.windows import WindowBatch
 from presurge.store import Arrays
 from presurge.training.config import TrainingConfig
 

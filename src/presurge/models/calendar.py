@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from presurge.series.frequency import DAY, WEEK
+from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
-from presurge.series.windows import IntArray
 
 Complex128Array = npt.NDArray[np.complex128]
 

@@ -24,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from presurge.series.forecast import QUANTILE_LEVELS
-from presurge.series.panel import FloatArray
-from presurge.series.windows import IntArray
+from presurge.series.panel import FloatArray, IntArray
 
 RATE = 0.03
 """Speed at which intervals follow later errors. On the series of benchmarks/accuracy.py 0.02 to 0.04 do equally well."""

@@ -6,9 +6,8 @@ import numpy as np
 
 from presurge.errors import HistoryError
 from presurge.series.frequency import format_step
-from presurge.series.panel import Panel
+from presurge.series.panel import IntArray, Panel
 from presurge.series.timestamps import format_stamp
-from presurge.series.windows import IntArray
 
 if TYPE_CHECKING:
     from presurge.models.forecaster import SeriesSpec

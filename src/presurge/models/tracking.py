@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from presurge.models import plugins
 from presurge.models.conformal import Calibration, move, pace_of, score_space, track
-from presurge.series.panel import FloatArray, Panel
-from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks, whole
+from presurge.series.panel import FloatArray, IntArray, Panel
+from presurge.series.windows import WindowBatch, batch_of, chunks, whole
 
 if TYPE_CHECKING:
     from presurge.models.forecaster import Forecaster, Prediction

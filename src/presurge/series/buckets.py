@@ -13,8 +13,8 @@ import polars as pl
 
 from presurge.errors import DataError
 from presurge.series.frequency import SECOND, format_step
+from presurge.series.panel import IntArray
 
-IntArray = npt.NDArray[np.int64]
 Totals = dict[str, int]
 
 TIME = "time_us"

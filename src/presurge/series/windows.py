@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from presurge.series.panel import Channel, FloatArray, Panel, columns_of
+from presurge.series.panel import Channel, FloatArray, IntArray, Panel, columns_of
 from presurge.series.spans import Span
 
-IntArray = npt.NDArray[np.int64]
 CHUNK = 16_384
 """Windows gathered at once when walking a whole span, which bounds the memory."""
 

@@ -21,10 +21,10 @@ from presurge import __version__
 from presurge.errors import ConfigError
 from presurge.files import atomic_path, write_json
 from presurge.progress import Progress, silent
+from presurge.series.panel import IntArray
 from presurge.sources.rhythm import MINUTES_PER_DAY, minute_load
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 GENERATOR = "presurge-synthetic-trace"
 GENERATOR_VERSION = 1

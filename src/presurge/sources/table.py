@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Literal, Required, TypedDict, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from presurge.errors import ConfigError, DataError
 from presurge.series.frequency import format_step, infer_step, parse_step
-from presurge.series.panel import Channel, ChannelKind, FloatArray, Panel
+from presurge.series.panel import Channel, ChannelKind, FloatArray, IntArray, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit
 from presurge.sources.columns import (
     Rows,
@@ -30,7 +29,6 @@ from presurge.sources.files import RowFile, RowFrame, check_columns, open_file, 
 from presurge.sources.formats import GUIDE_COUNTS, GUIDE_TIME, LOAD_CHANNELS
 
 Fill = Literal["auto", "zero", "missing"]
-IntArray = npt.NDArray[np.int64]
 
 MAX_ROWS = 200_000_000
 """A larger grid means a wrong time column or far too small a step, and would fill the memory with empty rows."""

@@ -18,10 +18,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from presurge.models.calendar import Calendar
 from presurge.models.linear.moments import Moments, joint_moments
 from presurge.models.linear.solve import solve
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, WindowBatch, batch_of, chunks
+from presurge.series.windows import WindowBatch, batch_of, chunks
 
 TERMS = ("calendar", "covariates")
 """Inputs beside the channel's own past."""

@@ -23,10 +23,10 @@ from presurge.models.linear.solve import (
     squared_errors,
     without_anchor,
 )
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, chunks, complete, gather, window_origins
+from presurge.series.windows import chunks, complete, gather, window_origins
 
 Normalisation = Literal["none", "last", "mean", "meanabs"]
 """What is taken off every window and put back on its forecast: nothing, its last value, its mean; or what it is divided by:

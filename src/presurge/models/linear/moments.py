@@ -15,8 +15,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.models.calendar import Calendar
+from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
-from presurge.series.windows import IntArray, chunks
+from presurge.series.windows import chunks
 
 _LAGGED_AT_ONCE = 4_096
 """Rows whose lagged products are taken together: two such pieces fit the first cache."""

@@ -12,10 +12,10 @@ import numpy as np
 from presurge.errors import DataError
 from presurge.models import plugins
 from presurge.models.forecaster import Forecaster
-from presurge.series.panel import Panel, columns_of
+from presurge.series.panel import IntArray, Panel, columns_of
 from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, batch_of, chunks, complete, targets_of, window_origins
+from presurge.series.windows import batch_of, chunks, complete, targets_of, window_origins
 
 MAX_WINDOWS = 5_000
 """Windows that judge in one fold; more would cost time and change no choice."""

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from presurge.models.forecaster import LossName
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.timestamps import format_stamp
-from presurge.series.windows import IntArray, gather
+from presurge.series.windows import gather
 from presurge.training.task import LOSS, WEIGHT, Epoch, Task, move
 
 RESIDENT_BYTES = 1 << 32

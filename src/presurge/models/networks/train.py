@@ -12,9 +12,9 @@ from presurge.errors import DataError
 from presurge.models.forecaster import LossName
 from presurge.models.networks.task import ForecastLoss, WindowTask
 from presurge.progress import Progress, silent
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.spans import Span
-from presurge.series.windows import IntArray, whole, window_origins
+from presurge.series.windows import whole, window_origins
 from presurge.training.config import TrainingConfig
 from presurge.training.trainer import TrainingOutcome, fit
 
