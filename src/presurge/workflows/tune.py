@@ -1,6 +1,6 @@
 """Search the settings of a model by their error on the validation rows; the test rows take no part.
 
-Optuna proposes, prunes and keeps the journal, from which a search that was interrupted in any way continues.
+Optuna proposes, prunes and keeps the journal, from which an interrupted search continues.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.pruners import MedianPruner
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -33,24 +34,17 @@ from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
 from presurge.workflows.config import TrainConfig
-from presurge.workflows.tune_space import Space, applied, brief, usual_values
+from presurge.workflows.tune_space import Space, applied, brief, own_values, usual_values
 
 BEST = "best_config.json"
-TABLE = "trials.json"
-JOURNAL = "journal.log"
-OUTCOME = "outcome"
 SCALE = "scale of the loss"
-"""Names of what is kept with a trial beside its values."""
+_OUTCOME = "outcome"
 _IDENTITY = "identity"
+"""Names of what the journal keeps of a trial, and of the search, beside Optuna's own values."""
 _SCALE_OF_THE_LOSS = ("loss", "transform", "scaler")
-_NO_MATTER = {
-    "allow_fallback", "checkpoint_seconds", "checkpoint_steps", "device", "log_steps", "loggers", "preset", "threads",
-    "use_wandb", "wandb_entity", "wandb_project", "wandb_run_name",
-}  # fmt: skip
-"""Settings that may change between two parts of a search."""
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PATIENCE = 5
-"""Number of trials after which a search without a possible one gives up."""
+"""Number of trials after which a search gives up if none of them was possible."""
 _ATTEMPTS = 20
 """Draws that find nothing new before the space counts as exhausted."""
 _ENOUGH_TO_COMPARE = 20
@@ -89,7 +83,7 @@ class TuneResult:
         baselines: Baseline -> its error on the same rows.
         importances: Setting -> share in what distinguishes good trials from others; empty after few trials.
         settings: The best settings.
-        best_config: The file that holds them.
+        best_config: The file that contains them.
     """
 
     trials: list[Trial]
@@ -120,7 +114,7 @@ def tune(
     timeout: float | None = None,
     progress: Progress = silent,
 ) -> TuneResult:
-    """Try settings until there are enough trials, continuing the search that the directory holds.
+    """Try settings until there are enough trials, continuing the search in the directory if there is one.
 
     Args:
         dataset: The series and its parts.
@@ -133,7 +127,7 @@ def tune(
 
     Raises:
         ConfigError: The directory holds a search for something else.
-        DataError: The rows hold no window, or no trial was possible.
+        DataError: The rows contain no window, or no trial was possible.
         StorageError: The file system refused.
         KeyboardInterrupt: Ctrl-C; the finished trials are kept.
     """
@@ -141,102 +135,71 @@ def tune(
         check_rows(dataset, settings.context, settings.horizon)
     known = without_test(dataset)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    usual = usual_values(space, settings)
     with opened(directory, _identity(known, settings, space)) as study:
-        found = _records(study)
-        while len(found) < trials and time.monotonic() < deadline:
-            progress("Searching", len(found) / trials, _standing(found, trials))
-            trial = _ask(study, space, seed=settings.seed, first=usual)
+        while True:
+            found = _trials(study)
+            best = found[0] if found and found[0].error is not None else None
+            standing = f"{len(found)} of {trials}"
+            if best is not None:
+                files.write_json(directory / BEST, brief(applied(settings, best.drawn)))
+                standing += f", best {best.error:.4g}"
+            progress("Searching", min(len(found) / trials, 1.0), standing)
+            hopeless = len(found) >= _PATIENCE and all(one.reason for one in found)
+            over = len(found) >= trials or time.monotonic() >= deadline or hopeless
+            trial = None if over else _ask(study, space, settings)
             if trial is None:
                 break
             _try(trial, known, settings)
-            found = _records(study)
-            best = _best(found)
-            if best is None and len(found) >= _PATIENCE and all(one.reason for one in found):
-                break
-            if best is not None and best.number == found[-1].number:
-                files.write_json(directory / BEST, brief(applied(settings, best.drawn)))
-        progress("Searching", 1.0, _standing(found, trials))
-        best = _best(found)
         if best is None:
-            raise _nothing_measured(found)
+            last = next((one.reason for one in reversed(found) if one.reason), None)
+            if last is None:
+                raise DataError("no trial was finished in time", hint="Give it more time: `timeout=1h`")
+            raise DataError(f"none of {len(found)} trials was possible; the last one: {last}")
         result = TuneResult(
-            trials=sorted(found, key=lambda one: (one.error is None, one.error or 0.0, one.number)),
+            trials=found,
             baselines=_baseline_errors(known, settings),
             importances=_importances(study),
             settings=applied(settings, best.drawn),
             best_config=directory / BEST,
         )
-    files.write_json(directory / BEST, brief(result.settings))  # a killed search may have left an older one
-    files.write_json(directory / TABLE, result.to_dict())
+    files.write_json(directory / "trials.json", result.to_dict())
     return result
 
 
 def _try(trial: optuna.Trial, dataset: Dataset, settings: TrainConfig) -> None:
     """Measure one trial and tell the study; whatever interrupts it from outside leaves it to be repeated."""
-    began, epochs, reason, error = time.process_time(), 0, None, None
+    began, reason, error = time.process_time(), None, None
     try:
         tried = applied(settings, trial.params)
-        own = validated(model_class(tried.model).config_class, tried.model_settings).model_dump(mode="json")
+        own = own_values(tried)
         watcher = Watcher(trial, [own.get(name) for name in _SCALE_OF_THE_LOSS])
-        try:
-            error = validation_error(fit_once(dataset, tried, watcher), dataset)
-        finally:
-            epochs = watcher.epochs
+        error = validation_error(fit_once(dataset, tried, watcher), dataset)
     except optuna.TrialPruned:
         pass
     except (MissingDependencyError, StorageError):
         raise
     except PresurgeError as refusal:
         reason = str(refusal)
-    spent = time.process_time() - began
-    trial.set_user_attr(OUTCOME, {"cpu_seconds": spent, "epochs": epochs, "reason": reason})
+    trial.set_user_attr(_OUTCOME, {"cpu_seconds": time.process_time() - began, "reason": reason})
     trial.study.tell(trial, error, state=TrialState.PRUNED if error is None else TrialState.COMPLETE)
 
 
-def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str, Any]:
-    """What must stay the same for a search to continue."""
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.panel.values).data)
-    roles = [channel.role for channel in dataset.panel.channels]
-    for span in (dataset.train, dataset.validation):
-        digest.update(span.first.tobytes() + span.last.tobytes())
-    return {
-        **settings.model_dump(mode="json", exclude=_NO_MATTER),
-        "channels": list(dataset.panel.channel_names),
-        **({} if dataset.panel.targets.size == len(roles) else {"roles": roles}),
-        "data": digest.hexdigest()[:16],
-        "space": {name: knob.to_json() for name, knob in space.items()},
-    }
-
-
-def _records(study: optuna.Study) -> list[Trial]:
-    """The trials that were measured, pruned or impossible; not those that were interrupted from outside."""
-    records = []
+def _trials(study: optuna.Study) -> list[Trial]:
+    """The trials that were measured, best first, then those pruned or impossible; not those interrupted from outside."""
+    found = []
     for number, trial in enumerate(study.get_trials(deepcopy=False, states=_FINISHED)):
-        outcome = trial.user_attrs[OUTCOME]
-        measured = trial.state is TrialState.COMPLETE
-        state = "measured" if measured else "impossible" if outcome["reason"] else "pruned"
-        error = trial.value if measured else None
-        records.append(Trial(number=number, state=state, error=error, drawn=trial.params, **outcome))
-    return records
-
-
-def _best(found: list[Trial]) -> Trial | None:
-    measured = [(one.error, one.number, one) for one in found if one.error is not None]
-    return min(measured)[2] if measured else None
-
-
-def _standing(found: list[Trial], wanted: int) -> str:
-    best = _best(found)
-    text = f"{len(found)} of {wanted}"
-    return text if best is None else f"{text}, best {best.error:.4g}"
-
-
-def _nothing_measured(found: list[Trial]) -> PresurgeError:
-    reasons = [one.reason for one in found if one.reason]
-    if not reasons:
-        return DataError("no trial was finished in time", hint="Give it more time: `timeout=1h`")
-    return DataError(f"none of {len(found)} trials was possible; the last one: {reasons[-1]}")
+        outcome, measured = trial.user_attrs[_OUTCOME], trial.state is TrialState.COMPLETE
+        one = Trial(
+            number=number,
+            state="measured" if measured else "impossible" if outcome["reason"] else "pruned",
+            error=trial.value if measured else None,
+            cpu_seconds=outcome["cpu_seconds"],
+            epochs=0 if trial.last_step is None else trial.last_step + 1,
+            drawn=trial.params,
+            reason=outcome["reason"],
+        )
+        found.append(one)
+    return sorted(found, key=lambda one: (one.error is None, one.error or 0.0, one.number))
 
 
 class _PrunedError(optuna.TrialPruned, PresurgeError):
@@ -292,6 +255,23 @@ class Watcher:
         """Nothing to close."""
 
 
+def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str, Any]:
+    """What must stay the same for a search to continue."""
+    panel = dataset.panel
+    digest = hashlib.sha256(panel.take(Span(panel.indptr[:-1], dataset.validation.last)).values.data)
+    for span in (dataset.train, dataset.validation):
+        digest.update(span.first.tobytes() + span.last.tobytes())
+    windows = {"model", "context", "horizon", "model_settings", "epochs", "max_steps", "max_seconds"}
+    roles = {c.name: "" if c.role == "target" else f" ({c.role})" for c in panel.channels}
+    return {
+        **settings.identity(),
+        **settings.model_dump(mode="json", include=windows),
+        "channels": [name + role for name, role in roles.items()],
+        "data": digest.hexdigest()[:16],
+        "space": {name: knob.to_json() for name, knob in space.items()},
+    }
+
+
 @contextmanager
 def opened(directory: Path, identity: dict[str, Any]) -> Iterator[optuna.Study]:
     """Start or continue the search in a directory, while no other process may search there.
@@ -303,11 +283,12 @@ def opened(directory: Path, identity: dict[str, Any]) -> Iterator[optuna.Study]:
         identity: What every trial of a search shares, JSON values by the names that the user knows.
 
     Raises:
-        ConfigError: The directory holds a search for something else or no journal, or another process is searching there.
+        ConfigError: The directory holds a search for something else or no journal, or another process is searching
+            there.
         StorageError: The file system refused.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path, hint = directory / JOURNAL, "Wait for it, or choose another `out`."
+    path, hint = directory / "journal.log", "Wait for it, or choose another `out`."
     with files.locked(directory / "search.lock", busy="another process is searching here", hint=hint):
         try:
             # A killed process may leave half a line and the lock of the journal behind.
@@ -335,22 +316,21 @@ def _load(path: Path) -> optuna.Study:
 
 
 def _check_identity(study: optuna.Study, identity: dict[str, Any], directory: Path) -> None:
-    stored = study.user_attrs.get(_IDENTITY)
-    if stored is None:
+    if _IDENTITY not in study.user_attrs:
         study.set_user_attr(_IDENTITY, identity)
         return
-    usual = TrainConfig().model_dump(mode="json")  # of settings that an older version did not have
-    for name in {**stored, **identity}:
-        before, now = stored.get(name, usual.get(name)), identity.get(name)
-        if before != now:
+    # A search of an older version lacks the settings that were added since: it ran with their defaults.
+    stored = TrainConfig().model_dump(mode="json") | study.user_attrs[_IDENTITY]
+    for name, now in identity.items():
+        if stored.get(name) != now:
             raise ConfigError(
-                f"holds a search with another {name}: {before!r}, and now it is {now!r}",
+                f"holds a search with another {name}: {stored.get(name)!r}, and now it is {now!r}",
                 where=str(directory),
                 hint="Choose another `out`, or ask for the same search to continue it.",
             )
 
 
-def _ask(study: optuna.Study, space: Space, *, seed: int, first: dict[str, Any]) -> optuna.Trial | None:
+def _ask(study: optuna.Study, space: Space, settings: TrainConfig) -> optuna.Trial | None:
     """The next trial, with a value for every setting that means something beside the others; None if all were tried.
 
     What it draws depends only on the seed and the finished trials, so a search that was interrupted and continued tries
@@ -358,13 +338,10 @@ def _ask(study: optuna.Study, space: Space, *, seed: int, first: dict[str, Any])
     """
     tried = [trial.params for trial in study.get_trials(deepcopy=False, states=_FINISHED)]
     if not tried and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial(first)
+        study.enqueue_trial(usual_values(space, settings))
     for attempt in range(_ATTEMPTS):
-        own = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
-        if attempt < _ATTEMPTS // 2:
-            study.sampler = optuna.samplers.TPESampler(seed=own, multivariate=False, constant_liar=False)
-        else:
-            study.sampler = optuna.samplers.RandomSampler(seed=own)
+        own = int(np.random.SeedSequence([settings.seed, len(tried), attempt]).generate_state(1)[0])
+        study.sampler = TPESampler(seed=own) if attempt < _ATTEMPTS // 2 else RandomSampler(seed=own)
         trial = study.ask()
         for name, knob in space.items():
             if knob.applies(trial.params):
@@ -388,15 +365,12 @@ def _importances(study: optuna.Study) -> dict[str, float]:
 
 
 def without_test(dataset: Dataset) -> Dataset:
-    """The data set up to its last validation row, so that nothing can look further."""
-    panel, last = dataset.panel, dataset.validation.last
-    kept = panel.take(Span(panel.indptr[:-1], last))
-    moved = panel.indptr[:-1] - kept.indptr[:-1]
-    train, validation = (
-        Span(span.first - moved, span.last - moved) for span in (dataset.train, dataset.validation)
+    """The data set with nothing in the rows after the validation rows, so that nothing can look at them."""
+    panel, rows = dataset.panel, np.arange(len(dataset.panel))
+    seen = rows < dataset.validation.last[panel.items_of(rows)]
+    return replace(
+        dataset, panel=panel.replace(values=np.where(seen[:, None], panel.values, np.float32("nan")))
     )
-    none = Span(validation.last, validation.last)
-    return replace(dataset, panel=kept, train=train, validation=validation, test=none)
 
 
 def validation_error(model: Forecaster, dataset: Dataset) -> float:
@@ -420,16 +394,15 @@ def validation_error(model: Forecaster, dataset: Dataset) -> float:
     return float(np.nanmean(error_HC))
 
 
-def fit_once(dataset: Dataset, settings: TrainConfig, watcher: Watcher | None = None) -> Forecaster:
-    """A model fitted to the training rows, while the watcher follows its epochs."""
+def fit_once(dataset: Dataset, settings: TrainConfig, *watchers: Watcher) -> Forecaster:
+    """A model fitted to the training rows, while the watchers follow its epochs."""
     kind = model_class(settings.model)
-    loggers = () if watcher is None else (watcher,)
     model = plugins.make(
         kind,
         context=settings.context,
         horizon=settings.horizon,
         config=validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}"),
-        training=settings.training().model_copy(update={"loggers": loggers}),
+        training=settings.training(loggers=watchers),
     )
     plugins.fit(model, dataset.panel, dataset.train, dataset.validation)
     return model

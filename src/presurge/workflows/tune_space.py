@@ -98,8 +98,7 @@ class Knob(Config):
         if self.choices:
             trial.suggest_categorical(name, self.choices)
         elif self.whole:
-            step = 1 if self.step is None else int(self.step)
-            trial.suggest_int(name, int(self.low), int(self.high), step=step, log=self.log)
+            trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         else:
             trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
@@ -107,8 +106,8 @@ class Knob(Config):
         """The form that it has in a file."""
         if self.choices:
             return list(self.choices)
-        rest = {"log": True} if self.log else {} if self.step is None else {"step": self.step}
-        return {"low": self.low, "high": self.high, **rest}
+        more = self.model_dump(include={"log", "step"}, exclude_defaults=True)
+        return {"low": self.low, "high": self.high, **more}
 
 
 Space = dict[str, Knob]
@@ -133,23 +132,23 @@ def space_of(settings: TrainConfig, path: Path | None = None, *, fixed: Collecti
     if path is not None:
         space = _from_file(path, settings, declared, known)
     else:
-        left = declared.keys() - {*fixed, *settings.model_settings}
-        if find_spec("torch") is None:
-            left -= {name for name, knob in declared.items() if "sgd" in knob.only_with.get("solver", ())}
-            left -= {"solver"}
-        space = {name: knob for name, knob in declared.items() if name in left}
-    own = _own_values(settings)
-    for name, knob in list(space.items()):
-        if not knob.only_with.keys() <= space.keys():
-            if path is None and not knob.applies(own):
-                del space[name]
-            else:
-                space[name] = knob.model_copy(update={"only_with": {}})
+        own, gone = own_values(settings), {*fixed, *settings.model_settings}
+        if find_spec("torch") is None:  # then nothing can be trained by gradient
+            own, gone = own | {"solver": "exact"}, gone | {"solver"}
+        # Of a setting that means something only beside others, those that are searched decide, else those that are fixed.
+        space = {
+            name: knob
+            for name, knob in declared.items()
+            if name not in gone and (knob.only_with.keys() <= declared.keys() - gone or knob.applies(own))
+        }
     if not space:
         raise ConfigError(
             f"there is nothing to search for {settings.model}",
             hint='Name settings and their values in a file, and give it: `space=FILE.json`, such as {"context": [60, 120]}.',
         )
+    for name, knob in space.items():
+        if not knob.only_with.keys() <= space.keys():
+            space[name] = knob.model_copy(update={"only_with": {}})
     return dict(sorted(space.items(), key=lambda item: bool(item[1].only_with)))
 
 
@@ -182,7 +181,7 @@ def _from_file(path: Path, settings: TrainConfig, declared: Space, known: set[st
     return space
 
 
-def _own_values(settings: TrainConfig) -> dict[str, Any]:
+def own_values(settings: TrainConfig) -> dict[str, Any]:
     """All settings of the model, defaults included."""
     return validated(model_class(settings.model).config_class, settings.model_settings).model_dump()
 
@@ -201,7 +200,7 @@ def applied(settings: TrainConfig, drawn: dict[str, Any]) -> TrainConfig:
 
 def usual_values(space: Space, settings: TrainConfig) -> dict[str, Any]:
     """The values that the settings have anyway, as far as the space holds them: the trial that the others have to beat."""
-    values, usual = settings.model_dump() | _own_values(settings), dict[str, Any]()
+    values, usual = settings.model_dump() | own_values(settings), dict[str, Any]()
     for name, knob in space.items():
         value = values[name]
         if value == "auto" and knob.choices and not knob.holds(value):
