@@ -77,18 +77,18 @@ class Aggregate:
         totals: The sums over the rows of the input itself.
         clock: Of its stamps.
         source: Path, format and size of the input, as JSON values.
-        notes: What was changed on the way in.
+        reading_notes: What was changed on the way in.
         partial: Whether the input covers the first and the last bucket only in part.
-        trace: The trace, if the input is one.
+        statistics: Statistics of a trace in seconds, if asked for.
     """
 
     buckets: Buckets
     totals: Totals
     clock: Clock
     source: dict[str, Any]
-    notes: tuple[str, ...]
+    reading_notes: tuple[str, ...]
     partial: tuple[bool, bool]
-    trace: Trace | None = None
+    statistics: dict[str, Any] | None = None
 
     def coarsen(self, step: int) -> Self:
         """The same in wider buckets of ``step`` microseconds, a multiple of the present step.
@@ -100,10 +100,12 @@ class Aggregate:
         check_conserved(self.totals, buckets.totals(), f"buckets of {format_step(step)}")
         return replace(self, buckets=buckets, partial=_partial(buckets))
 
-    def edge_notes(self) -> tuple[str, ...]:
-        """Name the edge buckets that the input covers only in part."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed on the way in, and which edge buckets the input covers only in part."""
         edges = " and ".join(name for name, flag in zip(("first", "last"), self.partial, strict=True) if flag)
-        return (f"The trace covers the {edges} bucket only in part; flagged as partial",) if edges else ()
+        edge_note = f"The trace covers the {edges} bucket only in part; flagged as partial"
+        return (*self.reading_notes, edge_note) if edges else self.reading_notes
 
 
 def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Aggregate:
@@ -137,9 +139,9 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
         totals=totals,
         clock=trace.clock,
         source=describe_source(file.path, trace.format),
-        notes=(*trace.notes, *note),
+        reading_notes=(*trace.notes, *note),
         partial=_partial(buckets),
-        trace=replace(trace, answers=()),
+        statistics=_statistics(trace, buckets, totals) if config.analyze and step == SECOND else None,
     )
 
 
@@ -166,7 +168,7 @@ def count_guide_file(file: GuideFile, step: int) -> Aggregate:
         totals={name: total for name, total in totals.items() if name != BUSY},
         clock=file.clock,
         source=describe_source(file.path, GUIDE_SERIES),
-        notes=() if "failures" in totals else ("The file does not say which requests failed.",),
+        reading_notes=() if "failures" in totals else ("The file does not say which requests failed.",),
         partial=(first or file.partial[0], last or file.partial[1]),
     )
 
@@ -215,18 +217,16 @@ def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[st
         start=buckets.starts(begin, begin + 1),
         clock=found.clock,
     )
-    return panel, str(found.source["format"]), (*found.notes, *found.edge_notes())
+    return panel, str(found.source["format"]), found.notes
 
 
-def statistics(seconds: Aggregate) -> dict[str, Any]:
+def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any]:
     """Describe a trace in numbers from its one-second buckets and one more pass, which compares stamps.
 
     Shares are between 0 and 1, and stamps in the form in which they came in. ``duplicate_stamps`` counts requests whose
     exact stamp an earlier one has too, ``unsorted_requests`` those earlier than the one before them in the file,
     ``empty_share`` the seconds without an arrival; ``mean_in_flight`` is None where elapsed times are unknown.
     """
-    trace, buckets, totals = seconds.trace, seconds.buckets, seconds.totals
-    assert trace is not None, "only a trace has statistics"
     stamps = check_trace(trace)
     requests = max(totals["requests"], 1)
     arrivals = buckets.sums["requests"]

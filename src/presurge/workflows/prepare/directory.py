@@ -51,10 +51,12 @@ class Prepared:
     statistics: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, found: Aggregate, directory: Path, files: list[Path], **more: dict[str, Any] | None) -> Self:
-        """Describe what was written of an input; ``more`` may be the manifest and the statistics."""
-        rows, step, notes = len(found.buckets), found.buckets.step, (*found.notes, *found.edge_notes())
-        return cls(directory, tuple(files), rows, step, found.totals, notes, **more)
+    def of(
+        cls, found: Aggregate, directory: Path, files: list[Path], manifest: dict[str, Any] | None = None
+    ) -> Self:
+        """Describe what was written of an input."""
+        rows, step = len(found.buckets), found.buckets.step
+        return cls(directory, tuple(files), rows, step, found.totals, found.notes, manifest, found.statistics)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -137,7 +139,7 @@ def write_split(
         "totals": found.totals,
         "source": found.source,
         "partial_edges": {"first": found.partial[0], "last": found.partial[1]},
-        "notes": [*found.notes, *found.edge_notes()],
+        "notes": list(found.notes),
         "presurge_version": __version__,
     }
     write_json(folder / MANIFEST, manifest)

@@ -38,7 +38,6 @@ def prepare(
     by_second = config.dense or config.analyze
     progress("Reading the trace", 0.0)
     found = aggregate.count_trace(file, SECOND if by_second else config.step, config)
-    statistics = aggregate.statistics(found) if config.analyze else None
     progress("Reading the trace", 1.0)
     coarse = found.coarsen(config.step) if by_second else found
     minutes = burstgpt.compressed_frame(coarse.buckets, coarse.partial)
@@ -46,7 +45,7 @@ def prepare(
         written = directory.write_dense(folder, name, found, progress) if config.dense else []
         written += directory.write_compressed(folder, name, minutes, coarse)
         manifest, parts = directory.write_split(folder, name, minutes, coarse, config.split)
-    return Prepared.of(coarse, out, [*written, *parts], manifest=manifest, statistics=statistics)
+    return Prepared.of(coarse, out, [*written, *parts], manifest)
 
 
 def prepare_dense(
@@ -61,11 +60,10 @@ def prepare_dense(
     file = open_file(trace or _existing(out / f"{config.name or burstgpt.NAME}.csv", "TRACE"))
     progress("Reading the trace", 0.0)
     found = aggregate.count_trace(file, SECOND, config)
-    statistics = aggregate.statistics(found) if config.analyze else None
     progress("Reading the trace", 1.0)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         written = directory.write_dense(folder, config.name_for(file.path), found, progress)
-    return Prepared.of(found, out, written, statistics=statistics)
+    return Prepared.of(found, out, written)
 
 
 def prepare_compress(
@@ -115,7 +113,7 @@ def prepare_split(source: Input = None, out: Path = OUT, config: PrepareConfig =
     name = config.name_for(file.path)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         manifest, written = directory.write_split(folder, name, guide.frame, found, config.split)
-    return Prepared.of(found, out, written, manifest=manifest)
+    return Prepared.of(found, out, written, manifest)
 
 
 def _default(out: Path, name: str | None, pattern: str, usual: str) -> Path:
