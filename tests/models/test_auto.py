@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from presurge.errors import ConfigError
 from presurge.evaluation.fit import fit_model
 from presurge.models import registry
-from presurge.models.auto import Auto, AutoConfig
+from presurge.models.auto import Auto, AutoConfig, clearly_better
 from presurge.models.linear.linear import Linear
-from presurge.models.linear.select import Comparison, rolling_folds, thinned
+from presurge.models.linear.select import rolling_folds, thinned
 from presurge.models.naive import RecentMean
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE
@@ -53,11 +53,6 @@ def test_judging_windows_are_evenly_spaced_and_few(n: int) -> None:
     assert len(set(np.diff(picked))) <= 1
 
 
-def comparison(champion: list[float], challenger: list[float]) -> Comparison:
-    one, other = np.array(champion)[:, None], np.array(challenger)[:, None]
-    return Comparison(champion_FC=one, challenger_FC=other, size_FC=np.full_like(one, 10))
-
-
 @pytest.mark.parametrize(
     ("challenger", "won"),
     [
@@ -68,7 +63,8 @@ def comparison(champion: list[float], challenger: list[float]) -> Comparison:
     ],
 )
 def test_a_challenger_has_to_be_clearly_and_steadily_better(challenger: list[float], won: bool) -> None:
-    assert comparison([1, 1, 1], challenger).won(0.15) == [won]
+    rival_FC, linear_FC = np.array(challenger)[:, None], np.ones((3, 1))
+    assert clearly_better(rival_FC, linear_FC, 0.15).tolist() == [won]
 
 
 def test_the_linear_model_wins_where_it_can(load: Panel) -> None:

@@ -104,7 +104,7 @@ def test_the_law_of_a_simulated_series_is_recovered(make_panel: MakePanel) -> No
     model = Linear(context=10, horizon=2)
     report = model.fit(panel, panel.full_span())
     assert report.chosen["c0"]["transform"] == "identity"
-    weight_HL = model.channels[0].weight_NL
+    weight_HL = model.channels[0].weights["weight"]
     np.testing.assert_allclose(weight_HL[:, -2:], [[-0.5, 1.5], [-0.75, 1.75]], atol=0.06)
     np.testing.assert_allclose(weight_HL[:, :-2], 0, atol=0.06)
     np.testing.assert_allclose(weight_HL.sum(axis=1), 1)
@@ -179,7 +179,7 @@ def test_validation_rows_choose_but_shape_no_weight(make_panel: MakePanel) -> No
         reports.append(model.fit(panel, *spans))
         fixed_model = Linear(context=12, horizon=3, config=fixed("sqrt", "off", 100.0))
         fixed_model.fit(panel, *spans)
-        weights.append(fixed_model.channels[0].weight_NL)
+        weights.append(fixed_model.channels[0].weights["weight"])
     assert reports[0].candidates != reports[1].candidates
     assert reports[0].n_windows == 1000 - 14
     np.testing.assert_array_equal(weights[0], weights[1])
@@ -195,7 +195,7 @@ def test_items_add_up(make_panel: MakePanel) -> None:
         [sliding_window_view(x.astype(np.float32).astype(np.float64), 5) for x in (one, other)]
     )
     assert report.n_windows == len(windows)
-    np.testing.assert_allclose(model.channels[0].weight_NL[0], _sum_one(windows), atol=1e-5)
+    np.testing.assert_allclose(model.channels[0].weights["weight"][0], _sum_one(windows), atol=1e-5)
 
 
 def _sum_one(windows: np.ndarray) -> np.ndarray:
@@ -215,7 +215,7 @@ def test_gaps_are_left_out(make_panel: MakePanel) -> None:
     windows = sliding_window_view(holed.astype(np.float32).astype(np.float64), 5)
     whole = windows[~np.isnan(windows).any(axis=1)]
     assert report.n_windows == len(whole)
-    np.testing.assert_allclose(model.channels[0].weight_NL[0], _sum_one(whole), atol=1e-5)
+    np.testing.assert_allclose(model.channels[0].weights["weight"][0], _sum_one(whole), atol=1e-5)
 
     panel = make_panel(np.stack([holed, y], 1))
     both = Linear(context=4, horizon=2)

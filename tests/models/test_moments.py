@@ -61,22 +61,22 @@ def textbook(x_BL: np.ndarray, y_BH: np.ndarray, ridge: float) -> tuple[np.ndarr
 def test_every_ridge_is_exact(ridge: float) -> None:
     x_R = np.random.default_rng(3).normal(size=2000).cumsum() * 0.1 + 3
     windows = sliding_window_view(x_R, 25)
-    linear = solve(moments_of(x_R, np.arange(len(windows)), 25), 20, [2000.0, ridge])[1]
+    weight_PHL, bias_PH = solve(moments_of(x_R, np.arange(len(windows)), 25), 20, [2000.0, ridge])
     weight_HL, bias_H = textbook(windows[:, :20], windows[:, 20:], ridge)
-    np.testing.assert_allclose(linear.weight_HL, weight_HL, atol=1e-8)
-    np.testing.assert_allclose(linear.bias_H, bias_H, atol=1e-8)
+    np.testing.assert_allclose(weight_PHL[1], weight_HL, atol=1e-8)
+    np.testing.assert_allclose(bias_PH[1], bias_H, atol=1e-8)
 
 
 def test_errors_from_moments_are_those_of_the_residuals() -> None:
     x_R = np.random.default_rng(4).normal(size=900).cumsum() * 0.2
     windows = sliding_window_view(x_R, 15)
     train, judge = moments_of(x_R, np.arange(500), 15), moments_of(x_R, np.arange(520, 880), 15)
-    maps = solve(train, 12, [0.0, 5.0, 500.0])
+    weight_PHL, bias_PH = solve(train, 12, [0.0, 5.0, 500.0])
     expected = [
-        np.square(windows[520:880, :12] @ m.weight_HL.T + m.bias_H - windows[520:880, 12:]).mean()
-        for m in maps
+        np.square(windows[520:880, :12] @ weight_HL.T + bias_H - windows[520:880, 12:]).mean()
+        for weight_HL, bias_H in zip(weight_PHL, bias_PH, strict=True)
     ]
-    np.testing.assert_allclose(squared_errors(judge, maps), expected, rtol=1e-9)
+    np.testing.assert_allclose(squared_errors(judge, weight_PHL, bias_PH), expected, rtol=1e-9)
 
 
 def test_a_level_taken_off_and_put_back() -> None:
@@ -84,22 +84,20 @@ def test_a_level_taken_off_and_put_back() -> None:
     windows = sliding_window_view(x_R, 13)
     last_L = np.eye(10)[-1]
     moments = moments_of(x_R, np.arange(388), 13).relative_to(np.append(last_L, np.zeros(3)))
-    relative = solve(moments, 10, [20.0])[0]
-    plain = without_anchor(relative, last_L)
+    (relative_HL,), (bias_H,) = solve(moments, 10, [20.0])
+    plain_HL = without_anchor(relative_HL, last_L)
     level_B1 = windows[:, 9:10]
-    expected = (windows[:, :10] - level_B1) @ relative.weight_HL.T + relative.bias_H + level_B1
-    np.testing.assert_allclose(windows[:, :10] @ plain.weight_HL.T + plain.bias_H, expected, atol=1e-10)
+    expected = (windows[:, :10] - level_B1) @ relative_HL.T + bias_H + level_B1
+    np.testing.assert_allclose(windows[:, :10] @ plain_HL.T + bias_H, expected, atol=1e-10)
 
 
 def test_without_full_rank_the_solution_of_least_norm() -> None:
     x_R = np.sin(np.arange(500) / 7)
     windows = sliding_window_view(x_R, 23)
-    linear = solve(moments_of(x_R, np.arange(len(windows)), 23), 20, [0.0])[0]
+    (solved_HL,), (bias_H,) = solve(moments_of(x_R, np.arange(len(windows)), 23), 20, [0.0])
     weight_HL, _ = textbook(windows[:, :20], windows[:, 20:], 0.0)
-    np.testing.assert_allclose(linear.weight_HL, weight_HL, atol=1e-6)
-    np.testing.assert_allclose(
-        windows[:, :20] @ linear.weight_HL.T + linear.bias_H, windows[:, 20:], atol=1e-8
-    )
+    np.testing.assert_allclose(solved_HL, weight_HL, atol=1e-6)
+    np.testing.assert_allclose(windows[:, :20] @ solved_HL.T + bias_H, windows[:, 20:], atol=1e-8)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 3), st.floats(0.5, 1))

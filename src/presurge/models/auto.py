@@ -8,21 +8,22 @@ later rows. Any model of the registry may challenge.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from presurge.config import Config
 from presurge.models import plugins, registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear.linear import Linear, LinearConfig
-from presurge.models.linear.select import Fold, compare
-from presurge.progress import Progress
-from presurge.series.panel import IntArray, Panel
+from presurge.models.linear.select import Fold, thinned, window_errors
+from presurge.progress import Progress, silent
+from presurge.series.panel import FloatArray, IntArray, Panel
+from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch
+from presurge.series.windows import WindowBatch, targets_of, window_origins
 from presurge.store import Arrays
 from presurge.training.config import TrainingConfig
 
@@ -55,27 +56,11 @@ class AutoConfig(Config):
         return names
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Member:
+class Member(NamedTuple):
     """A fitted model and the channels that it forecasts."""
 
     model: Forecaster
     channels: IntArray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rival:
-    """A challenger on one channel: WAPE of both over the folds, on the windows that both can forecast."""
-
-    model: str
-    channel: str
-    error: float
-    linear_error: float
-    won: bool
-
-    def row(self) -> dict[str, Any]:
-        """As a row of a table."""
-        return {key: value for key, value in asdict(self).items() if key != "won"}
 
 
 class Auto(Forecaster):
@@ -89,7 +74,7 @@ class Auto(Forecaster):
         "folds": {"low": 2, "high": 6},
     }
     config: AutoConfig
-    members: list[_Member]
+    members: list[Member]
 
     @property
     def refits(self) -> bool:
@@ -106,50 +91,64 @@ class Auto(Forecaster):
             ConfigError: There is no such challenger.
         """
         started = time.process_time()
-        for name in self.config.challengers:
+        challengers = self.config.challengers
+        for name in challengers:
             registry.model_class(name)
-        self.spec = SeriesSpec.of(panel.only_targets())
-        shape = LinearConfig(folds=self.config.folds, stride=self.config.stride)
-        linear = Linear(context=self.context, horizon=self.horizon, config=shape)
-        report, folds, at_folds = linear.fit_with_folds(panel, train, validation, progress=progress)
-        rivals: list[_Rival] = []
-        for done, name in enumerate(self.config.challengers, 1):
-            rivals += self._challenge(name, panel, folds, at_folds)
-            if progress is not None:
-                progress("Comparing with the baselines", done / len(self.config.challengers), name)
-        best_C = [_best_rival(rivals, channel.name) for channel in self.spec.targets]
-        names = [rival.model if rival else linear.name for rival in best_C]
-        models = {
-            name: linear if name == linear.name else self._fitted(name, panel, train)
+        own = LinearConfig(folds=self.config.folds, stride=self.config.stride)
+        linear = Linear(context=self.context, horizon=self.horizon, config=own)
+        report, judged = linear.fit_with_folds(panel, train, validation, progress=progress)
+        rivals: list[dict[str, Any]] = []
+        best: dict[str, dict[str, Any]] = {}
+        for done, name in enumerate(challengers, 1):
+            for rival, won in self._challenge(name, panel, judged):
+                rivals.append(rival)
+                leader = best.get(rival["channel"])
+                if won and (leader is None or _lead(rival) < _lead(leader)):
+                    best[rival["channel"]] = rival
+            (progress or silent)("Comparing with the baselines", done / len(challengers), name)
+        names = [best[name]["model"] if name in best else linear.name for name in report.chosen]
+        models = [
+            linear if name == linear.name else self._fitted(name, panel, train)
             for name in dict.fromkeys(names)
-        }
-        self._adopt(list(models.values()), names)
-        if linear.name in names:
-            self.spec = linear.fitted_spec()  # with the covariates that it uses
+        ]
+        self.members = [Member(model, np.flatnonzero(np.array(names) == model.name)) for model in models]
+        self.context = max(model.context for model in models)
+        # With the covariates that linear uses, if it is in use.
+        self.spec = linear.spec if linear in models else SeriesSpec.of(panel.only_targets())
         return FitReport(
             model=self.name,
             n_windows=report.n_windows,
             n_parameters=self.n_parameters,
             cpu_seconds=time.process_time() - started,
-            chosen=self._chosen(report, best_C, judged=bool(folds)),
-            candidates=(
-                *({"model": linear.name, **candidate} for candidate in report.candidates),
-                *(rival.row() for rival in rivals),
-            ),
+            chosen={
+                name: self._reason(row, best.get(name), judged=bool(judged))
+                for name, row in report.chosen.items()
+            },
+            candidates=(*({"model": linear.name, **row} for row in report.candidates), *rivals),
             notes=report.notes,
         )
 
     def _challenge(
-        self, name: str, panel: Panel, folds: Sequence[Fold], at_folds: Sequence[Linear]
-    ) -> list[_Rival]:
-        if not folds:
+        self, name: str, panel: Panel, judged: Sequence[tuple[Fold, Linear]]
+    ) -> list[tuple[dict[str, Any], bool]]:
+        """Compare a challenger with the linear model: for each channel a row of WAPEs over all folds, and whether it won."""
+        if not judged:
             return []
-        challengers = [self._fitted(name, panel, fold.learn) for fold in folds]
-        comparison = compare(at_folds, challengers, panel, folds)
-        columns = (self.fitted_spec().targets, *comparison.errors(), comparison.won(self.config.margin))
+        sums = [
+            _errors(linear, self._fitted(name, panel, fold.learn), panel, fold.judge)
+            for fold, linear in judged
+        ]
+        linear_FC, rival_FC, size_FC = np.array(sums).transpose(1, 0, 2)
+        size_C = np.maximum(size_FC.sum(axis=0), np.finfo(np.float64).tiny)
+        wapes = {"error": rival_FC.sum(axis=0) / size_C, "linear_error": linear_FC.sum(axis=0) / size_C}
+        won_C = clearly_better(rival_FC, linear_FC, self.config.margin)
         return [
-            _Rival(model=name, channel=channel.name, error=float(error), linear_error=float(linear), won=won)
-            for channel, linear, error, won in zip(*columns, strict=True)
+            (
+                {"model": name, "channel": panel.channel_names[column]}
+                | {key: float(wape_C[c]) for key, wape_C in wapes.items()},
+                bool(won_C[c]),
+            )
+            for c, column in enumerate(panel.targets)
         ]
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
@@ -164,38 +163,21 @@ class Auto(Forecaster):
         training = TrainingConfig(**{**kind.training_defaults, **own, **epochs})
         return plugins.make(kind, context=self.context, horizon=self.horizon, training=training)
 
-    def _adopt(self, models: Sequence[Forecaster], names: Sequence[str]) -> None:
-        """Take over the models, each for the channels that ``names`` gives it."""
-        self.members = [
-            _Member(model=model, channels=np.flatnonzero(np.array(names) == model.name)) for model in models
-        ]
-        self.context = max(model.context for model in models)
-
-    def _chosen(self, report: FitReport, best_C: Sequence[_Rival | None], *, judged: bool) -> dict[str, Any]:
-        chosen: dict[str, Any] = {}
-        for channel, rival in zip(self.fitted_spec().targets, best_C, strict=True):
-            if rival is not None:
-                why = f"better than linear ({rival.linear_error:.4g}) in every fold and by the margin"
-                chosen[channel.name] = {"model": rival.model, "error": rival.error, "why": why}
-                continue
-            why = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
-            chosen[channel.name] = {
-                "model": "linear",
-                "solver": "exact",
-                **report.chosen[channel.name],
-                "why": why if judged else "too few rows to judge",
-            }
-        return chosen
+    def _reason(self, own: dict[str, Any], rival: dict[str, Any] | None, *, judged: bool) -> dict[str, Any]:
+        """The model of a channel, and why."""
+        if rival is not None:
+            why = f"better than linear ({rival['linear_error']:.4g}) in every fold and by the margin"
+            return {"model": rival["model"], "error": rival["error"], "why": why}
+        why = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
+        why = why if judged else "too few rows to judge"
+        return {"model": Linear.name, "solver": "exact", **own, "why": why}
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
-        if len(self.members) == 1:
-            return Prediction(plugins.predict(self.members[0].model, batch).mean_BHC)
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
-        for member in self.members:
-            part = batch.last_rows(member.model.context)
-            own_BHC = plugins.predict(member.model, part).mean_BHC
-            mean_BHC[:, :, member.channels] = own_BHC[:, :, member.channels]
+        for model, channels in self.members:
+            own_BHC = plugins.predict(model, batch.last_rows(model.context)).mean_BHC
+            mean_BHC[:, :, channels] = own_BHC[:, :, channels]
         return Prediction(mean_BHC)
 
     @property
@@ -204,25 +186,14 @@ class Auto(Forecaster):
         return sum(member.model.n_parameters for member in self.members)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """Name, settings and state of every model in use, and the channels that it forecasts."""
-        described: list[dict[str, Any]] = []
+        """All that a directory of each model in use would hold, and the channels that it forecasts."""
+        members: list[dict[str, Any]] = []
         arrays: Arrays = {}
-        for number, member in enumerate(self.members):
-            model = member.model
-            state, own = plugins.state_of(model)
-            described.append(
-                {
-                    "model": model.name,
-                    "provider": model.provider,
-                    "context": model.context,
-                    "settings": model.config.model_dump(mode="json"),
-                    "state": state,
-                    "channels": member.channels.tolist(),
-                    **({} if model.spec == self.spec else {"series": model.fitted_spec().to_dict()}),
-                }
-            )
+        for number, (model, channels) in enumerate(self.members):
+            document, own = model.document()
+            members.append({**document, "channels": channels.tolist()})
             arrays |= {f"{number}.{key}": array for key, array in own.items()}
-        return {"members": described}, arrays
+        return {"members": members}, arrays
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The inverse of ``state``.
@@ -232,16 +203,47 @@ class Auto(Forecaster):
         """
         spec = self.fitted_spec()
         self.members = []
-        for number, part in enumerate(state["members"]):
+        for number, document in enumerate(state["members"]):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-            config = {"series": spec.to_dict(), **part, "horizon": self.horizon, "error": {}}
-            channels = ", ".join(spec.targets[channel].name for channel in part["channels"])
-            model = registry.from_document(config, own, where=f"the choice for {channels}")
-            self.members.append(_Member(model=model, channels=np.array(part["channels"], np.int64)))
+            channels = ", ".join(spec.targets[channel].name for channel in document["channels"])
+            model = registry.from_document(document, own, where=f"the choice for {channels}")
+            self.members.append(Member(model, np.array(document["channels"], np.int64)))
 
 
-def _best_rival(rivals: Sequence[_Rival], channel: str) -> _Rival | None:
-    """The winning challenger of a channel that is furthest ahead of the linear model."""
-    winners = [rival for rival in rivals if rival.won and rival.channel == channel]
-    return min(winners, key=lambda rival: rival.error / rival.linear_error, default=None)
+def clearly_better(rival_FC: Float64Array, linear_FC: Float64Array, margin: float) -> npt.NDArray[np.bool_]:
+    """Whether a challenger is better in every fold, and by the margin in all together, for each channel: bool [C].
+
+    Args:
+        rival_FC: Sums of its absolute errors by fold and channel.
+        linear_FC: The same of the linear model.
+        margin: Share of the error of the linear model.
+    """
+    clear_C = rival_FC.sum(axis=0) < (1 - margin) * linear_FC.sum(axis=0)
+    won_C: npt.NDArray[np.bool_] = clear_C & (rival_FC < linear_FC).all(axis=0)
+    return won_C
+
+
+def _lead(rival: dict[str, Any]) -> float:
+    """The error of a challenger as a share of that of the linear model."""
+    return float(rival["error"] / rival["linear_error"])
+
+
+def _errors(linear: Linear, rival: Forecaster, panel: Panel, judge: Span) -> Float64Array:
+    """Sums of the absolute errors of two models and of the absolute actual values, on windows that both can forecast [3, C]."""
+    context, horizon = max(linear.context, rival.context), linear.horizon
+    origins = thinned(window_origins(panel, judge, context=context, horizon=horizon))
+    size_BC = np.abs(targets_of(panel, origins, horizon)).sum(axis=1, dtype=np.float64)
+    sums_KBC = np.array([*(_errors_of(model, panel, origins) for model in (linear, rival)), size_BC])
+    sums_KC: Float64Array = sums_KBC.sum(axis=1, where=~np.isnan(sums_KBC).any(axis=0))
+    return sums_KC
+
+
+def _errors_of(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
+    """The sum of absolute errors of every window: float64 [B, C], NaN where anything is missing."""
+
+    def forecast(batch: WindowBatch) -> FloatArray:
+        return plugins.predict(model, batch).mean_BHC[:, :, None]
+
+    pieces = window_errors(forecast, panel, origins, context=model.context, horizon=model.horizon)
+    return np.concatenate([np.zeros((0, len(panel.targets))), *(error_BPC[:, 0] for error_BPC in pieces)])

@@ -155,8 +155,9 @@ class DLinear(Forecaster):
             horizon=self.horizon,
             shared=not config.individual,
             normalisation=config.normalisation,
+            stride=config.stride,
         )
-        weight_GHL, bias_GH, report = problem.fit(validation, ridge=config.ridge, stride=config.stride)
+        weight_GHL, bias_GH, report = problem.fit(validation, config.ridge)
         weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
         maps = [{f"{name}.weight": weights, f"{name}.bias": biases} for name in ("seasonal", "trend")]
         self._adopt(maps[0] | maps[1])

@@ -6,7 +6,7 @@ P ridges, N outputs (H, or P x H).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.models.forecaster import FitReport
 from presurge.models.linear.moments import Moments, moments_of, moments_written_out, no_moments
-from presurge.models.linear.select import complete_starts, no_window
+from presurge.models.linear.select import complete_starts, no_window, window_errors
 from presurge.models.linear.solve import (
     DEFAULT_RIDGE,
     RIDGES,
-    LinearMap,
     solve,
     squared_errors,
     without_anchor,
@@ -26,7 +25,7 @@ from presurge.models.linear.solve import (
 from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, ScalerName, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import chunks, complete, gather, window_origins
+from presurge.series.windows import WindowBatch, chunks, window_origins
 
 Normalisation = Literal["none", "last", "mean", "meanabs"]
 """What is taken off every window and put back on its forecast: nothing, its last value, its mean; or what it is divided by:
@@ -37,6 +36,9 @@ LEAST_SIZE = 0.01
 _TAIL = "0.2"
 """The share of the training rows that chooses the ridge where there are no validation rows."""
 _VALUES_AT_ONCE = 2_000_000
+
+_Maps = tuple[Float64Array, Float64Array]
+"""Weights [P, H, L] and biases [P, H] of P ridges."""
 
 
 def anchor(normalisation: Normalisation, context: int) -> Float64Array | None:
@@ -128,6 +130,7 @@ class ExactProblem:
         horizon: H.
         shared: Whether all channels share their weights.
         normalisation: Of every window.
+        stride: Rows from one training window to the next.
     """
 
     def __init__(
@@ -140,24 +143,23 @@ class ExactProblem:
         horizon: int,
         shared: bool,
         normalisation: Normalisation,
+        stride: int,
     ) -> None:
         self.panel, self.train, self.scaler = panel, train, scaler
-        self.context, self.horizon, self.shared, self.normalisation = context, horizon, shared, normalisation
+        self.context, self.horizon, self.stride = context, horizon, stride
+        self.shared, self.normalisation = shared, normalisation
         self.level_L = anchor(normalisation, context)
-        work_CR = np.ascontiguousarray(scaler.scale(panel.values).T)
-        train_CR = np.concatenate(
-            [work_CR[:, a:b] for a, b in zip(train.first, train.last, strict=True)], axis=1
-        )
         # Neither least squares nor its ridge notices a shift or a scale, unless windows are divided by their size.
+        scaled_RC = scaler.scale(panel.take(train).values)
         kind: ScalerName = "none" if normalisation == "meanabs" else "standard"
-        own = Scaler.fit(train_CR.reshape(-1, 1) if shared else train_CR.T, kind)
+        own = Scaler.fit(scaled_RC.reshape(-1, 1) if shared else scaled_RC, kind)
         self.centre_G1, self.spread_G1 = own.shift_C[:, None], own.scale_C[:, None]
-        work_CR -= self.centre_G1
-        work_CR /= self.spread_G1
-        self.work_CR = work_CR
+        self.work_CR = np.ascontiguousarray(scaler.scale(panel.values).T)
+        self.work_CR -= self.centre_G1
+        self.work_CR /= self.spread_G1
 
     def fit(
-        self, validation: Span | None, *, ridge: float | None, stride: int
+        self, validation: Span | None, ridge: float | None
     ) -> tuple[Float64Array, Float64Array, FitReport]:
         """Solve for the training windows: weights [G, H, L] and biases [G, H] on the scale of the scaler, and a report.
 
@@ -168,30 +170,32 @@ class ExactProblem:
         Raises:
             DataError: A channel has no complete training window.
         """
-        moments_G = self._moments(self.train, stride)
+        moments_G = self._moments(self.train, self.stride)
         for group, moments in enumerate(moments_G):
             if moments.n == 0:
                 name = None if self.shared else self.panel.channels[group].name
                 raise no_window(self.train, self.context, self.horizon, name)
-        candidates: tuple[dict[str, Any], ...] = ()
-        notes: list[str] = []
+        errors: dict[float, float] = {}
+        notes = []
         if ridge is None:
-            ridge, candidates, notes = self._choose_ridge(moments_G, validation, stride)
+            errors = self._validation_errors(moments_G, validation)
+            ridge = min(errors, key=errors.__getitem__, default=DEFAULT_RIDGE)
+            if not errors:
+                notes.append(f"Too few rows to choose the ridge: it is {ridge:g}.")
         n_windows = max(moments.n for moments in moments_G)
         if n_windows < self.context:
             notes.append(
                 f"There are fewer training windows ({n_windows}) than rows in a context ({self.context}): "
                 "a shorter context or more data would give steadier weights."
             )
-        weight_GHL, bias_GH = self._weights([solve(moments, self.context, [ridge]) for moments in moments_G])
         report = FitReport(
             model="dlinear",
             n_windows=n_windows // len(self.panel.channels) if self.shared else n_windows,
             chosen={"solver": "exact", "ridge": ridge},
-            candidates=candidates,
+            candidates=tuple({"ridge": tried, "validation_error": error} for tried, error in errors.items()),
             notes=tuple(notes),
         )
-        return weight_GHL, bias_GH, report
+        return *self._scaled([solve(moments, self.context, [ridge]) for moments in moments_G]), report
 
     def _moments(self, span: Span, stride: int = 1) -> list[Moments]:
         """The moments of the complete windows of a span, for each group of channels."""
@@ -216,70 +220,55 @@ class ExactProblem:
             result += moments_written_out(z_BW / np.maximum(size_B1, LEAST_SIZE))
         return result
 
-    def _choose_ridge(
-        self, moments_G: list[Moments], validation: Span | None, stride: int
-    ) -> tuple[float, tuple[dict[str, Any], ...], list[str]]:
-        """The ridge with the least error on rows that shape no weight, the errors of all, and notes."""
+    def _validation_errors(self, moments_G: list[Moments], validation: Span | None) -> dict[float, float]:
+        """The mean error of every ridge on rows that shape no weight; none if there are too few of them."""
         judge = validation
         if judge is None:
             head, judge = self.train.cut_tail(_TAIL)
-            moments_G = self._moments(head, stride)
+            moments_G = self._moments(head, self.stride)
         if min(moments.n for moments in moments_G) == 0:
-            return DEFAULT_RIDGE, (), [f"Too few training rows to choose the ridge: it is {DEFAULT_RIDGE:g}."]
-        maps_GP = [solve(moments, self.context, RIDGES) for moments in moments_G]
+            return {}
+        maps_G = [solve(moments, self.context, RIDGES) for moments in moments_G]
         if self.scaler.transform == "identity" and self.normalisation != "meanabs":
-            pairs = zip(self._moments(judge), maps_GP, strict=True)
-            errors = [squared_errors(moments, maps_P) for moments, maps_P in pairs if moments.n]
+            pairs = zip(self._moments(judge), maps_G, strict=True)
+            errors = [squared_errors(moments, *maps) for moments, maps in pairs if moments.n]
         else:
-            errors = self._errors_in_original_units(maps_GP, judge)
-        if len(errors) == 0:
-            return (
-                DEFAULT_RIDGE,
-                (),
-                [f"Too few validation rows to choose the ridge: it is {DEFAULT_RIDGE:g}."],
-            )
-        errors_P = np.mean(errors, axis=0)
-        candidates = tuple(
-            {"ridge": ridge, "validation_error": float(error)}
-            for ridge, error in zip(RIDGES, errors_P, strict=True)
-        )
-        return RIDGES[int(np.argmin(errors_P))], candidates, []
+            errors = self._errors_in_original_units(maps_G, judge)
+        return dict(zip(RIDGES, np.mean(errors, axis=0).tolist(), strict=True)) if errors else {}
 
-    def _errors_in_original_units(
-        self, maps_GP: Sequence[Sequence[LinearMap]], judge: Span
-    ) -> list[Float64Array]:
+    def _errors_in_original_units(self, maps_G: Sequence[_Maps], judge: Span) -> list[Float64Array]:
         """Mean squared error of every ridge over the variance of the training rows, for each channel that has one.
 
         Moments cannot give it where the transform or the normalisation is not linear.
         """
         panel, context, horizon = self.panel, self.context, self.horizon
-        folded = FoldedLinear.build(
-            *self._weights(maps_GP), self.scaler, panel.count_mask, self.normalisation
-        )
-        origins = window_origins(panel, judge, context=context, horizon=horizon)
-        whole_BC = complete(panel, origins, before=context, after=horizon)
-        total_PC = np.zeros((len(RIDGES), len(panel.channels)))
-        rows_at_once = len(panel.channels) * (context + horizon * len(RIDGES))
-        for part in chunks(np.arange(len(origins)), max(1, _VALUES_AT_ONCE // rows_at_once)):
-            window_BWC = gather(panel.values, origins[part], before=context, after=horizon)
-            mean_BPHC = folded.predict(window_BWC[:, :context]).reshape(
-                len(part), -1, horizon, whole_BC.shape[1]
-            )
-            square_BPHC = np.square(mean_BPHC - window_BWC[:, None, context:], dtype=np.float64)
-            total_PC += square_BPHC.sum(axis=(0, 2), where=whole_BC[part, None, None])
-        errors = []
-        for learned_R, whole_B, total_P in zip(
-            panel.take(self.train).values.T, whole_BC.T, total_PC.T, strict=True
-        ):
-            known_R = learned_R[~np.isnan(learned_R)]
-            if whole_B.any() and known_R.size and (variance := known_R.var(dtype=np.float64)) > 0:
-                errors.append(total_P / (whole_B.sum() * horizon * variance))
-        return errors
+        folded = FoldedLinear.build(*self._scaled(maps_G), self.scaler, panel.count_mask, self.normalisation)
 
-    def _weights(self, maps_GP: Sequence[Sequence[LinearMap]]) -> tuple[Float64Array, Float64Array]:
+        def forecast(batch: WindowBatch) -> FloatArray:
+            mean_BNC = folded.predict(batch.context_BLC)
+            return mean_BNC.reshape(len(mean_BNC), -1, horizon, len(panel.channels)).swapaxes(1, 2)
+
+        n_C, total_PC = np.zeros(len(panel.channels)), np.zeros((len(RIDGES), len(panel.channels)))
+        for square_BPC in window_errors(
+            forecast,
+            panel,
+            window_origins(panel, judge, context=context, horizon=horizon),
+            context=context,
+            horizon=horizon,
+            alternatives=len(RIDGES),
+            loss=np.square,
+        ):
+            n_C += (~np.isnan(square_BPC[:, 0])).sum(axis=0)
+            total_PC += np.nansum(square_BPC, axis=0)
+        known_C = [x_R[~np.isnan(x_R)] for x_R in panel.take(self.train).values.T]
+        variance_C = [x_R.var(dtype=np.float64) if x_R.size else 0.0 for x_R in known_C]
+        size_C = horizon * n_C * variance_C
+        return list((total_PC[:, size_C > 0] / size_C[size_C > 0]).T)
+
+    def _scaled(self, maps_G: Sequence[_Maps]) -> tuple[Float64Array, Float64Array]:
         """Weights [G, N, L] and biases [G, N] for scaled values of plain windows; N is P x H."""
-        if (level_L := self.level_L) is not None:
-            maps_GP = [[without_anchor(linear, level_L) for linear in maps_P] for maps_P in maps_GP]
-        weight_GNL = np.array([np.concatenate([linear.weight_HL for linear in maps_P]) for maps_P in maps_GP])
-        bias_GN = np.array([np.concatenate([linear.bias_H for linear in maps_P]) for maps_P in maps_GP])
+        weight_GNL = np.array([weight_PHL.reshape(-1, self.context) for weight_PHL, _ in maps_G])
+        bias_GN = np.array([bias_PH.reshape(-1) for _, bias_PH in maps_G])
+        if self.level_L is not None:
+            weight_GNL = without_anchor(weight_GNL, self.level_L)
         return weight_GNL, self.spread_G1 * bias_GN + self.centre_G1 * (1 - weight_GNL.sum(axis=2))

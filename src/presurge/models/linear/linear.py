@@ -6,6 +6,7 @@ given. Shapes: B windows, L context, H horizon, C channels.
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict
 from itertools import product
 from typing import Any, ClassVar, Literal
@@ -17,18 +18,16 @@ from presurge.config import Config
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear.channel import (
-    TERMS,
+    WEIGHTS,
     ChannelFit,
     ChannelModel,
     ChannelProblem,
-    Choice,
-    Covariates,
     Scale,
-    covariate_inputs,
+    further_inputs,
 )
-from presurge.models.linear.select import Fold, complete_starts, no_window, rolling_folds, thinned
-from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES
-from presurge.progress import Progress
+from presurge.models.linear.select import Fold, rolling_folds
+from presurge.models.linear.solve import RIDGES
+from presurge.progress import Progress, silent
 from presurge.series.panel import Panel
 from presurge.series.scalers import TransformName
 from presurge.series.spans import Span
@@ -36,6 +35,7 @@ from presurge.series.windows import WindowBatch
 from presurge.store import Arrays
 
 Use = Literal["auto", "on", "off"]
+_CANDIDATES: dict[Use, tuple[bool, ...]] = {"auto": (False, True), "on": (True,), "off": (False,)}
 
 
 class LinearConfig(Config):
@@ -75,10 +75,7 @@ class Linear(Forecaster):
     calendar: Calendar
     channels: list[ChannelModel]
 
-    @property
-    def refits(self) -> bool:
-        """A fit costs little."""
-        return True
+    refits = True
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
@@ -92,95 +89,52 @@ class Linear(Forecaster):
 
     def fit_with_folds(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
-    ) -> tuple[FitReport, tuple[Fold, ...], list["Linear"]]:
+    ) -> tuple[FitReport, list[tuple[Fold, "Linear"]]]:
         """The same, with the folds that judged every channel and the winner as it was fitted to each of them."""
         started = time.process_time()
-        panel = panel.only_targets() if self.config.covariates == "off" else panel.select_features(())
+        config = self.config
+        panel = panel.only_targets() if config.covariates == "off" else panel.select_features(())
         self.spec = SeriesSpec.of(panel.only_targets())
-        rows = int((train.last - train.first).max()) if self.config.calendar != "off" else 0
+        rows = int((train.last - train.first).max()) if config.calendar != "off" else 0
         self.calendar = Calendar.of(panel.step, rows)
-        folds = rolling_folds(train, validation, self.config.folds)
-        problems = self._problems(panel, train, folds)
-        fits: list[ChannelFit] = []
-        for c, problem in enumerate(problems):
-            fits.append(self._choose(problem, self.spec.targets[c].name, train))
-            if progress is not None:
-                progress("Choosing by rolling validation", (c + 1) / len(problems))
-        self.channels = [fit.model for fit in fits]
-        if any("covariates" in channel.terms for channel in self.channels):
-            self.spec = SeriesSpec.of(panel)
-        usable = [f for f in range(len(folds)) if all(fit.at_fold[f] is not None for fit in fits)]
-        report = self._report(fits, time.process_time() - started)
-        return report, tuple(folds[f] for f in usable), [self._at_fold(fits, f) for f in usable]
-
-    def _problems(self, panel: Panel, train: Span, folds: Sequence[Fold]) -> list[ChannelProblem]:
-        shape = {"context": self.context, "horizon": self.horizon}
-        learn_FC = [
-            complete_starts(panel, span, **shape, stride=self.config.stride)
-            for span in (*(fold.learn for fold in folds), train)
-        ]
-        judge_FC = [complete_starts(panel, fold.judge, **shape) for fold in folds]
-        time_R, covariates = panel.times(), Covariates.of(panel, train)
-        return [
-            ChannelProblem(
-                y_R=np.ascontiguousarray(panel.values[:, column]),
-                time_R=time_R,
-                covariates=covariates,
-                learn=tuple(starts_C[c] for starts_C in learn_FC),
-                judge=tuple(thinned(starts_C[c]) for starts_C in judge_FC),
-                calendar=self.calendar,
-                **shape,
-                floor=0.0 if panel.channels[column].kind == "count" else -np.inf,
+        covariates = [channel.name for channel in panel.channels if channel.role != "target"]
+        term_sets = self._term_sets(covariates)
+        folds = rolling_folds(train, validation, config.folds)
+        fits: dict[str, ChannelFit] = {}
+        for name in (channel.name for channel in self.spec.targets):
+            problem = ChannelProblem(
+                panel.select([name, *covariates]),
+                train,
+                folds,
+                self.calendar,
+                context=self.context,
+                horizon=self.horizon,
+                stride=config.stride,
             )
-            for c, column in enumerate(panel.targets)
+            ridges = RIDGES if config.ridge is None else (config.ridge,)
+            fits[name] = problem.choose(config.transform, term_sets, ridges)
+            (progress or silent)("Choosing by rolling validation", len(fits) / len(self.spec.targets))
+        self.channels = [fit.model for fit in fits.values()]
+        if any("covariates" in channel.weights for channel in self.channels):
+            self.spec = SeriesSpec.of(panel)
+        judged = [
+            (fold, self._with([fit.at_fold[f] for fit in fits.values()]))
+            for f, fold in enumerate(folds)
+            if all(f in fit.at_fold for fit in fits.values())
         ]
+        return self._report(fits, time.process_time() - started), judged
 
-    def _choose(self, problem: ChannelProblem, name: str, train: Span) -> ChannelFit:
-        if len(problem.learn[-1]) == 0:
-            raise no_window(train, self.context, self.horizon, name)
-        ridge = self.config.ridge
-        scales = self._scales(problem, train)
-        terms = TERMS if problem.covariates.roles else TERMS[:1]
-        term_sets = [
-            dict(zip(terms, used, strict=True)) for used in product(*(self._options(term) for term in terms))
-        ]
-        unjudged = Choice(
-            transform=scales[min(1, len(scales) - 1)].transform,  # the square root where there is a choice
-            terms=term_sets[0],
-            ridge=DEFAULT_RIDGE if ridge is None else ridge,
-        )
-        return problem.choose(scales, term_sets, RIDGES if ridge is None else (ridge,), unjudged)
+    def _term_sets(self, covariates: Sequence[str]) -> list[dict[str, bool]]:
+        """Whether each term that there is may be used: all candidates, that without any first."""
+        uses: dict[str, Use] = {"calendar": self.config.calendar if self.calendar.size else "off"}
+        if covariates:
+            uses["covariates"] = self.config.covariates
+        candidates = product(*(_CANDIDATES[use] for use in uses.values()))
+        return [dict(zip(uses, used, strict=True)) for used in candidates]
 
-    def _scales(self, problem: ChannelProblem, train: Span) -> list[Scale]:
-        """The scales to choose from: roots and logarithms only of channels that are never negative."""
-        pieces = [problem.y_R[a:b] for a, b in zip(train.first, train.last, strict=True)]
-        train_R = np.concatenate(pieces).astype(np.float64)
-        train_R = train_R[~np.isnan(train_R)]
-        names: tuple[TransformName, ...] = ("identity",)
-        if self.config.transform != "auto":
-            names = (self.config.transform,)
-        elif train_R.min() >= 0 and train_R.max() > 0:
-            names = ("identity", "sqrt", "log1p")
-        return [Scale.fit(train_R, name) for name in names]
-
-    def _options(self, term: str) -> tuple[bool, ...]:
-        """Whether to use a term: the candidates."""
-        use: Use = getattr(self.config, term)
-        if use == "off" or (term == "calendar" and self.calendar.size == 0):
-            return (False,)
-        return (False, True) if use == "auto" else (True,)
-
-    def _at_fold(self, fits: Sequence[ChannelFit], f: int) -> "Linear":
-        model = Linear(context=self.context, horizon=self.horizon, config=self.config)
-        model.spec, model.calendar = self.spec, self.calendar
-        model.channels = [found for fit in fits if (found := fit.at_fold[f]) is not None]
-        return model
-
-    def _report(self, fits: Sequence[ChannelFit], seconds: float) -> FitReport:
-        names = self.fitted_spec().targets
-        named = [(channel.name, fit) for channel, fit in zip(names, fits, strict=True)]
+    def _report(self, fits: dict[str, ChannelFit], seconds: float) -> FitReport:
         notes = []
-        if unjudged := [name for name, fit in named if not fit.candidates]:
+        if unjudged := [name for name, fit in fits.items() if not fit.candidates]:
             notes.append(
                 f"Too few rows to judge by in {', '.join(unjudged)}: transform and ridge are defaults."
             )
@@ -188,22 +142,25 @@ class Linear(Forecaster):
             notes.append("The training rows do not hold two days, so the calendar is not used.")
         return FitReport(
             model=self.name,
-            n_windows=max(fit.n_windows for fit in fits),
+            n_windows=max(fit.n_windows for fit in fits.values()),
             n_parameters=self.n_parameters,
             cpu_seconds=seconds,
-            chosen={name: fit.choice.row() for name, fit in named},
+            chosen={name: fit.chosen for name, fit in fits.items()},
             candidates=tuple(
-                {"channel": name, **choice.row()} for name, fit in named for choice in fit.candidates
+                {"channel": name, **row} for name, fit in fits.items() for row in fit.candidates
             ),
             notes=tuple(notes),
         )
 
+    def _with(self, channels: list[ChannelModel]) -> "Linear":
+        model = copy(self)
+        model.channels = channels
+        return model
+
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
-        used = {term for channel in self.channels for term in channel.terms}
-        inputs = {"calendar": self.calendar.terms(batch.origin_B)} if "calendar" in used else {}
-        if "covariates" in used:
-            inputs["covariates"] = covariate_inputs(batch.select(self.fitted_spec().channels))
+        terms = {term for channel in self.channels for term in channel.weights}
+        inputs = further_inputs(terms, self.calendar, batch.select(self.fitted_spec().channels))
         context_BLC = batch.targets()
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):
@@ -213,15 +170,16 @@ class Linear(Forecaster):
     @property
     def n_parameters(self) -> int:
         """Weights of the context and of further inputs, and biases."""
-        return sum(channel.n_parameters for channel in self.channels)
+        return sum(array.size for channel in self.channels for array in channel.weights.values())
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Scales and harmonics as JSON, weights of each channel as arrays."""
-        arrays: Arrays = {}
-        for c, channel in enumerate(self.channels):
-            weights = {"weight": channel.weight_NL, "bias": channel.bias_N, **channel.terms}
-            arrays |= {f"{c}.{name}": weight for name, weight in weights.items()}
         scales = [asdict(channel.scale) for channel in self.channels]
+        arrays = {
+            f"{c}.{name}": array
+            for c, channel in enumerate(self.channels)
+            for name, array in channel.weights.items()
+        }
         return {"scales": scales, "harmonics": self.calendar.to_list()}, arrays
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
@@ -231,9 +189,7 @@ class Linear(Forecaster):
         self.channels = [
             ChannelModel(
                 scale=Scale(**scale),
-                weight_NL=arrays[f"{c}.weight"],
-                bias_N=arrays[f"{c}.bias"],
-                terms={term: arrays[f"{c}.{term}"] for term in TERMS if f"{c}.{term}" in arrays},
+                weights={name: arrays[f"{c}.{name}"] for name in WEIGHTS if f"{c}.{name}" in arrays},
                 floor=0.0 if channel.kind == "count" else -np.inf,
             )
             for c, (scale, channel) in enumerate(zip(state["scales"], spec.targets, strict=True))

@@ -92,13 +92,11 @@ def moments_written_out(z_BW: Float64Array) -> Moments:
 
 def _runs(starts: IntArray, at_least: int) -> tuple[list[tuple[int, int]], IntArray]:
     """Split ascending rows into stretches without a break, (first row, rows) of each, and the rows of shorter ones."""
-    breaks = np.flatnonzero(np.diff(starts) != 1) + 1
-    firsts, ends = np.concatenate(([0], breaks)), np.concatenate((breaks, [len(starts)]))
-    long = ends - firsts >= at_least
-    pairs = zip(firsts[long], ends[long], strict=True)
-    stretches = [(int(starts[first]), int(end - first)) for first, end in pairs]
-    single = np.repeat(~long, ends - firsts) if len(starts) else np.zeros(0, np.bool_)
-    return stretches, starts[single]
+    ends = np.append(np.flatnonzero(np.diff(starts) != 1) + 1, len(starts))
+    rows = np.diff(ends, prepend=0)
+    long = rows >= at_least
+    firsts = starts[(ends - rows)[long]]
+    return list(zip(firsts.tolist(), rows[long].tolist(), strict=True)), starts[np.repeat(~long, rows)]
 
 
 def _consecutive(x_SR: Float64Array, width: int) -> Moments:

@@ -1,21 +1,21 @@
-"""Choosing on later rows: folds that grow along the training rows, their complete windows, and two models compared.
+"""Choosing on later rows: folds that grow along the training rows, their complete windows, and the errors of forecasts.
 
-Shapes: B windows, C channels, F folds.
+Shapes: B windows, L context, H horizon, C targets, P alternative forecasts of each.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from presurge.errors import DataError
-from presurge.models import plugins
-from presurge.models.forecaster import Forecaster
 from presurge.series.panel import IntArray, Panel, columns_of
 from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
-from presurge.series.windows import batch_of, chunks, complete, targets_of, window_origins
+from presurge.series.windows import WindowBatch, batch_of, chunks, complete, targets_of, window_origins
 
 MAX_WINDOWS = 5_000
 """Windows that judge in one fold; more would cost time and change no choice."""
@@ -24,25 +24,21 @@ _FIRST = Fraction(55, 100)
 _VALUES_AT_ONCE = 1 << 21
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Fold:
+class Fold(NamedTuple):
     """Rows to learn from, and the rows right after them that judge."""
 
     learn: Span
     judge: Span
 
 
-def rolling_folds(train: Span, validation: Span | None, folds: int) -> tuple[Fold, ...]:
+def rolling_folds(train: Span, validation: Span | None, folds: int) -> list[Fold]:
     """Expanding folds: the first learns from 55 % of every item, and each is judged on the next equal part of the rest.
 
     Validation rows, if there are any, judge one more fold, which learns from all training rows.
     """
     parts = train.cut([_FIRST, *[(1 - _FIRST) / folds] * folds])
-    heads = [Span(train.first, part.last) for part in parts]
-    pairs = list(zip(heads[:-1], parts[1:], strict=True))
-    if validation is not None:
-        pairs.append((train, validation))
-    return tuple(Fold(learn=learn, judge=judge) for learn, judge in pairs)
+    rolling = [Fold(Span(train.first, part.last), after) for part, after in pairwise(parts)]
+    return rolling if validation is None else [*rolling, Fold(train, validation)]
 
 
 def complete_starts(
@@ -71,58 +67,28 @@ def thinned(origins: IntArray, most: int = MAX_WINDOWS) -> IntArray:
     return origins[:: max(1, -(-len(origins) // most))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Comparison:
-    """Errors of a champion and a challenger over the same windows.
+def window_errors(
+    forecast: Callable[[WindowBatch], npt.NDArray[Any]],
+    panel: Panel,
+    origins: IntArray,
+    *,
+    context: int,
+    horizon: int,
+    alternatives: int = 1,
+    loss: Callable[[Float64Array], Float64Array] = np.abs,
+) -> Iterator[Float64Array]:
+    """Yield the loss of each window, summed over the horizon: float64 [b, P, C], NaN where a value is missing.
 
-    Attributes:
-        champion_FC: float64, sums of absolute errors by fold and channel.
-        challenger_FC: The same of the challenger.
-        size_FC: Sums of absolute actual values.
+    Args:
+        forecast: Gives P alternative forecasts of b windows, [b, H, P, C].
+        panel: Has the C targets.
+        origins: The last context row of every window.
+        context: L.
+        horizon: H.
+        alternatives: P.
+        loss: Of the difference between forecast and actual value.
     """
-
-    champion_FC: Float64Array
-    challenger_FC: Float64Array
-    size_FC: Float64Array
-
-    def errors(self) -> tuple[Float64Array, Float64Array]:
-        """WAPE of champion and challenger over all folds, float64 [C]."""
-        size_C = np.maximum(self.size_FC.sum(axis=0), np.finfo(np.float64).tiny)
-        return self.champion_FC.sum(axis=0) / size_C, self.challenger_FC.sum(axis=0) / size_C
-
-    def won(self, margin: float) -> list[bool]:
-        """For each channel, whether the challenger is better in every fold, and by the margin in all together."""
-        every_C = (self.challenger_FC < self.champion_FC).all(axis=0)
-        clear_C = self.challenger_FC.sum(axis=0) < (1 - margin) * self.champion_FC.sum(axis=0)
-        return [bool(won) for won in every_C & clear_C]
-
-
-def compare(
-    champions: Sequence[Forecaster], challengers: Sequence[Forecaster], panel: Panel, folds: Sequence[Fold]
-) -> Comparison:
-    """Score two models, each fitted to every fold, on the windows that both can forecast."""
-    sums = []
-    for champion, challenger, fold in zip(champions, challengers, folds, strict=True):
-        context, horizon = max(champion.context, challenger.context), champion.horizon
-        origins = thinned(window_origins(panel, fold.judge, context=context, horizon=horizon))
-        one_BC, other_BC = (_absolute_errors(model, panel, origins) for model in (champion, challenger))
-        both_BC = ~np.isnan(one_BC) & ~np.isnan(other_BC)
-        actual_BC = np.abs(targets_of(panel, origins, horizon)).sum(axis=1, dtype=np.float64)
-        sums.append([x_BC.sum(axis=0, where=both_BC) for x_BC in (one_BC, other_BC, actual_BC)])
-    champion_FC, challenger_FC, size_FC = np.array(sums).transpose(1, 0, 2)
-    return Comparison(champion_FC=champion_FC, challenger_FC=challenger_FC, size_FC=size_FC)
-
-
-def _absolute_errors(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
-    """The sum of absolute errors of every window and channel: float64 [B, C], NaN where anything is missing."""
-    size = max(1, _VALUES_AT_ONCE // (len(panel.targets) * max(model.context, model.horizon)))
-    pieces = [
-        np.abs(
-            plugins.predict(model, batch_of(panel, part, model.context, model.horizon)).mean_BHC.astype(
-                np.float64
-            )
-            - targets_of(panel, part, model.horizon)
-        ).sum(axis=1)
-        for part in chunks(origins, size)
-    ]
-    return np.concatenate(pieces) if pieces else np.zeros((0, len(panel.targets)))
+    at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + horizon * alternatives))
+    for part in chunks(origins, max(1, at_once)):
+        mean_BHPC = forecast(batch_of(panel, part, context, horizon))
+        yield loss(mean_BHPC - targets_of(panel, part, horizon)[:, :, None].astype(np.float64)).sum(axis=1)

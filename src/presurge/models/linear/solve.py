@@ -3,10 +3,11 @@
 A ridge counts in rows: it weighs as much as that many windows whose inputs vary as the training windows do on average, so
 it means the same on any scale and carries over from a fold to all rows. The bias is never penalised. Source: Hoerl and
 Kennard, "Ridge Regression", 1970.
+
+Shapes: P ridges, L inputs, H targets, W = L + H.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,16 +23,10 @@ _RANK_TOLERANCE = 1e-13
 """Directions of the inputs with less than this share of the largest eigenvalue hold only rounding and are not used."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LinearMap:
-    """Forecast = ``weight_HL @ inputs + bias_H``."""
-
-    weight_HL: Float64Array
-    bias_H: Float64Array
-
-
-def solve(moments: Moments, inputs: int, ridges: Sequence[float], *, least: float = 0.0) -> list[LinearMap]:
-    """The least squares forecast of the last H of W values from the first L, for every ridge.
+def solve(
+    moments: Moments, inputs: int, ridges: Sequence[float], *, least: float = 0.0
+) -> tuple[Float64Array, Float64Array]:
+    """The least squares forecast of the last H of W values from the first L, for each of P ridges.
 
     Without a ridge this is the least squares solution of least norm, which is unique and the ordinary one where the inputs
     have full rank; a constant channel gets zero weights and its own value as bias.
@@ -41,19 +36,22 @@ def solve(moments: Moments, inputs: int, ridges: Sequence[float], *, least: floa
         inputs: L.
         ridges: Penalties in rows.
         least: A floor under the penalty of each window, which keeps weights finite where inputs are collinear.
+
+    Returns:
+        Weights [P, H, L] and biases [P, H]: the forecast is ``weight_HL @ inputs + bias_H``.
     """
     mean_W, scatter_WW = moments.centred()
     values_L, vectors_LL = _eigen(scatter_WW[:inputs, :inputs])
     rotated_LH = vectors_LL.T @ scatter_WW[:inputs, inputs:]
     usable_L = values_L > max(values_L[-1] * _RANK_TOLERANCE, np.finfo(np.float64).tiny)
     average = float(values_L[usable_L].sum()) / inputs
-    maps = []
+    weights = []
     for ridge in ridges:
         penalty = max(ridge / moments.n, least) * average
         factors_L = np.where(usable_L, 1 / np.where(usable_L, values_L + penalty, 1), 0)
-        weight_HL = (vectors_LL @ (rotated_LH * factors_L[:, None])).T
-        maps.append(LinearMap(weight_HL, mean_W[inputs:] - weight_HL @ mean_W[:inputs]))
-    return maps
+        weights.append((vectors_LL @ (rotated_LH * factors_L[:, None])).T)
+    weight_PHL = np.array(weights)
+    return weight_PHL, mean_W[inputs:] - weight_PHL @ mean_W[:inputs]
 
 
 def _eigen(scatter_LL: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -70,22 +68,20 @@ def _eigen(scatter_LL: Float64Array) -> tuple[Float64Array, Float64Array]:
     return values_L, vectors_LL
 
 
-def squared_errors(moments: Moments, maps: Sequence[LinearMap]) -> Float64Array:
-    """The mean squared error of each map over the windows that the moments were taken of."""
-    context = maps[0].weight_HL.shape[1]
+def squared_errors(moments: Moments, weight_PHL: Float64Array, bias_PH: Float64Array) -> Float64Array:
+    """The mean squared error [P] of each solution over the windows that the moments were taken of."""
+    context, horizon = weight_PHL.shape[2], weight_PHL.shape[1]
     mean_W, scatter_WW = moments.centred()
     xx_LL, xy_LH = scatter_WW[:context, :context], scatter_WW[:context, context:]
-    yy = float(np.trace(scatter_WW[context:, context:]))
-    errors = []
-    for linear in maps:
-        weight_HL = linear.weight_HL
-        spread = yy - 2 * np.vdot(weight_HL, xy_LH.T) + np.vdot(weight_HL @ xx_LL, weight_HL)
-        offset_H = mean_W[context:] - weight_HL @ mean_W[:context] - linear.bias_H
-        errors.append(max(float(spread), 0.0) / moments.n + float(offset_H @ offset_H))
-    return np.array(errors) / len(maps[0].bias_H)
+    explained_PHL = weight_PHL @ xx_LL - 2 * xy_LH.T
+    spread_P = np.trace(scatter_WW[context:, context:]) + (explained_PHL * weight_PHL).sum(axis=(1, 2))
+    offset_PH = mean_W[context:] - weight_PHL @ mean_W[:context] - bias_PH
+    errors_P: Float64Array = np.maximum(spread_P, 0) / moments.n + np.square(offset_PH).sum(axis=1)
+    errors_P /= horizon
+    return errors_P
 
 
-def without_anchor(linear: LinearMap, anchor_L: Float64Array) -> LinearMap:
-    """The map of plain contexts that equals a map of contexts and targets less their level ``context @ anchor_L``."""
-    rest_H = 1 - linear.weight_HL.sum(axis=1)
-    return LinearMap(linear.weight_HL + np.outer(rest_H, anchor_L), linear.bias_H)
+def without_anchor(weight_XL: Float64Array, anchor_L: Float64Array) -> Float64Array:
+    """The weights for plain contexts that equal weights for contexts and targets less their level ``context @ anchor_L``."""
+    plain_XL: Float64Array = weight_XL + (1 - weight_XL.sum(axis=-1, keepdims=True)) * anchor_L
+    return plain_XL
