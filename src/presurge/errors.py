@@ -5,7 +5,8 @@ line shows a flag, a configuration file the path of its key, the Python interfac
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Spell = Callable[[str, str | None], str]
 """Spells a setting, given its name and perhaps an example value, in the words of a door."""
@@ -47,6 +48,16 @@ class PresurgeError(Exception):
 
     def __str__(self) -> str:
         return self.render()
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """Add a place, such as a file or a model, to where an error of the body happened."""
+    try:
+        yield
+    except PresurgeError as error:
+        error.where = f"{place}, {error.where}" if error.where else place
+        raise
 
 
 def spelled(text: str, spell: Spell) -> str:

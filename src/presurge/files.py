@@ -30,6 +30,21 @@ def storage_error(error: OSError, path: Path) -> StorageError:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what the file system refuses to the body, and where; a reader that went away is no such error.
+
+    Raises:
+        StorageError: The file system refused.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` at the end, or delete it after an error.
 
@@ -40,26 +55,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: The file system refused; nothing is left behind and what stood at ``path`` is untouched.
     """
-    try:
+    with writing(path):
         through = _is_stream(path)
         target = Path(path) if through else Path(os.path.realpath(path))
         if not through:
             target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=None if through else target.parent))
-    except OSError as error:
-        raise storage_error(error, path) from error
-    try:
-        yield folder / target.name
-        if through:
-            _write_through(folder / target.name, target)
-        else:
-            _put_in_place(folder / target.name, target, aside=folder / "replaced")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise storage_error(error, path) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder / target.name
+            if through:
+                _write_through(folder / target.name, target)
+            else:
+                _put_in_place(folder / target.name, target, aside=folder / "replaced")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_stream(path: Path) -> bool:
@@ -203,11 +212,9 @@ def locked(path: Path, *, busy: str | None = None, hint: str | None = None) -> I
         ConfigError: Another process holds the lock and ``busy`` was given.
         StorageError: The lock file cannot be written.
     """
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise storage_error(error, path.parent) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))

@@ -19,14 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import Field
 
 from presurge import __version__
 from presurge.config import Config, validated
 from presurge.errors import ConfigError, FetchError
-from presurge.files import atomic_path, locked, sha256_of, storage_error, write_text
+from presurge.files import atomic_path, locked, sha256_of, write_text, writing
 from presurge.progress import Progress, silent
 
 RETRIES = 3
@@ -255,9 +255,14 @@ def _receive(remote: RemoteFile, part: Path, progress: Progress) -> None:
                 f"the server offers {total:,} bytes, but the published file has {remote.size:,}",
                 where=remote.url,
             )
-        with _opened(part, "ab" if have else "wb") as file:
+        with writing(part):  # what the file system refuses must not pass for a broken connection
+            file = part.open("ab" if have else "wb", buffering=0)
+        with file:
             while chunk := response.read(_CHUNK):
-                _write(file, chunk, part)
+                left = memoryview(chunk)
+                with writing(part):
+                    while left:
+                        left = left[file.write(left) :]
                 have += len(chunk)
                 share, detail = (have / total, f" of {_megabytes(total)}") if total else (0.0, "")
                 progress(f"Fetching {remote.file}", share, _megabytes(have) + detail)
@@ -304,23 +309,6 @@ def _records(cache: Path) -> dict[str, str]:
 def _record(cache: Path, name: str, digest: str) -> None:
     records = {**_records(cache), name: digest}
     write_text(cache / RECORD, "".join(f"{records[name]}  {name}\n" for name in sorted(records)))
-
-
-def _opened(path: Path, mode: str) -> BinaryIO:
-    try:
-        return path.open(mode, buffering=0)  # type: ignore[return-value]
-    except OSError as error:
-        raise storage_error(error, path) from error
-
-
-def _write(file: BinaryIO, chunk: bytes, path: Path) -> None:
-    """Write the whole chunk; an error of the file system must not pass for a broken connection."""
-    left = memoryview(chunk)
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError as error:
-        raise storage_error(error, path) from error
 
 
 def _megabytes(size: int) -> str:

@@ -7,12 +7,12 @@ Shapes: N rows of the table, R rows of the grid (all items one after another), C
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Required, TypedDict, Unpack
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from presurge.errors import ConfigError, DataError
+from presurge.errors import ConfigError, DataError, within
 from presurge.series.frequency import format_step, infer_step, parse_step
 from presurge.series.panel import Channel, ChannelKind, FloatArray, IntArray, Panel
 from presurge.series.timestamps import TimeForm, TimeUnit
@@ -73,7 +73,7 @@ class Table:
 
 
 def read_table(
-    source: Path | str | RowFile,
+    source: Path | str | RowFile | pl.DataFrame,
     *,
     time: str,
     values: Sequence[str],
@@ -89,7 +89,7 @@ def read_table(
     runs from its own first row to its own last one.
 
     Args:
-        source: The file, or what ``open_file`` made of it.
+        source: The file, what ``open_file`` made of it, or a Polars frame.
         time: Its time column.
         values: Its value columns, which become the channels.
         item: The column that names the series of each row, in a long table.
@@ -102,7 +102,8 @@ def read_table(
         DataError: The file cannot be read, lacks a column, or holds a value that is not a time or not a number.
         ConfigError: ``step`` or ``kinds`` cannot be used.
     """
-    file, kinds = open_file(source), kinds or {}
+    file = RowFrame.of(source) if isinstance(source, pl.DataFrame) else open_file(source)
+    kinds = kinds or {}
     needed = [time, *([item] if item else []), *values]
     check_columns(file, needed)
     for name, kind in kinds.items():
@@ -125,21 +126,8 @@ def read_table(
     return _bucketed(parsed, None if step is None else parse_step(step), fill)
 
 
-class _Columns(TypedDict, total=False):
-    """The arguments of ``read_table``."""
-
-    time: Required[str]
-    values: Required[Sequence[str]]
-    item: str | None
-    step: str | int | None
-    kinds: Mapping[str, ChannelKind] | None
-    fill: Fill
-    time_unit: TimeUnit | None
-
-
-def read_frame(frame: pl.DataFrame, **columns: Unpack[_Columns]) -> Table:
-    """Turn a Polars frame into a panel; the arguments, rules and errors are those of ``read_table``."""
-    return read_table(RowFrame.of(frame), **columns)
+read_frame = read_table
+"""The name of ``read_table`` for a Polars frame."""
 
 
 def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = None) -> Table:
@@ -173,7 +161,8 @@ class _Parsed:
 def _bucketed(parsed: _Parsed, step: int | None, fill: Fill) -> Table:
     stamp_N, channels, where = parsed.stamp_N, parsed.channels, str(parsed.rows.file.path)
     gaps, unsorted, duplicates = _gaps(stamp_N, parsed.item_N)
-    width = _infer(gaps, where) if step is None else step
+    with within(where):
+        width = infer_step(np.concatenate(([0], np.cumsum(gaps)))) if step is None else step
     totals = {
         channel.name: exact_total(parsed.rows, channel.name, numbers)
         for channel, numbers in zip(channels, parsed.numbers, strict=True)
@@ -216,13 +205,6 @@ def _gaps(stamp_N: IntArray, item_N: IntArray) -> tuple[IntArray, int, int]:
     if unsorted:
         gaps = np.diff(stamp_N[np.lexsort((stamp_N, item_N))])
     return gaps[same & (gaps > 0)], unsorted, int(np.count_nonzero(same & (gaps == 0)))
-
-
-def _infer(gaps: IntArray, where: str) -> int:
-    try:
-        return infer_step(np.concatenate(([0], np.cumsum(gaps))))
-    except DataError as error:
-        raise DataError(error.what, where=where, hint=error.hint) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from presurge.errors import HistoryError, PresurgeError
+from presurge.errors import HistoryError, within
 from presurge.evaluation import backtest as evaluation
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.fit import Fitted, fit_model
@@ -61,13 +61,8 @@ def backtest(
         if season is not None and config.model == "seasonal-naive":
             period = max(1, round(parse_step(season) / dataset.panel.step))
             one = config.model_copy(update={"model_settings": {**config.model_settings, "period": period}})
-        try:
+        with within(one.model):
             fitted.append(fit(dataset, one, progress=progress))
-        except PresurgeError as error:
-            error.where = (
-                f"{one.model}, {error.where}" if error.where else one.model
-            )  # one of several: say which
-            raise
     return score_fitted(fitted, dataset, stride=stride, progress=progress)
 
 

@@ -26,11 +26,9 @@ def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
     Raises:
         StorageError: The file cannot be written.
     """
-    try:
+    with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
-    except OSError as error:
-        raise files.storage_error(error, path) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("presurge")
     level = package.level

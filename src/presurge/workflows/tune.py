@@ -289,19 +289,19 @@ def opened(directory: Path, identity: dict[str, Any]) -> Iterator[optuna.Study]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path, hint = directory / "journal.log", "Wait for it, or choose another `out`."
-    with files.locked(directory / "search.lock", busy="another process is searching here", hint=hint):
-        try:
-            # A killed process may leave half a line and the lock of the journal behind.
-            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-            if path.exists():
-                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-            study = _load(path)
-            _check_identity(study, json.loads(json.dumps(identity)), directory)
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                study.tell(trial.number, state=TrialState.FAIL)
-            yield study
-        except OSError as error:
-            raise files.storage_error(error, path) from error
+    with (
+        files.locked(directory / "search.lock", busy="another process is searching here", hint=hint),
+        files.writing(path),
+    ):
+        # A killed process may leave half a line and the lock of the journal behind.
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        if path.exists():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        study = _load(path)
+        _check_identity(study, json.loads(json.dumps(identity)), directory)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+        yield study
 
 
 def _load(path: Path) -> optuna.Study:

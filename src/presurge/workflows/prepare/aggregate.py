@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from presurge.errors import ConfigError, DataError
+from presurge.errors import ConfigError, DataError, within
 from presurge.series.buckets import BUSY, Buckets, Totals, bucket, bucket_queries, bucketed, check_conserved
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Channel, Clock, Panel
@@ -124,10 +124,8 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
         also=lambda events: bucket_queries(counted(events, config.failures), step),
     )
     where = str(file.path)
-    try:
+    with within(where):
         buckets, totals = bucketed(trace.answers, step)
-    except DataError as error:
-        raise DataError(error.what, where=where, hint=error.hint) from error
     failures = totals["failures"]
     requests = trace.rows - (failures if config.failures == "drop" else 0)
     check_conserved({"requests": requests}, totals, where)
