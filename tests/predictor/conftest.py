@@ -11,7 +11,7 @@ from presurge.sources.synthetic import SyntheticConfig, SyntheticTrace
 @pytest.fixture(scope="session")
 def requests() -> pl.DataFrame:
     """400 requests of a synthetic trace, in the columns of BurstGPT."""
-    return next(SyntheticTrace(SyntheticConfig(rows=400, days=0.05, seed=3)).frames(400))
+    return next(SyntheticTrace(SyntheticConfig(rows=400, days=0.05, seed=3)).blocks())
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def requests_pandas(requests: pl.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def minutes() -> pl.DataFrame:
     """240 minutes of a synthetic trace, in the columns of the guide's minute file."""
-    trace = next(SyntheticTrace(SyntheticConfig(rows=8000, days=1 / 6, seed=4)).frames(8000))
+    trace = next(SyntheticTrace(SyntheticConfig(rows=8000, days=1 / 6, seed=4)).blocks())
     minute = (pl.col("Timestamp") // 60 * 60).cast(pl.Int64)
     return (
         trace.group_by(minute)

@@ -55,19 +55,10 @@ def test_another_seed_gives_another_trace() -> None:
 
 
 @settings(max_examples=25)
-@given(
-    rows=st.integers(1, 3000),
-    minutes=st.integers(1, 30_000),
-    seed=st.integers(0, 2**63),
-    chunk=st.integers(1, 4000),
-)
-def test_any_trace_is_exact_and_does_not_depend_on_chunks(
-    rows: int, minutes: int, seed: int, chunk: int
-) -> None:
+@given(rows=st.integers(1, 3000), minutes=st.integers(1, 30_000), seed=st.integers(0, 2**63))
+def test_any_trace_is_exact(rows: int, minutes: int, seed: int) -> None:
     trace = SyntheticTrace(SyntheticConfig(rows=rows, days=minutes / 1440, seed=seed))
-    frames = list(trace.frames(chunk))
-    assert {len(frame) for frame in frames[:-1]} <= {chunk}
-    whole = pl.concat(frames)
+    whole = pl.concat(trace.blocks())
     assert whole.schema == SCHEMA
     assert whole.equals(pl.concat(trace.blocks()))
     assert len(whole) == rows
@@ -77,18 +68,8 @@ def test_any_trace_is_exact_and_does_not_depend_on_chunks(
     assert (whole["Total tokens"] == whole["Request tokens"] + whole["Response tokens"]).all()
 
 
-@pytest.mark.parametrize("chunk", [1000, 100_000, 1_000_000])
-def test_chunks_across_blocks(fortnight: pl.DataFrame, chunk: int) -> None:
+def test_a_long_trace_is_drawn_in_blocks() -> None:
     assert len(list(SyntheticTrace(FORTNIGHT).blocks())) > 1
-    assert pl.concat(SyntheticTrace(FORTNIGHT).frames(chunk)).equals(fortnight)
-
-
-def test_a_lazy_scan_gives_the_same_rows(fortnight: pl.DataFrame) -> None:
-    scan = SyntheticTrace(FORTNIGHT).scan()
-    assert scan.collect(engine="streaming").equals(fortnight)
-    few = scan.filter(pl.col("Response tokens") == 0).select("Timestamp", "Model").head(10).collect()
-    failed = fortnight.filter(pl.col("Response tokens") == 0).select("Timestamp", "Model")
-    assert few.equals(failed.head(10))
 
 
 def test_the_rate_sets_the_number_of_requests() -> None:

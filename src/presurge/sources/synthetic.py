@@ -6,7 +6,7 @@ rows are consumed, and the same seed gives the same trace.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from presurge import __version__
 from presurge.errors import ConfigError
@@ -163,16 +164,18 @@ def synthesize(config: SyntheticConfig, path: Path, *, progress: Progress = sile
     }
     totals = {"rows": 0, "failures": 0, "input_tokens": 0, "output_tokens": 0}
 
-    def watch(block: pl.DataFrame) -> None:
-        totals["rows"] += len(block)
-        totals["failures"] += int((block["Response tokens"] == 0).sum())
-        totals["input_tokens"] += int(block["Request tokens"].sum())
-        totals["output_tokens"] += int(block["Response tokens"].sum())
-        progress("Drawing a synthetic trace", totals["rows"] / trace.rows, f"{totals['rows']:,} requests")
+    def counted_blocks(*_: object) -> Iterator[pl.DataFrame]:
+        for block in trace.blocks():
+            totals["rows"] += len(block)
+            totals["failures"] += int((block["Response tokens"] == 0).sum())
+            totals["input_tokens"] += int(block["Request tokens"].sum())
+            totals["output_tokens"] += int(block["Response tokens"].sum())
+            progress("Drawing a synthetic trace", totals["rows"] / trace.rows, f"{totals['rows']:,} requests")
+            yield block
 
     with atomic_path(path) as temporary:
         try:
-            _write(trace.scan(watch), temporary, ending, label)
+            _write(register_io_source(counted_blocks, schema=SCHEMA), temporary, ending, label)
         except pl.exceptions.ComputeError as error:
             raise OSError(str(error)) from error  # how Polars reports a full disk
         # Before the trace is in place, so that there is never a trace without its label.
@@ -232,36 +235,6 @@ class SyntheticTrace:
             frame = self._block(number, int(first), int(last), first_row)
             first_row += len(frame)
             yield frame
-
-    def frames(self, rows: int) -> Iterator[pl.DataFrame]:
-        """Yield the same rows, ``rows`` at once (the last frame may be shorter)."""
-        kept = pl.DataFrame(schema=SCHEMA)
-        for block in self.blocks():
-            kept = pl.concat([kept, block])
-            while len(kept) >= rows:
-                yield kept[:rows]
-                kept = kept[rows:]
-        if len(kept):
-            yield kept
-
-    def scan(self, watch: Callable[[pl.DataFrame], None] = lambda _: None) -> pl.LazyFrame:
-        """The trace as a lazy frame that streams; ``watch`` is called with each block first."""
-        from polars.io.plugins import register_io_source
-
-        def source(
-            columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _: int | None
-        ) -> Iterator[pl.DataFrame]:
-            left = self.rows if n_rows is None else n_rows
-            for block in self.blocks():
-                watch(block)
-                frame = block[:left]
-                left -= len(frame)
-                frame = frame if predicate is None else frame.filter(predicate)
-                yield frame if columns is None else frame.select(columns)
-                if left <= 0:
-                    return
-
-        return register_io_source(source, schema=SCHEMA, is_pure=True)
 
     def _block(self, number: int, first: int, last: int, first_row: int) -> pl.DataFrame:
         rng = _stream(self.config.seed, 1, number)
