@@ -18,6 +18,7 @@ from presurge.predictor import (
     ModelManager,
     ModelRegistry,
     create_enhanced_predictor,
+    model_registry,
     register_model,
 )
 
@@ -125,7 +126,7 @@ def test_types_ignore_case(monkeypatch: pytest.MonkeyPatch) -> None:
     assert predictor.get_model_info("mean")["model_type"] == "MeanOfTwo"
     assert {"MeanOfTwo", "Mine"} <= set(predictor.get_available_models())
     assert ModelRegistry().class_of("SEASONAL-NAIVE") is ForecasterPredictor
-    assert predictor.model_manager.registry.class_of("mine") is ForecasterPredictor
+    assert model_registry.class_of("mine") is ForecasterPredictor
 
 
 def test_presets_ignore_case() -> None:
@@ -140,7 +141,7 @@ def test_one_name_may_stand_for_a_list() -> None:
     assert predictor.add_models("linear") == {"linear": True}
     assert predictor.add_models(["drift", 3]) == {"drift": True, 3: False}
     assert "name: input should be a valid string (got 3)" in str(predictor.last_error)
-    with pytest.raises(ConfigError, match="must be a list of names, not None"):
+    with pytest.raises(ConfigError, match=r"models: input should be a valid list \(got None\)"):
         create_enhanced_predictor(models=None)
 
 

@@ -26,7 +26,7 @@ from presurge.predictor import (
     model_registry,
     register_model,
 )
-from presurge.predictor.config import sorted_params, training_of, usable_device
+from presurge.predictor.config import usable_device
 
 
 class MeanOfHistory(BasePredictor):
@@ -149,7 +149,7 @@ def test_custom_params_reach_the_model_and_the_loop() -> None:
         ("dlinear", {"d_model": 64}, "unknown key 'd_model'"),
         ("dlinear", {"kernel_size": 4}, "kernel_size"),
         ("dlinear", {"mixed_precision": True}, "precision: dlinear is solved in closed form"),
-        ("dlinear", {"gradient_checkpointing": True}, "no gradient checkpointing"),
+        ("dlinear", {"gradient_checkpointing": True}, "unknown key 'gradient_checkpointing'"),
         ("dlinear", {"solver": "sgd", "optimizer": "none"}, "optimizer"),
     ],
 )
@@ -160,18 +160,47 @@ def test_a_custom_param_is_honoured_or_refused(model: str, params: dict[str, Any
 
 
 def test_the_environment_can_limit_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = type(ForecasterPredictor(ModelConfig("dlinear")).model)
+    def epochs(config: ModelConfig) -> int:
+        return ForecasterPredictor(config).model.training.epochs
+
     monkeypatch.setenv("PRESURGE_MAX_EPOCHS", "3")
-    assert training_of(ModelConfig("dlinear"), kind).epochs == 3
-    assert training_of(ModelConfig("dlinear", epochs=2), kind).epochs == 2
-    monkeypatch.setenv("PRESURGE_MAX_EPOCHS", "few")
-    with pytest.raises(ConfigError, match="'few' is not a number of epochs"):
-        training_of(ModelConfig("dlinear"), kind)
+    assert epochs(ModelConfig("dlinear")) == 3
+    assert epochs(ModelConfig("dlinear", epochs=2)) == 2
+    for wrong in ("few", "0"):
+        monkeypatch.setenv("PRESURGE_MAX_EPOCHS", wrong)
+        with pytest.raises(ConfigError, match=rf"PRESURGE_MAX_EPOCHS: input should be .* \(got '{wrong}'\)"):
+            ForecasterPredictor(ModelConfig("dlinear"))
 
 
 def test_an_explicit_precision_wins() -> None:
-    assert sorted_params({"amp": True, "precision": "fp16"}) == ({}, {"precision": "fp16"})
-    assert sorted_params({"amp": False}) == ({}, {})
+    pytest.importorskip("torch")
+    for params, precision in (
+        ({"amp": True, "precision": "fp16"}, "fp16"),
+        ({"amp": False}, "fp32"),
+        ({"mixed_precision": True}, "bf16"),
+    ):
+        assert (
+            ForecasterPredictor(ModelConfig("gru", custom_params=params)).model.training.precision
+            == precision
+        )
+    assert (
+        ForecasterPredictor(ModelConfig("dlinear", custom_params={"amp": False})).model.training.precision
+        == "fp32"
+    )
+
+
+def test_presets_are_the_published_ones() -> None:
+    pytest.importorskip("torch")
+    predictor = create_enhanced_predictor(["lstm", "dlinear", "transformer", "gru"])
+    models = predictor.model_manager.active_models.values()
+    assert [(m.model.context, m.model.horizon, m.config.epochs) for m in models] == [
+        *((50, 10, 30), (50, 10, 100), (50, 10, 50), (30, 5, 30))
+    ]
+    _, _, transformer, gru = (m.model for m in models)
+    assert (transformer.training.learning_rate, transformer.training.batch_size) == (5e-4, 16)
+    own = transformer.config
+    assert (own.d_model, own.nhead, own.num_layers, own.dim_feedforward, own.dropout) == (64, 4, 2, 256, 0.1)
+    assert (gru.config.hidden_size, gru.config.num_layers) == (64, 2)
 
 
 @pytest.mark.parametrize("name", ["cnn", "prophet", "custom", "oracle"])

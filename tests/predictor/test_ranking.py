@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from presurge.predictor import EnhancedRequestPredictor, ForecasterPredictor, ModelConfig, ModelManager
-from presurge.predictor.ranking import fingerprint, rank
+from presurge.predictor.frames import fingerprint
+from presurge.predictor.manager import rank
 
 
 def measured(name: str, errors: list[float], rows: str) -> ForecasterPredictor:
@@ -24,15 +25,15 @@ def test_models_are_ranked_over_their_common_steps() -> None:
     models = {"long": measured("long", [0.1, 0.3, 0.8], "a"), "short": measured("short", [0.15, 0.3], "a")}
     models["long"].baseline_errors = {"drift": (0.2, 0.4, 0.0)}
     ranking = rank(models)
-    assert (ranking.steps, ranking.best, ranking.beats_baselines) == (2, "long", True)
-    assert ranking.errors == pytest.approx({"long": 0.2, "short": 0.225})
-    assert ranking.baselines == pytest.approx({"drift": 0.3})
+    assert (ranking.steps, ranking.best_model, ranking.beats_baselines) == (2, "long", True)
+    assert ranking.rolling_errors == pytest.approx({"long": 0.2, "short": 0.225})
+    assert ranking.baseline_errors == pytest.approx({"drift": 0.3})
     reach_less = {"short": models["short"], "long": models["long"]}
     models["short"].baseline_errors = {"drift": (0.2,)}
-    assert rank(reach_less).baselines == pytest.approx({"drift": 0.3}), (
+    assert rank(reach_less).baseline_errors == pytest.approx({"drift": 0.3}), (
         "the naive errors that reach furthest count"
     )
-    assert rank(models, 1).errors == pytest.approx({"long": 0.1, "short": 0.15})
+    assert rank(models, 1).rolling_errors == pytest.approx({"long": 0.1, "short": 0.15})
 
 
 def test_only_models_measured_on_the_same_rows_are_ranked() -> None:
@@ -43,9 +44,9 @@ def test_only_models_measured_on_the_same_rows_are_ranked() -> None:
         "somewhere": measured("somewhere", [0.01], ""),
         "never": measured("never", [], ""),
     }
-    assert list(rank(models, rows="a").errors) == ["here"]
+    assert list(rank(models, rows="a").rolling_errors) == ["here"]
     ranking = rank(models, rows="gone")
-    assert list(ranking.errors) == ["there", "also there"]
+    assert list(ranking.rolling_errors) == ["there", "also there"]
     assert ranking.unranked == {
         "here": "measured on other rows",
         "somewhere": "the rows it was measured on are unknown",
@@ -53,8 +54,8 @@ def test_only_models_measured_on_the_same_rows_are_ranked() -> None:
     }
     assert "here is not ranked: measured on other rows" in ranking.verdict
     assert "no naive model was measured" in ranking.verdict
-    assert rank({"one": models["somewhere"]}).best == "one"
-    assert rank({"one": models["somewhere"], "two": models["somewhere"]}).best is None
+    assert rank({"one": models["somewhere"]}).best_model == "one"
+    assert rank({"one": models["somewhere"], "two": models["somewhere"]}).best_model is None
     assert rank({}).verdict == "no error of a model was measured"
 
 

@@ -8,58 +8,67 @@ from dataclasses import asdict, fields
 from enum import StrEnum
 from functools import wraps
 from importlib.util import find_spec
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from presurge import errors
-from presurge.config import Config, refusal, validated
+from presurge.config import refusal
 from presurge.errors import ConfigError, PresurgeError
-from presurge.models.forecaster import Forecaster
 from presurge.models.registry import model_names
-from presurge.training.config import TrainerConfig, TrainingConfig, require_torch
+from presurge.training.config import require_torch
 
 logger = logging.getLogger("presurge.predictor")
 
 ALLOW_FALLBACK = "PRESURGE_ALLOW_FALLBACK"
 """Environment variable: 1 uses the CPU wherever the requested device does not exist."""
 
-MAX_EPOCHS = "PRESURGE_MAX_EPOCHS"
-"""Environment variable: the maximum number of epochs of any training, for smoke runs; each cut is logged as a warning."""
-
 PRESETS: dict[str, dict[str, Any]] = {
     "lstm": {"epochs": 30},
-    "transformer": {
-        "epochs": 50,
-        "learning_rate": 5e-4,
-        "batch_size": 16,
-        "custom_params": {"d_model": 64, "nhead": 4, "num_layers": 2, "dim_feedforward": 256, "dropout": 0.1},
-    },
-    "gru": {
-        "sequence_length": 30,
-        "prediction_horizon": 5,
-        "epochs": 30,
-        "custom_params": {"hidden_size": 64, "num_layers": 2},
-    },
+    "transformer": {"epochs": 50, "learning_rate": 5e-4, "batch_size": 16},
+    "gru": {"epochs": 30, "sequence_length": 30, "prediction_horizon": 5},
 }
-"""How models that are added without a configuration differ from the defaults of ``ModelConfig``."""
+"""How models that are added without a configuration differ from the defaults of ``ModelConfig``. Their layers are the
+defaults of the models."""
 
-FIELDS_OF_CONFIG = {"epochs", "batch_size", "learning_rate", "patience", "device"}
-"""Settings of the training loop that are fields of ``ModelConfig``."""
-
-_NAMES = {"context": "sequence_length", "horizon": "prediction_horizon", "model": "model_type"}
-_NAMES |= {"plugin": "presurge.models.registry.load_plugin"}
+_NAMES = {
+    "context": "sequence_length",
+    "horizon": "prediction_horizon",
+    "model": "model_type",
+    "plugin": "presurge.models.registry.load_plugin",
+    "allow_fallback": f"allow_fallback=True, or {ALLOW_FALLBACK}=1",
+}
+_BAD_ROW = "Mend or remove this row, or what else is wrong with the data frame."
+_HINTS = {
+    "another `step`": "Give rows of the step that the model was trained on.",
+    "`fill_gaps": "Fill the gaps first, for example with the data frame's interpolate().",
+    "`kind": _BAD_ROW,
+    "`time_unit`": _BAD_ROW,
+    "`presurge train`": "Name a file or directory that save_model wrote, or the directory of a training run.",
+}
+"""Words in a hint that speak of what this interface lacks -> the hint to give here."""
 T = TypeVar("T")
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Spell the settings in errors raised inside as this interface does, such as ``sequence_length`` for ``context``."""
+
+    def spell(setting: str, value: str | None = None) -> str:
+        return errors.plain(_NAMES.get(setting, setting), value)
+
+    try:
+        yield
+    except PresurgeError as error:
+        for words, hint in _HINTS.items():
+            if error.hint and words in error.hint:
+                error.hint = hint
+        error.what = errors.spelled(error.what, spell)
+        error.hint = error.hint and errors.spelled(error.hint, spell)
+        error.setting = error.setting and spell(error.setting)
+        raise
 
 
 class ModelDevice(StrEnum):
@@ -69,6 +78,14 @@ class ModelDevice(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     MPS = "mps"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:
+        name = str(value).lower().removesuffix(":0")  # torch uses the first one anyway
+        if name not in set(cls):
+            hint = f"Choose one of: {', '.join(cls)}. To use another GPU, set CUDA_VISIBLE_DEVICES=1."
+            raise ConfigError(f"there is no device {value!r}", setting="device", hint=hint)
+        return cls(name)
 
 
 class ModelType(StrEnum):
@@ -83,13 +100,8 @@ class ModelType(StrEnum):
     CUSTOM = "custom"
 
 
-def plain(value: Any) -> Any:
-    """Copy containers and turn NumPy numbers into Python numbers, which JSON can hold."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(plain, value))
-    return value.item() if isinstance(value, np.generic) else value
+Device = ModelDevice | str
+"""A device or its text."""
 
 
 def model_type_of(value: ModelType | str) -> ModelType | str:
@@ -100,12 +112,13 @@ def model_type_of(value: ModelType | str) -> ModelType | str:
     return ModelType(name) if name in set(ModelType) else name
 
 
-def _device_of(value: Any) -> ModelDevice:
-    name = str(value).lower().removesuffix(":0")  # torch uses the first one anyway
-    if name not in set(ModelDevice):
-        hint = f"Choose one of: {', '.join(ModelDevice)}. To use another GPU, set CUDA_VISIBLE_DEVICES=1."
-        raise ConfigError(f"there is no device {value!r}", setting="device", hint=hint)
-    return ModelDevice(name)
+def plain(value: Any) -> Any:
+    """Copy containers and turn NumPy numbers into Python numbers, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 Number = Annotated[float, BeforeValidator(plain), Field(strict=True)]
@@ -142,7 +155,7 @@ def raises_plainly(kind: type[T]) -> type[T]:
 
 
 @raises_plainly
-@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 class ModelConfig:
     """What to train and how: checked when it is made, and independent of the objects it was made from.
 
@@ -156,7 +169,7 @@ class ModelConfig:
         learning_rate: Peak learning rate.
         epochs: Maximum number of passes over the training windows.
         early_stopping: Stop after ``patience`` epochs without a lower validation loss.
-        patience: Number of those epochs.
+        patience: Number of those epochs; None never stops early either.
         custom_params: Settings of the model (``d_model``, ``hidden_size`` ...) and of the training loop
             (``weight_decay``, ``clip_norm`` ...); ``mixed_precision`` and ``amp`` mean ``precision="bf16"``. A model
             refuses settings that it does not know.
@@ -167,14 +180,14 @@ class ModelConfig:
 
     model_type: Annotated[Name, AfterValidator(model_type_of)] | None = None
     model_name: Name | None = None
-    device: Annotated[ModelDevice, BeforeValidator(_device_of)] = ModelDevice.CPU
+    device: ModelDevice = ModelDevice.CPU
     sequence_length: Whole = 50
     prediction_horizon: Whole = 10
     batch_size: Whole = 32
     learning_rate: Annotated[Number, Field(gt=0, allow_inf_nan=False)] = 1e-3
     epochs: Whole = 100
     early_stopping: Annotated[bool, BeforeValidator(plain), Field(strict=True)] = True
-    patience: Whole = 10
+    patience: Whole | None = 10
     custom_params: Annotated[dict[str, Any], BeforeValidator(plain)] = Field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,7 +199,8 @@ Given = InstanceOf[ModelConfig]
 """An argument that must be a ModelConfig already."""
 
 
-def usable_device(device: ModelDevice | str | None, *, allow_fallback: bool = False) -> ModelDevice:
+@own_words()
+def usable_device(device: Device | None, *, allow_fallback: bool = False) -> ModelDevice:
     """The device to use for the requested one (None means ``auto``).
 
     Args:
@@ -197,84 +211,14 @@ def usable_device(device: ModelDevice | str | None, *, allow_fallback: bool = Fa
         ConfigError: This machine has no such device.
         MissingDependencyError: The device needs torch, which is not installed.
     """
-    wanted = ModelDevice.AUTO if device is None else _device_of(device)
+    wanted = ModelDevice.AUTO if device is None else ModelDevice(device)
     if wanted is ModelDevice.CPU or (wanted is ModelDevice.AUTO and find_spec("torch") is None):
         return ModelDevice.CPU
     require_torch(f"the device {wanted}")
-    from presurge.training.devices import available_devices
+    from presurge.training.devices import resolve_device
 
-    kinds = available_devices()
-    if wanted in (ModelDevice.AUTO, *kinds):
-        return ModelDevice(kinds[0]) if wanted is ModelDevice.AUTO else wanted
-    if not (allow_fallback or os.environ.get(ALLOW_FALLBACK) == "1"):
-        hint = f"Choose 'auto' or 'cpu', or allow a fallback: allow_fallback=True, or {ALLOW_FALLBACK}=1."
-        raise ConfigError(f"this machine has no {wanted} device", setting="device", hint=hint)
-    logger.warning("This machine has no %s device; using the CPU instead", wanted)
-    return ModelDevice.CPU
-
-
-def sorted_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split ``custom_params`` into settings of the model and settings of the training loop."""
-    names, mixed = set(TrainerConfig.model_fields) - FIELDS_OF_CONFIG, ("mixed_precision", "amp")
-    own = {key: value for key, value in params.items() if key not in names and key not in mixed}
-    loop = {key: value for key, value in params.items() if key in names}
-    if any(params.get(key) for key in mixed):
-        loop.setdefault("precision", "bf16")
-    return own, loop
-
-
-def settings_of(config: ModelConfig, kind: type[Forecaster]) -> Config:
-    """The model's own configuration.
-
-    Raises:
-        ConfigError: The model does not know a setting, or a value is impossible.
-    """
-    own, _ = sorted_params(config.custom_params)
-    return validated(kind.config_class, own, where=f"custom_params of {config.model_name}")
-
-
-def training_of(config: ModelConfig, kind: type[Forecaster]) -> TrainingConfig:
-    """How to train; settings that ``ModelConfig`` leaves open, such as clipping, are those that suit the model."""
-    values = {
-        **kind.training_defaults,
-        **sorted_params(config.custom_params)[1],
-        "epochs": _epochs(config),
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "patience": config.patience if config.early_stopping else None,
-        "device": str(config.device),
-    }
-    return validated(TrainingConfig, values, where=f"configuration of {config.model_name}")
-
-
-def _epochs(config: ModelConfig) -> int:
-    limit = os.environ.get(MAX_EPOCHS) or str(config.epochs)
-    if not limit.isdecimal() or int(limit) < 1:
-        hint = "Unset it, or set it to 1 or more."
-        raise ConfigError(f"{limit!r} is not a number of epochs", where=MAX_EPOCHS, hint=hint)
-    if int(limit) < config.epochs:
-        cut = (config.model_name, limit, config.epochs, MAX_EPOCHS)
-        logger.warning("%s: at most %s of %d epochs (%s)", *cut)
-    return min(config.epochs, int(limit))
-
-
-def spell(setting: str, value: str | None = None) -> str:
-    """Spell a setting as this interface does: ``sequence_length`` for ``context``."""
-    return errors.plain(_NAMES.get(setting, setting), value)
-
-
-@contextmanager
-def own_words(frame: str = "data frame") -> Iterator[None]:
-    """Spell the settings in errors raised inside as this interface does.
-
-    Args:
-        frame: What to call the rows that a message counts.
-    """
-    try:
-        yield
-    except PresurgeError as error:
-        error.what = errors.spelled(error.what, spell)
-        error.hint = error.hint and errors.spelled(error.hint, spell)
-        error.setting = error.setting and spell(error.setting)
-        error.where = error.where and error.where.replace("data frame", frame, 1)
-        raise
+    allowed = allow_fallback or os.environ.get(ALLOW_FALLBACK) == "1"
+    found = ModelDevice(resolve_device(wanted.value, allow_fallback=allowed).type)  # type: ignore[arg-type]
+    if wanted not in (ModelDevice.AUTO, found):
+        logger.warning("This machine has no %s device; using the CPU instead", wanted)
+    return found

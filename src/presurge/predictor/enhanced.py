@@ -2,39 +2,19 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import wraps
 from statistics import fmean
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
-from presurge.errors import ConfigError, ModelError, PresurgeError
+from presurge.errors import ConfigError, HistoryError, ModelError, PresurgeError
 from presurge.predictor import config as cfg
-from presurge.predictor.frames import Frame, check_rows, last_row, level_of
+from presurge.predictor.frames import Frame, last_row, level_of
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult, model_registry
 from presurge.predictor.manager import ModelManager
 
 MIN_ROWS = 10
-P = ParamSpec("P")
-
-
-def attempt(
-    method: Callable[Concatenate["EnhancedRequestPredictor", P], Any],
-) -> Callable[Concatenate["EnhancedRequestPredictor", P], bool]:
-    """Make a method return whether it succeeded; the log and ``last_error`` say why not. Models of users may raise anything."""
-
-    @wraps(method)
-    def tried(self: "EnhancedRequestPredictor", *args: P.args, **named: P.kwargs) -> bool:
-        try:
-            method(self, *args, **named)
-        except Exception as error:
-            cfg.logger.warning("%s", error, exc_info=not isinstance(error, PresurgeError))
-            self.last_error = error
-            return False
-        self.last_error = None
-        return True
-
-    return tried  # type: ignore[return-value]
 
 
 class EnhancedRequestPredictor:
@@ -56,7 +36,7 @@ class EnhancedRequestPredictor:
         ConfigError: This machine has no such device.
     """
 
-    def __init__(self, device: cfg.ModelDevice | str | None = None, *, allow_fallback: bool = False) -> None:
+    def __init__(self, device: cfg.Device | None = None, *, allow_fallback: bool = False) -> None:
         self.allow_fallback = allow_fallback
         self.device = cfg.usable_device(device, allow_fallback=allow_fallback)
         self.model_manager = ModelManager()
@@ -74,13 +54,8 @@ class EnhancedRequestPredictor:
         Raises:
             ConfigError: There is no such model or device, the model refuses the configuration, or the name means another.
         """
-        config = self._completed(name, config)
-        self._check_names(name, str(config.model_name))
-        self.model_manager.add_model(config)
-        self._keep_names(name, str(config.model_name))
+        self._keep(name, model_registry.make(self._completed(name, config)))
         return True
-
-    _try_to_add = attempt(add_model)
 
     def add_models(self, names: Iterable[str]) -> dict[str, bool]:
         """Add several models; False for one that cannot be added, with the reason in the log and in ``last_error``.
@@ -88,7 +63,12 @@ class EnhancedRequestPredictor:
         Raises:
             ConfigError: They are not a list of names.
         """
-        return {name: self._try_to_add(name) for name in _listed(names)}
+        added = {}
+        for name in _listed(names):
+            with self._attempt():
+                self.add_model(name)
+            added[name] = self.last_error is None
+        return added
 
     def train_models(self, data: Frame, validation_split: float = 0.2) -> dict[str, TrainingResult]:
         """Train all models on the same rows, the last ``validation_split`` of which only measure.
@@ -101,7 +81,7 @@ class EnhancedRequestPredictor:
             HistoryError: It has fewer than ten rows.
             ConfigError: No model was added, or ``validation_split`` is not between 0 and 1.
         """
-        check_rows(data, MIN_ROWS)
+        level_of(data, MIN_ROWS)
         if not self.model_manager.active_models:
             raise ConfigError("there is no model to train", hint="Add one first: add_model('dlinear').")
         return self.model_manager.train_all_models(data, validation_split)
@@ -118,20 +98,23 @@ class EnhancedRequestPredictor:
         """
         if short := _too_short(historical_data):
             return short
-        rows, failures = self._forecast(historical_data, 1)
-        first = {name: each[0] for name, each in rows.items()}
-        averages = {
-            f"avg_{key}": _mean([row[key] for row in first.values()])
-            for key in ("confidence", "request_tokens", "response_tokens")
+        predictions = {
+            name: rows if "error" in rows else rows[0]
+            for name, rows in self._forecast(historical_data, 1).items()
         }
+        good = {name: row for name, row in predictions.items() if "error" not in row}
+        averages = {}
+        for key in ("confidence", "request_tokens", "response_tokens"):
+            known = [row[key] for row in good.values() if row[key] is not None]
+            averages[f"avg_{key}"] = fmean(known) if known else None
         manager = self.model_manager
         return {
-            "predictions": {**first, **failures},
+            "predictions": predictions,
             "summary": {
                 "historical_data_size": len(historical_data),
                 "last_request": last_row(historical_data),
-                "models_used": list(first),
-                "next_prediction_summary": {**averages, "best_model": manager.ranking(list(first), 1).best},
+                "models_used": list(good),
+                "next_prediction_summary": {**averages, "best_model": manager.ranking(good, 1).best_model},
             },
             "model_info": {name: model.get_model_info() for name, model in manager.active_models.items()},
         }
@@ -150,12 +133,12 @@ class EnhancedRequestPredictor:
         if short := _too_short(historical_data):
             return short
         number = cfg.checked(cfg.Whole, num_requests, "num_requests")
-        rows, failures = self._forecast(historical_data, number)
         numbered = {
-            name: [{"step": k, **row} for k, row in enumerate(each, 1)] for name, each in rows.items()
+            name: rows if "error" in rows else [{"step": k, **row} for k, row in enumerate(rows, 1)]
+            for name, rows in self._forecast(historical_data, number).items()
         }
         return {
-            "predictions": {**numbered, **failures},
+            "predictions": numbered,
             "num_requests": number,
             "historical_data_size": len(historical_data),
         }
@@ -185,77 +168,75 @@ class EnhancedRequestPredictor:
         """
         return self._model(name).get_model_info()
 
-    @attempt
-    def save_model(self, name: str, path: str) -> None:
+    def save_model(self, name: str, path: str) -> bool:
         """Write a trained model: a ``.pt`` or ``.pth`` file, or a model directory. False if it fails; see ``last_error``."""
-        _require(self._model(name).save_model(os.fspath(path)), "save_model", name)
+        with self._attempt():
+            _require(self._model(name).save_model(os.fspath(path)), "save_model", name)
+        return self.last_error is None
 
-    @attempt
-    def load_model(self, name: str, path: str, config: cfg.ModelConfig | None = None) -> None:
+    def load_model(self, name: str, path: str, config: cfg.ModelConfig | None = None) -> bool:
         """Read a model and add it under a name. False if it fails; see ``last_error``. What was there before then stays.
 
         What is stored overrides the configuration, except for type, name and device. Without one, they are those of the
         model that has the name already, or else those of ``add_model``.
         """
-        known = self._find(name) if config is None else None
-        given = self._given.get(known.model_name, name) if known else name
-        complete = self._completed(given, known.config if known else config)
-        self._check_names(given, str(complete.model_name))
-        model = self.model_manager.registry.make(complete)
-        _require(model.load_model(os.fspath(path)), "load_model", name)
-        model.is_trained = True
-        self.model_manager.keep(model)
-        self._keep_names(given, model.model_name)
+        with self._attempt():
+            known = self._find(name) if config is None else None
+            if known:
+                name, config = self._given.get(known.model_name, name), known.config
+            model = model_registry.make(self._completed(name, config))
+            _require(model.load_model(os.fspath(path)), "load_model", name)
+            model.is_trained = True
+            self._keep(name, model)
+        return self.last_error is None
 
-    @attempt
-    def switch_device(self, device: cfg.ModelDevice | str) -> None:
+    def switch_device(self, device: cfg.Device) -> bool:
         """Train on another device from now on. False, and nothing changed, if it fails; see ``last_error``."""
-        found = cfg.usable_device(device, allow_fallback=self.allow_fallback)
-        before = [(model, model.device) for model in self.model_manager.active_models.values()]
-        try:
-            for model, _ in before:
+        with self._attempt(), ExitStack() as undo:
+            found = cfg.usable_device(device, allow_fallback=self.allow_fallback)
+            for model in self.model_manager.active_models.values():
+                undo.callback(model.to_device, model.device)
                 model.to_device(found)
-        except Exception:
-            for model, old in before:
-                try:
-                    model.to_device(old)
-                except Exception as error:  # the one that failed may fail again; the others still go back
-                    cfg.logger.warning("%s could not go back to %s: %s", model.model_name, old, error)
-            raise
-        self.device = found
+            undo.pop_all()
+            self.device = found
+        return self.last_error is None
+
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """Remember whether the body failed instead of raising; models of users may raise anything."""
+        self.last_error = None
+        try:
+            yield
+        except Exception as error:
+            cfg.logger.warning("%s", error, exc_info=not isinstance(error, PresurgeError))
+            self.last_error = error
 
     def _completed(self, name: str, config: cfg.ModelConfig | None) -> cfg.ModelConfig:
-        """A configuration with type, name and a device that exists."""
+        """A configuration with a type, a device that exists, and a name, none of which belongs to another model."""
+        cfg.checked(cfg.Name, name, "name")
         if config is None:
-            preset = cfg.PRESETS.get(str(cfg.model_type_of(cfg.checked(cfg.Name, name, "name"))), {})
-            return cfg.ModelConfig(name, f"{name}_default", self.device, **preset)
+            preset = cfg.PRESETS.get(cfg.model_type_of(name), {})
+            config = cfg.ModelConfig(name, f"{name}_default", self.device, **preset)
         device = cfg.usable_device(
             cfg.checked(cfg.Given, config, "config").device, allow_fallback=self.allow_fallback
         )
-        kind, own = (
-            given or cfg.checked(cfg.Name, name, "name") for given in (config.model_type, config.model_name)
-        )
-        return replace(config, model_type=kind, model_name=own, device=device)
+        model_name = config.model_name or name
+        others = {own: given for own, given in self._given.items() if (own, given) != (model_name, name)}
+        if taken := {name, model_name} & {*others, *(given for given in others.values() if given != name)}:
+            raise ConfigError(
+                f"the name {min(taken)!r} belongs to another model",
+                where=f"model {name!r}, model_name {model_name!r}",
+                hint=f"Choose others than: {', '.join(self._names())}.",
+            )
+        return replace(config, model_type=config.model_type or name, model_name=model_name, device=device)
 
-    def _check_names(self, name: str, model_name: str) -> None:
-        """Refuse to add a model under a name, or with a ``model_name``, that another model answers to."""
-        names = {given for given in self._given.values() if given != name}
-        active = self.model_manager.active_models
-        if model_name in names or self._given.get(model_name, name) != name:
-            taken = model_name
-        elif name in active and name != model_name:
-            taken = name
-        else:
-            return
-        raise ConfigError(
-            f"the name {taken!r} belongs to another model",
-            where=f"model {name!r}, model_name {model_name!r}",
-            hint=f"Choose others than: {', '.join(sorted({*names, *active}))}.",
-        )
+    def _keep(self, name: str, model: BasePredictor) -> None:
+        self.model_manager.keep(model)
+        self._given.pop(model.model_name, None)
+        self._given[model.model_name] = name
 
-    def _keep_names(self, name: str, model_name: str) -> None:
-        self._given.pop(model_name, None)
-        self._given[model_name] = name
+    def _names(self) -> list[str]:
+        return sorted({*self._given.values(), *self.get_active_models()})
 
     def _find(self, name: str) -> BasePredictor | None:
         latest = (own for own, given in reversed(self._given.items()) if given == name)
@@ -264,29 +245,27 @@ class EnhancedRequestPredictor:
     def _model(self, name: str) -> BasePredictor:
         if found := self._find(name):
             return found
-        known = ", ".join(sorted({*self._given.values(), *self.get_active_models()})) or "none yet"
-        raise ConfigError(f"there is no model {name!r}", hint=f"There are: {known}.")
+        hint = f"There are: {', '.join(self._names()) or 'none yet'}."
+        raise ConfigError(f"there is no model {name!r}", hint=hint)
 
-    def _forecast(
-        self, data: Frame, steps: int
-    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, str]]]:
-        """Model -> rows that JSON can hold, of those that gave a forecast; and model -> ``error`` of the others."""
-        rows, failures = {}, {}
-        results = self.model_manager.predict_all(data, steps)
-        for name, model in self.model_manager.active_models.items():
+    def _forecast(self, data: Frame, steps: int) -> dict[str, Any]:
+        """Model -> the rows of its forecast in values that JSON can hold, or ``{"error": reason}``."""
+        manager, found = self.model_manager, dict[str, Any]()
+        results = manager.predict_all(data, steps)
+        for name, model in manager.active_models.items():
             if name not in results:
-                training = self.model_manager.results.get(name)
-                failures[name] = {"error": (training and training.error_message) or "it was not trained yet"}
+                training = manager.results.get(name)
+                found[name] = {"error": (training and training.error_message) or "it was not trained yet"}
             elif (reason := results[name].error) is not None:
-                failures[name] = {"error": reason}
+                found[name] = {"error": reason}
             else:
-                rows[name] = _rows(results[name], str(model.model_type))
-        return rows, failures
+                found[name] = _rows(results[name], str(model.model_type))
+        return found
 
 
 def create_enhanced_predictor(
     models: Iterable[str] = ("lstm", "dlinear"),
-    device: cfg.ModelDevice | str | None = None,
+    device: cfg.Device | None = None,
     *,
     allow_fallback: bool = False,
 ) -> EnhancedRequestPredictor:
@@ -302,33 +281,25 @@ def create_enhanced_predictor(
 
 
 def _rows(result: PredictionResult, method: str) -> list[dict[str, Any]]:
-    confidence = None if math.isnan(result.confidence) else result.confidence
+    """The rows of a forecast as values that JSON can hold."""
     columns = zip(result.timestamps, result.request_tokens, result.response_tokens, strict=True)
-    keys = ("timestamp", "request_tokens", "response_tokens")
+    rest = {"confidence": None if math.isnan(result.confidence) else result.confidence, "method": method}
     return [
-        {**dict(zip(keys, row, strict=True)), "confidence": confidence, "method": method} for row in columns
+        {"timestamp": at, "request_tokens": sent, "response_tokens": got, **rest} for at, sent, got in columns
     ]
 
 
-def _mean(values: list[float | None]) -> float | None:
-    """The mean of the known values; None if there are none."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
 def _too_short(data: Frame) -> dict[str, Any] | None:
-    level_of(data)
-    if len(data) >= MIN_ROWS:
-        return None
-    reason = f"the history has {len(data)} rows, and at least {MIN_ROWS} are needed"
-    return {"error": reason, "min_required": MIN_ROWS, "actual": len(data)}
+    try:
+        level_of(data, MIN_ROWS)
+    except HistoryError as error:
+        return {"error": error.what, "min_required": MIN_ROWS, "actual": len(data)}
+    return None
 
 
 def _listed(names: Iterable[str]) -> list[str]:
     """A list of names; a single one may be given by itself."""
-    if not isinstance(names, Iterable):
-        raise ConfigError(f"must be a list of names, not {names!r}", setting="models")
-    return [names] if isinstance(names, str) else list(names)
+    return [names] if isinstance(names, str) else cfg.checked(list[Any], names, "models")
 
 
 def _require(done: Any, what: str, name: str) -> None:

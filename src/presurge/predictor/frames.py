@@ -1,39 +1,38 @@
 """Data frames at the door: pandas or Polars, one row per request or per minute, become a panel.
 
-Shapes: H rows of a forecast, C channels.
+Shapes: N rows of a frame, H rows of a forecast, C channels.
 """
 
+import hashlib
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from presurge.errors import DataError, HistoryError
 from presurge.series.frequency import SECOND
 from presurge.series.panel import FloatArray, Panel
-from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
+from presurge.series.timestamps import PER_SECOND, TimeForm, format_stamp
 from presurge.sources.columns import Rows, read_numbers, read_stamps, without_blank
 from presurge.sources.files import RowFrame
-from presurge.sources.formats import BURSTGPT, GUIDE_COUNTS, GUIDE_TIME, LOAD_CHANNELS, REQUEST_CHANNELS
-from presurge.sources.table import read_frame
+from presurge.sources.formats import BURSTGPT, GUIDE_COUNTS, GUIDE_TIME, REQUEST_CHANNELS
+from presurge.sources.table import read_guide_csv
 
 Frame = Any
 """A ``pandas.DataFrame`` or a ``polars.DataFrame``; rows need not be in chronological order."""
 Level = Literal["request", "minute"]
 
 TIME = GUIDE_TIME
-TOKENS: dict[Level, tuple[str, str]] = {
-    "request": (BURSTGPT.input_tokens, BURSTGPT.output_tokens),
-    "minute": (GUIDE_COUNTS["input_tokens"], GUIDE_COUNTS["output_tokens"]),
-}
 _NEEDED: dict[Level, tuple[str, ...]] = {
     "request": BURSTGPT.needs,
     "minute": (TIME, *GUIDE_COUNTS.values()),
 }
-_UNITS: dict[TimeUnit, int] = {"s": SECOND, "ms": SECOND // 1000, "us": 1}
+"""Level -> the columns that it needs: the time first, request and response tokens last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,75 +61,67 @@ class History:
         return [_written(self.last_us + round(us), self.form) for us in ahead.tolist()]
 
 
-def level_of(data: Frame) -> Level:
+def level_of(data: Frame, least: int = 0) -> Level:
     """Whether the rows are requests or minutes, according to the columns.
 
     Raises:
         DataError: It is not a data frame, or the columns fit neither.
+        HistoryError: There are fewer than ``least`` rows.
     """
     pandas = sys.modules.get("pandas")
     if not isinstance(data, pl.DataFrame) and (pandas is None or not isinstance(data, pandas.DataFrame)):
         hint = "Give a pandas or Polars DataFrame, one row per request; collect() a LazyFrame first."
         raise DataError(f"{type(data).__name__} is not a data frame", hint=hint)
     columns = list(data.columns)
-    for level, needed in _NEEDED.items():
-        if set(needed) <= set(columns):
-            if twice := [name for name in needed if columns.count(name) > 1]:
-                raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
-            return level
-    raise DataError(
-        f"the columns fit neither requests nor minutes: {', '.join(map(str, columns))}",
-        where="data frame",
-        hint=f"Requests need {', '.join(_NEEDED['request'])}; minutes need {', '.join(_NEEDED['minute'])}.",
-    )
-
-
-def check_rows(data: Frame, least: int) -> Level:
-    """Check columns and number of rows.
-
-    Raises:
-        DataError: A column is missing.
-        HistoryError: There are fewer rows.
-    """
-    level = level_of(data)
+    level = next((level for level, needed in _NEEDED.items() if set(needed) <= set(columns)), None)
+    if level is None:
+        needs = " ".join(f"A {level} needs {', '.join(needed)}." for level, needed in _NEEDED.items())
+        what = f"the columns fit neither requests nor minutes: {', '.join(map(str, columns))}"
+        raise DataError(what, where="data frame", hint=needs)
+    if twice := [name for name in _NEEDED[level] if columns.count(name) > 1]:
+        raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
     if len(data) < least:
         what = f"the frame has {len(data)} rows, and {least} are needed"
         raise HistoryError(what, hint="Give a longer history.")
     return level
 
 
-def read_history(data: Frame) -> History:
+def read_history(data: Frame, last: int | None = None) -> History:
     """Read a frame, ignoring columns beyond the needed ones.
+
+    Args:
+        data: The frame.
+        last: How many of its last rows to read; None reads all.
 
     Raises:
         DataError: A column is missing, or holds something that is not a time or not a number of tokens.
+        HistoryError: There are fewer than two rows.
     """
-    level = check_rows(data, 2)
-    frame = _to_polars(data, _NEEDED[level])
-    try:
-        return _requests(frame) if level == "request" else _minutes(frame)
-    except DataError as error:
-        if error.hint and "`" in error.hint:  # a setting that only a reader of files has
-            error.hint = "Mend or remove this row, or what else is wrong with the data frame."
-        raise
+    level = level_of(data, 2)
+    recent = data if last is None else latest(data, last)
+    frame = _to_polars(recent, _NEEDED[level])
+    place = "data frame" if len(recent) == len(data) else f"last {len(recent)} rows of the data frame"
+    file = RowFrame(Path(place), "parquet", tuple(frame.columns), frame=frame)
+    return _requests(file) if level == "request" else _minutes(file)
 
 
 def latest(data: Frame, rows: int) -> Frame:
-    """The last rows; all of them if their stamps are not sorted, so that their reader can sort them.
-
-    Raises:
-        DataError: A column is missing.
-    """
-    level_of(data)
+    """The last rows; all of them if their stamps are not sorted, so that their reader can sort them."""
     stamps = data[TIME]
     ordered = stamps.is_sorted() if isinstance(data, pl.DataFrame) else stamps.is_monotonic_increasing
     return data.tail(rows) if ordered else data
 
 
-def tokens_of(data: Frame) -> FloatArray:
-    """Request and response tokens of every row, float32 [rows, 2]; NaN for anything but a number."""
-    frame = _to_polars(data, TOKENS[level_of(data)])
-    return frame.select(pl.all().cast(pl.Float32, strict=False)).to_numpy()
+def tokens_of(data: Frame) -> npt.NDArray[np.float64]:
+    """Request and response tokens of every row, float64 [N, 2]; NaN for anything but a number."""
+    frame = _to_polars(data, _NEEDED[level_of(data)][-2:])
+    return frame.select(pl.all().cast(pl.Float64, strict=False)).to_numpy()
+
+
+def fingerprint(data: Frame, validation_split: float) -> str:
+    """Identify the validation rows: a checksum of their tokens."""
+    tokens_N2 = tokens_of(data)[-int(len(data) * validation_split) :]
+    return hashlib.sha256(tokens_N2.astype(np.float32).tobytes()).hexdigest()
 
 
 def last_row(data: Frame) -> dict[str, Any]:
@@ -138,17 +129,16 @@ def last_row(data: Frame) -> dict[str, Any]:
 
     What is not a time or not a number becomes None; the models say why nothing can be forecast from it.
     """
-    names = TOKENS[level_of(data)]
-    frame, place, stamp = _to_polars(latest(data, 1), (TIME, *names)), -1, None
+    recent = latest(data, 1)
+    frame, place, stamp = _to_polars(recent, (TIME,)), -1, None
     try:
         stamp_N, form = read_stamps(Rows(RowFrame.of(frame), frame, np.arange(len(frame))), TIME, None)
-    except DataError:
-        pass
-    else:
         place = len(frame) - 1 - int(stamp_N[::-1].argmax())
         stamp = _written(int(stamp_N[place]), form)
-    numbers = frame.select(pl.col(names).cast(pl.Float64, strict=False)).row(place)
-    tokens = [None if n is None or not math.isfinite(n) else int(n) if n.is_integer() else n for n in numbers]
+    except DataError:
+        pass
+    numbers = tokens_of(recent)[place].tolist()
+    tokens = [int(n) if n.is_integer() else n if math.isfinite(n) else None for n in numbers]
     return {"timestamp": stamp, "request_tokens": tokens[0], "response_tokens": tokens[1]}
 
 
@@ -161,48 +151,42 @@ def _to_polars(data: Frame, names: tuple[str, ...]) -> pl.DataFrame:
 def _column(name: str, column: Any) -> pl.Series:
     """A pandas column; types that NumPy lacks (text, zones, integers with gaps) are read object by object."""
     values = column.to_numpy()
-    if values.dtype != object:
-        return pl.Series(name, values, nan_to_null=True)
-    cells = [None if gone else v for v, gone in zip(values, column.isna(), strict=True)]
-    return pl.Series(name, cells, strict=False)
+    if values.dtype == object:
+        return pl.Series(name, column.to_numpy(object, na_value=None).tolist(), strict=False)
+    return pl.Series(name, values, nan_to_null=True)
 
 
-def _requests(frame: pl.DataFrame) -> History:
+def _requests(file: RowFrame) -> History:
+    frame = file.frame
     if frame[TIME].dtype.is_integer():  # numbers, though a few of them may look like dates such as 20240131
         frame = frame.with_columns(pl.col(TIME).cast(pl.Float64))
-    rows = without_blank(RowFrame.of(frame), frame)
+    rows = without_blank(file, frame)
     stamp_N, form = read_stamps(rows, TIME, None)
     order = np.argsort(stamp_N, kind="stable")
-    ordered = stamp_N[order]
-    values = np.empty((len(order), 3), np.float32)
-    values[1:, 0] = np.diff(ordered) / SECOND
-    for place, column in enumerate(TOKENS["request"], start=1):
-        numbers = read_numbers(rows, column)
+    columns = [np.diff(stamp_N[order]) / SECOND]
+    for name in _NEEDED["request"][1:]:
+        numbers = read_numbers(rows, name)
         wrong = numbers.is_null() | (numbers < 0)
         if wrong.any():
-            raise rows.complain("{} is not a number of tokens", column, wrong, "Mend or remove this row.")
-        values[:, place] = numbers.to_numpy()[order]
-    start = np.zeros(1, np.int64)
-    panel = Panel(values=values[1:], channels=REQUEST_CHANNELS, step=SECOND, start=start, clock="relative")
-    return History(panel=panel, level="request", form=form, last_us=int(ordered[-1]))
+            raise rows.complain("{} is not a number of tokens", name, wrong, "Mend or remove this row.")
+        columns.append(numbers.to_numpy()[order[1:]])
+    values, start = np.column_stack(columns).astype(np.float32), np.zeros(1, np.int64)
+    panel = Panel(values=values, channels=REQUEST_CHANNELS, step=SECOND, start=start, clock="relative")
+    return History(panel=panel, level="request", form=form, last_us=int(stamp_N[order[-1]]))
 
 
-def _minutes(frame: pl.DataFrame) -> History:
-    columns = _NEEDED["minute"][1:]
-    table = read_frame(frame, time=TIME, values=columns, kinds=dict.fromkeys(columns, "count"))
+def _minutes(file: RowFrame) -> History:
+    table = read_guide_csv(file)
     if count := table.counts.duplicates:
         what = f"rows with the {TIME} of another row, whose load would count twice: {count}"
         raise DataError(what, where="data frame", hint="Drop them, or sum them up, first.")
-    _, form = read_stamps(without_blank(RowFrame.of(frame), frame), TIME, None)
-    panel = table.panel.replace(values=table.panel.values, channels=LOAD_CHANNELS)
-    return History(panel=panel, level="minute", form=form, last_us=int(panel.times()[-1]))
+    _, form = read_stamps(without_blank(file, file.frame), TIME, None)
+    return History(panel=table.panel, level="minute", form=form, last_us=int(table.panel.times()[-1]))
 
 
 def _written(stamp: int, form: TimeForm) -> str | int | float:
     """Write a time (microseconds) as the frame writes its own: a number in the same unit, or ISO-8601 in UTC."""
     if form.kind != "number":
         return format_stamp(stamp, "relative" if form.kind == "duration" else "utc")
-    if form.unit == "ns":
-        return stamp * 1000
-    whole, rest = divmod(stamp, _UNITS[form.unit])
-    return stamp / _UNITS[form.unit] if rest else whole
+    scaled = stamp * PER_SECOND[form.unit]
+    return scaled / SECOND if scaled % SECOND else scaled // SECOND

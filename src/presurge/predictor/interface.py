@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import field, replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from presurge.errors import ConfigError, PresurgeError
 from presurge.models.registry import model_names
 from presurge.predictor import config as cfg
-from presurge.predictor.frames import Frame, check_rows
+from presurge.predictor.frames import Frame, level_of
 
 
 def _share_or_nan(value: float) -> float:
@@ -26,7 +28,7 @@ Tokens = Annotated[list[Annotated[cfg.Number, Field(allow_inf_nan=False)]], Befo
 
 
 @cfg.raises_plainly
-@dataclass(slots=True, config=ConfigDict(extra="forbid", validate_assignment=True))
+@dataclass(slots=True, config={"extra": "forbid", "validate_assignment": True})
 class PredictionResult:
     """Forecasts of the next rows; columns may be lists or arrays and become lists of Python numbers.
 
@@ -92,12 +94,11 @@ class BasePredictor(ABC):
         training_history: ``final_loss``, ``best_loss``, ``epochs_trained`` and ``early_stopped`` after a training.
         rolling_errors: Measured on the validation rows, for each step ahead: the mean of the WAPE of request and response
             tokens, or the WAPE of one if the other is zero throughout. The manager measures a predictor that does not.
-        measured_on: Fingerprint of those rows, see ``presurge.predictor.ranking.fingerprint``; empty if unknown.
+        measured_on: Fingerprint of those rows, see ``presurge.predictor.frames.fingerprint``; empty if unknown.
         baseline_errors: Rolling errors of the naive models on those rows; empty if they were not measured.
     """
 
     def __init__(self, config: cfg.ModelConfig) -> None:
-        config = cfg.checked(cfg.Given, config, "config")
         self.model_name = config.model_name or str(config.model_type or type(self).__name__)
         self.config = replace(config, model_name=self.model_name, device=cfg.usable_device(config.device))
         self.model_type = self.config.model_type or cfg.ModelType.CUSTOM
@@ -132,6 +133,14 @@ class BasePredictor(ABC):
     @abstractmethod
     def load_model(self, path: str) -> bool:
         """Read what ``save_model`` wrote."""
+
+    def keep_errors(self, wape_H2: npt.NDArray[np.floating]) -> None:
+        """Keep rolling errors: at each step the mean of both WAPEs, or the one that is defined, or none if neither is.
+
+        A WAPE is undefined where all values are zero, as in the tokens of failed requests.
+        """
+        known = np.isfinite(wape_H2).all(axis=0)
+        self.rolling_errors = tuple(wape_H2[:, known].mean(axis=1).tolist()) if known.any() else ()
 
     def rolling_error(self, steps: int | None = None) -> float:
         """Mean of the first ``steps`` rolling errors (of all if None); NaN if none was measured."""
@@ -171,7 +180,7 @@ class BasePredictor(ABC):
             DataError: A column is missing.
             HistoryError: There are too few rows.
         """
-        check_rows(data, self.config.sequence_length)
+        level_of(data, self.config.sequence_length)
         return True
 
 
@@ -185,7 +194,7 @@ class ModelRegistry:
     """
 
     def __init__(self) -> None:
-        self._classes: dict[str, type[BasePredictor]] = {}
+        self._classes: dict[str, tuple[str, type[BasePredictor]]] = {}  # type in lower case -> type and class
         self._models: dict[str, BasePredictor] = {}
 
     def register_model_class(self, model_type: cfg.ModelType | str, model_class: type) -> None:
@@ -196,10 +205,7 @@ class ModelRegistry:
         """
         if BasePredictor not in getattr(model_class, "__mro__", ()):
             raise ValueError(f"{model_class!r} does not derive from BasePredictor")
-        key = cfg.model_type_of(model_type)
-        if key in self._classes:
-            cfg.logger.info("%s replaces %s as %s", model_class.__name__, self._classes[key].__name__, key)
-        self._classes[key] = model_class
+        self._classes[model_type.lower()] = (model_type, model_class)
 
     def class_of(self, model_type: cfg.ModelType | str) -> type[BasePredictor]:
         """The class of a type, ignoring case.
@@ -207,16 +213,14 @@ class ModelRegistry:
         Raises:
             ConfigError: There is no model of that type; the message lists those that exist.
         """
-        from presurge.predictor.adapter import ForecasterPredictor
+        if model_type.lower() in self._classes:
+            return self._classes[model_type.lower()][1]
+        if cfg.model_type_of(model_type) in model_names():
+            from presurge.predictor.adapter import ForecasterPredictor
 
-        key = cfg.model_type_of(model_type)
-        alike = {own.lower(): own for own in self._classes}
-        if own := key if key in self._classes else alike.get(key.lower()):
-            return self._classes[own]
-        if key in model_names():
             return ForecasterPredictor
         raise ConfigError(
-            f"there is no model of the type {str(key)!r}",
+            f"there is no model of the type {str(model_type)!r}",
             setting="model_type",
             hint=f"Choose one of: {', '.join(map(str, self.get_available_model_types()))}. "
             "Register a class of your own with @register_model(type).",
@@ -251,8 +255,6 @@ class ModelRegistry:
         Raises:
             ConfigError: There is no such model, or it refuses the configuration.
         """
-        if cfg.checked(cfg.Given, config, "config").model_type is None:
-            raise ConfigError("is not given", setting="model_type", hint="Say which model to make.")
         model = self.make(config)
         self._models[model.model_name] = model
         return model
@@ -271,7 +273,8 @@ class ModelRegistry:
 
     def get_available_model_types(self) -> list[cfg.ModelType | str]:
         """Everything that ``create_model`` can make."""
-        return [cfg.model_type_of(name) for name in dict.fromkeys([*model_names(), *self._classes])]
+        registered = [model_type for model_type, _ in self._classes.values()]
+        return [cfg.model_type_of(name) for name in dict.fromkeys([*model_names(), *registered])]
 
 
 model_registry = ModelRegistry()

@@ -1,28 +1,23 @@
 """Several predictors on the same data: train all, forecast with all, rank them by measured error.
 
-Shapes: R rows, H horizon, 2 for request and response tokens.
+Shapes: B origins, H horizon, 2 for request and response tokens.
 """
 
 import math
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from presurge.evaluation.metrics import ScoreSums
 from presurge.models.registry import BASELINES
 from presurge.predictor.adapter import ForecasterPredictor
 from presurge.predictor.config import ModelConfig, Share, Whole, checked, logger
-from presurge.predictor.frames import Frame, tokens_of
-from presurge.predictor.interface import (
-    BasePredictor,
-    ModelRegistry,
-    PredictionResult,
-    TrainingResult,
-    model_registry,
-)
-from presurge.predictor.ranking import Ranking, fingerprint, first_validation, rank, step_errors
+from presurge.predictor.frames import Frame, fingerprint, tokens_of
+from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult, model_registry
 
 ORIGINS = 50
 """Number of forecasts that measure the error of a predictor that does not measure it itself."""
@@ -37,8 +32,7 @@ class ModelManager:
         baseline_errors: Rolling errors of the naive models on the rows of the last training.
     """
 
-    def __init__(self, registry: ModelRegistry = model_registry) -> None:
-        self.registry = registry
+    def __init__(self) -> None:
         self.active_models: dict[str, BasePredictor] = {}
         self.results: dict[str, TrainingResult] = {}
         self.baseline_errors: dict[str, tuple[float, ...]] = {}
@@ -52,7 +46,7 @@ class ModelManager:
         Raises:
             ConfigError: There is no such model, or it refuses the configuration.
         """
-        self.keep(self.registry.make(config))
+        self.keep(model_registry.make(config))
         return True
 
     def keep(self, model: BasePredictor) -> None:
@@ -69,13 +63,18 @@ class ModelManager:
         """
         part = checked(Share, validation_split, "validation_split")
         self._rows = fingerprint(data, part)
-        self.results = {name: self._train(model, data, part) for name, model in self.active_models.items()}
-        trained = [self.active_models[name] for name, result in self.results.items() if result.success]
-        self.baseline_errors = _baseline_errors([model.config for model in trained], data, part)
+        self.results = {
+            name: train(model, data, part, self._rows) for name, model in self.active_models.items()
+        }
+        trained = [model for name, model in self.active_models.items() if self.results[name].success]
+        self.baseline_errors = {}
+        for naive in _naive_models([model.config for model in trained]):
+            if train(naive, data, part, self._rows).success and naive.rolling_errors:
+                self.baseline_errors[naive.model_name] = naive.rolling_errors
         for model in trained:
             model.baseline_errors = self.baseline_errors
-        ranking = self.ranking(list(self.active_models), 1)
-        if ranking.best is not None and not ranking.beats_baselines:
+        ranking = self.ranking(self.active_models, 1)
+        if not ranking.beats_baselines:
             logger.warning("%s", ranking.verdict)
         return self.results
 
@@ -86,8 +85,11 @@ class ModelManager:
             ConfigError: ``steps`` is not a whole number from 1.
         """
         asked = checked(Whole | None, steps, "steps")
-        trained = {name: model for name, model in self.active_models.items() if model.is_trained}
-        return {name: forecast(model, data, asked) for name, model in trained.items()}
+        return {
+            name: forecast(model, data, asked)
+            for name, model in self.active_models.items()
+            if model.is_trained
+        }
 
     def compare_models(self, data: Frame, steps: int | None = None) -> dict[str, Any]:
         """Forecast with every trained model and rank them.
@@ -102,7 +104,7 @@ class ModelManager:
         predictions = self.predict_all(data, steps)
         good = {name: result for name, result in predictions.items() if result.error is None}
         known = [result.confidence for result in good.values() if not math.isnan(result.confidence)]
-        ranking = self.ranking(list(good), steps)
+        ranking = self.ranking(good, steps)
         return {
             "model_count": len(predictions),
             "predictions": predictions,
@@ -111,47 +113,38 @@ class ModelManager:
                 "avg_confidence": fmean(known) if known else None,
                 "max_confidence": max(known, default=None),
                 "min_confidence": min(known, default=None),
-                "best_model": ranking.best,
-                "rolling_errors": ranking.errors,
-                "baseline_errors": ranking.baselines,
-                "steps": ranking.steps,
-                "unranked": ranking.unranked,
+                "best_model": ranking.best_model,
+                **asdict(ranking),
                 "verdict": ranking.verdict,
             },
         }
 
-    def ranking(self, names: list[str], steps: int | None = None) -> Ranking:
+    def ranking(self, names: Iterable[str], steps: int | None = None) -> "Ranking":
         """Rank some models, on the rows of the last training if one of them was measured there."""
         return rank({name: self.active_models[name] for name in names}, steps, rows=self._rows)
 
-    def _train(self, model: BasePredictor, data: Frame, validation_split: float) -> TrainingResult:
-        """Train and measure; after a failure the model is ranked as before."""
-        before, model.rolling_errors = model.rolling_errors, ()
-        result = train(model, data, validation_split)
-        if not result.success:
-            model.rolling_errors = before
-            return result
-        model.is_trained = True
-        if not model.rolling_errors:
-            model.rolling_errors = measured(model, data, validation_split)
-        model.measured_on = self._rows
-        return result
 
+def train(model: BasePredictor, data: Frame, validation_split: float, rows: str) -> TrainingResult:
+    """Train and measure a model, which may be the user's own; a failure is a result with its reason, and keeps the old errors.
 
-def train(model: BasePredictor, data: Frame, validation_split: float) -> TrainingResult:
-    """Train a model, which may be the user's own; a failure is a result with its reason."""
-    began = time.perf_counter()
+    ``rows`` is the fingerprint of the validation rows.
+    """
+    began, before, model.rolling_errors = time.perf_counter(), model.rolling_errors, ()
     try:
         result = model.train(data, validation_split)
         if not isinstance(result, TrainingResult):
             raise TypeError(f"train returned {type(result).__name__}, not a TrainingResult")
-        if not (result.success or result.error_message):
-            return replace(result, error_message="train failed and gave no reason")
-        return result
+        if not result.success:
+            raise ValueError(result.error_message or "train failed and gave no reason")
     except Exception as error:
+        model.rolling_errors, spent = before, time.perf_counter() - began
         reason = _reason(error, f"{model.model_name} was not trained")
-        spent = time.perf_counter() - began
         return TrainingResult(False, spent, math.nan, math.nan, 0, early_stopped=False, error_message=reason)
+    model.is_trained = True
+    if not model.rolling_errors:
+        _measure(model, data, validation_split)
+    model.measured_on = rows
+    return result
 
 
 def forecast(model: BasePredictor, data: Frame, steps: int | None) -> PredictionResult:
@@ -180,35 +173,115 @@ def _reason(error: Exception, what: str) -> str:
     return reason
 
 
-def measured(model: BasePredictor, data: Frame, validation_split: float) -> tuple[float, ...]:
-    """Rolling errors of a predictor, by its forecasts from evenly spaced rows of the validation part; () if one fails."""
+def _measure(model: BasePredictor, data: Frame, validation_split: float) -> None:
+    """Give a predictor the rolling errors of its forecasts from evenly spaced validation rows, unless one fails."""
     horizon, rows = model.config.prediction_horizon, len(data)
-    first = max(first_validation(rows, validation_split), model.config.sequence_length + 1)
-    actual_R2 = tokens_of(data).astype(np.float64)
-    error_H2, size_H2 = np.zeros((2, horizon, 2))
+    tokens_N2 = tokens_of(data).astype(np.float32)
+    first = max(rows - int(rows * validation_split), model.config.sequence_length + 1)
+    sums = ScoreSums(horizon, (), np.ones(2))
     for end in np.unique(np.linspace(first, max(first, rows - horizon), ORIGINS).astype(int)).tolist():
         result = forecast(model, data.head(end), horizon)
-        forecast_H2 = np.array([result.request_tokens, result.response_tokens], np.float64).T
-        actual_H2 = actual_R2[end : end + horizon]
-        if forecast_H2.shape != actual_H2.shape:
+        mean_H2 = np.array([result.request_tokens, result.response_tokens], np.float32).T
+        actual_H2 = tokens_N2[end : end + horizon]
+        if mean_H2.shape != actual_H2.shape:
             logger.warning("The error of %s could not be measured, so it is not ranked", model.model_name)
-            return ()
-        error_H2 += np.abs(forecast_H2 - actual_H2)
-        size_H2 += np.abs(actual_H2)
-    wape_H2 = np.divide(error_H2, size_H2, out=np.full_like(error_H2, np.nan), where=size_H2 > 0)
-    return step_errors(wape_H2)
+            return
+        sums.add(actual_H2[None], mean_H2[None])
+    model.keep_errors(sums.scores()["wape"])
 
 
-def _baseline_errors(
-    configs: list[ModelConfig], data: Frame, validation_split: float
-) -> dict[str, tuple[float, ...]]:
-    """Naive model -> rolling errors, with the shortest context and to the longest horizon of the models beside them."""
-    errors = {}
-    for name in BASELINES if configs else ():
-        context = min(config.sequence_length for config in configs)
-        horizon = max(config.prediction_horizon for config in configs)
-        config = ModelConfig(name, name, sequence_length=context, prediction_horizon=horizon)
-        baseline = ForecasterPredictor(config)
-        if train(baseline, data, validation_split).success and baseline.rolling_errors:
-            errors[name] = baseline.rolling_errors
-    return errors
+def _naive_models(configs: list[ModelConfig]) -> list[ForecasterPredictor]:
+    """The naive models, with the shortest context and the longest horizon of the models beside them."""
+    if not configs:
+        return []
+    context = min(config.sequence_length for config in configs)
+    horizon = max(config.prediction_horizon for config in configs)
+    return [
+        ForecasterPredictor(ModelConfig(name, sequence_length=context, prediction_horizon=horizon))
+        for name in BASELINES
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Models and naive models by rolling error, the best first.
+
+    Attributes:
+        steps: The errors are means over this many steps ahead, which all of the ranked models forecast.
+        rolling_errors: Model -> rolling error.
+        baseline_errors: Naive model -> rolling error on the same rows, as measured beside the models.
+        unranked: Any other model -> why it is not ranked.
+    """
+
+    steps: int
+    rolling_errors: dict[str, float]
+    baseline_errors: dict[str, float]
+    unranked: dict[str, str]
+
+    @property
+    def best_model(self) -> str | None:
+        """The best model; None if no error was measured."""
+        return next(iter(self.rolling_errors), None)
+
+    @property
+    def beats_baselines(self) -> bool:
+        """Whether the best model is better than every naive one."""
+        least = min(self.rolling_errors.values(), default=math.inf)
+        return least < min(self.baseline_errors.values(), default=math.inf)
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in words."""
+        text = "no error of a model was measured"
+        if self.best_model is not None:
+            text = f"{self.best_model} has a rolling error of {self.rolling_errors[self.best_model]:.1%}"
+            text += "" if self.baseline_errors else "; no naive model was measured on its rows"
+            for baseline, error in list(self.baseline_errors.items())[:1]:
+                text += f", {'below' if self.beats_baselines else 'not below'} the {error:.1%} of {baseline}"
+        return "; ".join([text, *(f"{name} is not ranked: {why}" for name, why in self.unranked.items())])
+
+
+def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows: str = "") -> Ranking:
+    """Rank models by name.
+
+    Args:
+        models: In the order in which they were added.
+        steps: Rank by the first steps ahead only.
+        rows: Fingerprint of the rows to rank on, if a model was measured on them; otherwise the rows of most models
+            count, and among equally frequent ones the latest.
+    """
+    measured = {name: model for name, model in models.items() if model.rolling_errors}
+    prints = [model.measured_on for model in measured.values() if model.measured_on]
+    here = rows if rows in prints else max(reversed(prints), key=prints.count, default="")
+    ranked = {name: model for name, model in measured.items() if model.measured_on == here}
+    if (
+        not here and len(measured) > 1
+    ):  # no model knows its rows: one alone is the best, several cannot be compared
+        ranked = {}
+    reach = min((len(model.rolling_errors) for model in ranked.values()), default=0)
+    reach = reach if steps is None else min(reach, steps)
+    naive = max(
+        (model.baseline_errors for model in ranked.values()),
+        key=lambda errors: min(map(len, errors.values()), default=0),
+        default={},
+    )
+    errors = {name: model.rolling_error(reach) for name, model in ranked.items()}
+    why = {
+        name: "its error was not measured"
+        if name not in measured
+        else "measured on other rows"
+        if model.measured_on
+        else "the rows it was measured on are unknown"
+        for name, model in models.items()
+        if name not in ranked
+    }
+    return Ranking(
+        steps=reach,
+        rolling_errors=_best_first(errors),
+        baseline_errors=_best_first({name: fmean(error_H[:reach]) for name, error_H in naive.items()}),
+        unranked=why,
+    )
+
+
+def _best_first(errors: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(errors.items(), key=lambda pair: pair[1]))

@@ -25,7 +25,7 @@ _UNIT_NAMES: dict[TimeUnit, str] = {
     "us": "microseconds",
     "ns": "nanoseconds",
 }
-_PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _RELATIVE_BELOW = 10**8
 _COMPACT_DATE = "%Y%m%d"
 _NAIVE_PATTERNS = (
@@ -120,7 +120,7 @@ def check_unit(form: TimeForm, first_us: int, last_us: int, *, where: str) -> No
     """
     if form.kind != "number" or form.given:
         return
-    first, last = (abs(stamp) * _PER_SECOND[form.unit] / SECOND for stamp in (first_us, last_us))
+    first, last = (abs(stamp) * PER_SECOND[form.unit] / SECOND for stamp in (first_us, last_us))
     if _magnitude(first) != _magnitude(last):
         raise DataError(
             f"the unit of the time stamps is ambiguous: they run from {first:g} to {last:g}",
@@ -141,7 +141,7 @@ def stamp_expr(column: str, form: TimeForm) -> pl.Expr:
         return pl.coalesce([_parse(text, pattern) for pattern in form.patterns])
     if form.unit == "ns":  # beyond the 53 bits of a float, so in integers
         return value.cast(pl.Int64, strict=False) // 1000
-    factor = SECOND // _PER_SECOND[form.unit]
+    factor = SECOND // PER_SECOND[form.unit]
     return (value.cast(pl.Float64, strict=False) * factor).round().cast(pl.Int64, strict=False)
 
 
