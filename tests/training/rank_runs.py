@@ -1,11 +1,7 @@
-"""Run under torchrun or alone: trains on what it is told, and the first process writes what came out.
-
-Arguments: directory. The processes of a case may be interrupted in the middle, and go on.
-"""
+"""Every case that one process and several train alike; each process writes what came out."""
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from presurge.training.trainer import fit
 
 RANK = int(os.environ.get("RANK", "0"))
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+PLAIN: dict[str, Any] = {"clip_norm": None, "optimizer": "sgd", "learning_rate": 0.05}
 
 
 class StoppedTask(RegressionTask):
@@ -106,31 +103,31 @@ def train(directory: Path, task: Task, *, resume: bool = False, **changes: Any) 
     )
 
 
-def main() -> None:
-    directory = Path(sys.argv[1])
+def train_all(directory: Path) -> None:
+    """Train every case; the processes of one are stopped in the middle, and resume."""
     train(directory / "plain", RegressionTask())
     train(directory / "groups", RegressionTask(), accumulate=5)
     train(directory / "dropout", RegressionTask(dropout=0.3))
-    plain = {"clip_norm": None, "optimizer": "sgd", "learning_rate": 0.05}
-    train(directory / "windows", window_task(gaps=False), **{**plain, "learning_rate": 0.01})
-    train(directory / "gaps", window_task(gaps=True), **{**plain, "learning_rate": 0.01})
-    train(directory / "masks", MaskTask(), **plain)
-    train(directory / "one row", MaskTask(batch_size=33), **plain)
-    train(directory / "accumulated masks", MaskTask(batch_size=9), accumulate=5, **plain)
-    train(directory / "ddp", MaskTask(batch_size=9), accumulate=5, gradient_sync="ddp", **plain)
-    train(directory / "one row ddp", MaskTask(batch_size=33), gradient_sync="ddp", **plain)
+    train(directory / "windows", window_task(gaps=False), **{**PLAIN, "learning_rate": 0.01})
+    train(directory / "gaps", window_task(gaps=True), **{**PLAIN, "learning_rate": 0.01})
+    train(directory / "masks", MaskTask(), **PLAIN)
+    train(directory / "one row", MaskTask(batch_size=33), **PLAIN)
+    train(directory / "accumulated masks", MaskTask(batch_size=9), accumulate=5, **PLAIN)
+    train(directory / "ddp", MaskTask(batch_size=9), accumulate=5, gradient_sync="ddp", **PLAIN)
+    train(directory / "one row ddp", MaskTask(batch_size=33), gradient_sync="ddp", **PLAIN)
     decayed = {"clip_norm": None, "optimizer": "adamw", "weight_decay": 0.5}
     for way in ("flat", "ddp"):
         train(directory / f"one-sided {way}", OneSidedTask(), gradient_sync=way, **decayed)
-    train(directory / "table", TableTask(), **plain)
+    train(directory / "table", TableTask(), **PLAIN)
     if WORLD == 2:
         try:
             train(directory / "stopped", StoppedTask(dropout=0.3))
             raise AssertionError("it was asked to stop")
         except TrainingInterrupted:
             train(directory / "stopped", RegressionTask(dropout=0.3), resume=True)
-    train(directory / "moved", MaskTask(), epochs=3, **plain)
+    train(directory / "moved", MaskTask(), epochs=3, **PLAIN)
 
 
-if __name__ == "__main__":
-    main()
+def resume_handed_over(directory: Path) -> None:
+    """Train three more epochs of a run that another number of processes began."""
+    train(directory / "handed over", MaskTask(), epochs=6, resume=True, **PLAIN)

@@ -10,25 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_runs
 import torch
 from torch import nn
 
 from presurge.training.distributed import Ranks, added_up, average_buffers, from_first, gathered, this_process
 
 HERE = Path(__file__).parent
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
-
-
-def torchrun(directory: Path, processes: int) -> None:
-    launcher = [*LAUNCHER, str(processes)]
-    done = subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), HERE / "rank_runs.py", directory],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def final(directory: Path, name: str = "final.pt") -> Any:
@@ -37,10 +26,18 @@ def final(directory: Path, name: str = "final.pt") -> Any:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All cases, trained by one process and by two."""
+    """All cases, trained by this process (``1``) and by two under torchrun (``2``), each then resuming a run of the other."""
     directory = tmp_path_factory.mktemp("ranks")
-    for processes in (1, 2):
-        torchrun(directory / str(processes), processes)
+    alone, together = directory / "1", directory / "2"
+    rank_runs.train_all(alone)
+    shutil.copytree(alone / "moved", together / "handed over")
+    script = (
+        "from pathlib import Path\nfrom rank_runs import resume_handed_over, train_all\n"
+        f"directory = Path({str(together)!r})\ntrain_all(directory)\nresume_handed_over(directory)\n"
+    )
+    launch(script, together)
+    shutil.copytree(together / "moved", alone / "handed over")
+    rank_runs.resume_handed_over(alone)
     return directory
 
 
@@ -102,13 +99,9 @@ def test_buffers_are_equal_on_all_processes(runs: Path) -> None:
 
 
 @pytest.mark.integration
-def test_another_number_of_processes_goes_on(runs: Path, tmp_path: Path) -> None:
+def test_another_number_of_processes_goes_on(runs: Path) -> None:
     """Three epochs by one process and three by two, and the other way round, give six by one."""
-    for begun, processes in (("1", 2), ("2", 1)):
-        (tmp_path / begun).mkdir()
-        shutil.copytree(runs / begun / "moved", tmp_path / begun / "moved")
-        torchrun_moved(tmp_path / begun, processes)
-    results = [final(tmp_path / begun / "moved") for begun in ("1", "2")]
+    results = [final(runs / n / "handed over") for n in ("1", "2")]
     assert len(results[0]["history"]) == 6
     for row, other in zip(*(result["history"] for result in results), strict=True):
         assert row == pytest.approx(other, rel=1e-4)
@@ -116,21 +109,12 @@ def test_another_number_of_processes_goes_on(runs: Path, tmp_path: Path) -> None
         torch.testing.assert_close(results[1]["module"][part], tensor, rtol=1e-5, atol=1e-6)
 
 
-def torchrun_moved(directory: Path, processes: int) -> None:
-    script = (
-        f"import sys; sys.argv[1:] = [{str(directory)!r}]; import rank_runs as runs; from pathlib import Path\n"
-        "runs.train(Path(sys.argv[1]) / 'moved', runs.MaskTask(), epochs=6, resume=True, clip_norm=None,\n"
-        "           optimizer='sgd', learning_rate=0.05)\n"
-    )
-    launch(script, directory, processes)
-
-
-def launch(script: str, directory: Path, processes: int, *options: str, **further: Any) -> Any:
-    """Run a script in several processes, and wait for them."""
+def launch(script: str, directory: Path, *options: str, **further: Any) -> Any:
+    """Run a script in two processes under torchrun, and wait for them."""
     file = directory / "script.py"
     directory.mkdir(exist_ok=True)
     file.write_text(script)
-    command = [sys.executable, *([*LAUNCHER, str(processes), *options] if processes > 1 else []), str(file)]
+    command = [sys.executable, *LAUNCHER, *options, str(file)]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command,
@@ -161,7 +145,7 @@ def test_a_process_that_torchrun_starts_again_goes_on(tmp_path: Path) -> None:
         "if os.environ['RANK'] == '0':\n"
         "    torch.save({'module': task.module.state_dict(), 'history': outcome.history}, out / 'final.pt')\n"
     )
-    launch(script, tmp_path, 2, "--max-restarts", "1")
+    launch(script, tmp_path, "--max-restarts", "1")
     steps = [row["step"] for row in final(tmp_path)["history"]]
     assert steps == [12, 24, 36]
 
@@ -181,7 +165,7 @@ def test_ctrl_c_under_torchrun_ends_plainly(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(script)
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, *LAUNCHER, "2", str(tmp_path / "script.py")],
+        [sys.executable, *LAUNCHER, str(tmp_path / "script.py")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -190,7 +174,7 @@ def test_ctrl_c_under_torchrun_ends_plainly(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     log = tmp_path / "metrics.jsonl"
-    while process.poll() is None and not (log.exists() and log.stat().st_size > 10_000):
+    while process.poll() is None and not (log.exists() and log.stat().st_size > 1_000):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=60)
@@ -209,7 +193,7 @@ def test_a_process_that_is_left_alone_says_so_and_does_not_abort(tmp_path: Path)
         "try:\n    fit(task, settings())\n"
         "except PresurgeError as error:\n    print(rank, type(error).__name__, flush=True)\n    raise\n"
     )
-    done = launch(script, tmp_path, 2, cwd=tmp_path)
+    done = launch(script, tmp_path, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 NonFiniteLossError" in done.stdout
     assert "exitcode  : -6" not in done.stderr
