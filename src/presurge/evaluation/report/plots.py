@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from presurge.evaluation.report import plots_figures as figures
-from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout, to_png, to_svg
+from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout, arrange, to_png, to_svg
 from presurge.evaluation.report.summary import RunSummary
 from presurge.evaluation.walk import error_by_hour, rolling_forecast
 from presurge.progress import Progress
@@ -41,9 +41,9 @@ def pictures(summary: RunSummary, progress: Progress | None = None) -> list[Pict
         with warnings.catch_warnings():
             # A channel may be named in a script that Matplotlib's font lacks; the page has the reader's fonts.
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            figure = draw(WIDE)
+            figure = arrange(draw(WIDE))
             wide = to_svg(figure, f"{name}-wide", title)
-            narrow = to_svg(draw(NARROW), f"{name}-narrow", title)
+            narrow = to_svg(arrange(draw(NARROW)), f"{name}-narrow", title)
             found.append(Picture(name, title, note, wide, narrow, to_png(figure)))
         if progress is not None:
             progress("Drawing the report", len(found) / len(drawings))

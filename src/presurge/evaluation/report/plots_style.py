@@ -171,6 +171,14 @@ def time_axis(axes: Axes, label: str, clock: Clock, layout: Layout) -> None:
     axes.margins(x=0.01)
 
 
+def arrange(figure: Figure) -> Figure:
+    """Lay the figure out for good, so that every file drawn from it afterwards saves that work."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)  # type: ignore[no-untyped-call]
+    figure.set_layout_engine(None)
+    return figure
+
+
 def to_svg(figure: Figure, name: str, title: str) -> str:
     """The figure as an ``<svg>`` element to stand inside a page; ``name`` keeps its ids apart from other pictures'."""
     buffer = io.StringIO()
