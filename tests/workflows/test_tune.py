@@ -398,9 +398,9 @@ def test_ctrl_c_keeps_finished_trials(run: Run, tmp_path: Path) -> None:
         "--set",
         "solver=sgd",
         "--epochs",
-        "300",
+        "30",
         "--patience",
-        "300",
+        "30",
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "presurge", *command, "--trials", "1000"], stderr=subprocess.PIPE, text=True
