@@ -31,7 +31,7 @@ def window(panel: Panel, end: int, rows: int) -> Panel:
     )
 
 
-def main(output: Path, minutes: int = 240) -> None:
+def main(output: Path, minutes: int = 120) -> None:
     model, _ = registry.load(output / "run")
     dataset = load_dataset(output / "data")
     panel, channel = dataset.panel, dataset.panel.channel_names.index("requests")

@@ -149,13 +149,13 @@ class Site:
 def build_api(out: Path) -> None:
     """Write the reference of every room: what its `__all__` lists, or each of its modules.
 
-    The command line has its own `--help`.
+    The command line has its own `--help`. The sources stay out: they are in the repository, and would double the site.
     """
     rooms = [
         name for _, name, _ in pkgutil.iter_modules(presurge.__path__) if name not in {"__main__", "cli"}
     ]
     presurge.__all__ = [*presurge.__all__, *rooms]  # pdoc documents the modules that `__all__` lists
-    pdoc.render.configure(docformat="google")
+    pdoc.render.configure(docformat="google", show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # pdoc only warns of a module that it cannot import
         warnings.filterwarnings(

@@ -1,11 +1,13 @@
 """The examples run from end to end and print what they promise."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from presurge.cli import main
 from presurge.workflows.config import check_model, resolve_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,8 +48,9 @@ def test_the_configuration_is_accepted_and_the_one_that_the_guide_shows_and_runs
 
 
 @pytest.mark.integration
-def test_python_api() -> None:
-    printed = run(sys.executable, EXAMPLES / "python_api.py")
+def test_python_api(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "python_api.py"), run_name="__main__")
+    printed = capsys.readouterr().out
     assert "requests: count" in printed
     assert "cpu: gauge" in printed
     assert printed.count("baseline") == 2
@@ -55,15 +58,21 @@ def test_python_api() -> None:
 
 
 @pytest.mark.integration
-def test_every_minute(tmp_path: Path) -> None:
-    trace, data = (
-        tmp_path / "trace.csv",
-        tmp_path / "data",
-    )  # as `presurge demo` lays them out, without its pictures
-    run("presurge", "data", "synthesize", "--out", trace, "--rows", "20000", "--days", "2")
-    run("presurge", "prepare", trace, "--out", data)
-    run("presurge", "train", data, "--model", "auto", "--out", tmp_path / "run", "--no-plots")
-    lines = run(sys.executable, EXAMPLES / "every_minute.py", tmp_path).splitlines()
+def test_every_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As `presurge demo` lays them out, without its pictures.
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        "data synthesize --out trace.csv --rows 20000 --days 2",
+        "prepare trace.csv --out data",
+        "train data --model auto --out run --no-plots",
+    ):
+        assert main(command.split()) == 0
+    monkeypatch.setattr(sys, "argv", ["every_minute.py", "."])
+    capsys.readouterr()
+    runpy.run_path(str(EXAMPLES / "every_minute.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("minute 0: up to ")
     assert all(", replicas: " in line for line in lines)
 
