@@ -174,7 +174,7 @@ def time_axis(axes: Axes, label: str, clock: Clock, layout: Layout) -> None:
 def arrange(figure: Figure) -> Figure:
     """Lay the figure out for good, so that every file drawn from it afterwards saves that work."""
     if engine := figure.get_layout_engine():
-        engine.execute(figure)  # type: ignore[no-untyped-call]
+        engine.execute(figure)
     figure.set_layout_engine(None)
     return figure
 
