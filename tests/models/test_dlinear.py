@@ -45,7 +45,7 @@ def lstsq(windows_BW: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def in_original_units(model: DLinear) -> tuple[np.ndarray, np.ndarray]:
-    return model.folded.weight_CHL, model.folded.bias_CH
+    return model.folded.weight_CHL, model.folded.bias_C1H[:, 0]
 
 
 @pytest.fixture

@@ -146,18 +146,7 @@ class DLinear(Forecaster):
         return self.solver == "exact"
 
     def _solve(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
-        config = self.config
-        problem = ExactProblem(
-            panel,
-            train,
-            self.scaler,
-            context=self.context,
-            horizon=self.horizon,
-            shared=not config.individual,
-            normalisation=config.normalisation,
-            stride=config.stride,
-        )
-        weight_GHL, bias_GH, report = problem.fit(validation, config.ridge)
+        weight_GHL, bias_GH, report = ExactProblem(self, panel, train).solve(validation)
         weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
         maps = [{f"{name}.weight": weights, f"{name}.bias": biases} for name in ("seasonal", "trend")]
         self._adopt(maps[0] | maps[1])

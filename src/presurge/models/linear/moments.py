@@ -19,6 +19,8 @@ from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
 from presurge.series.windows import chunks
 
+LEAST_SIZE = 0.01
+"""Least size of a window, where it is divided by its mean absolute value: a share of that of the training rows."""
 _LAGGED_AT_ONCE = 4_096
 """Rows whose lagged products are taken together: two such pieces fit the first cache."""
 _VALUES_AT_ONCE = 2_000_000
@@ -65,7 +67,7 @@ def no_moments(width: int) -> Moments:
     return Moments(0, np.zeros(width), np.zeros((width, width)))
 
 
-def moments_of(x: Float64Array, starts: IntArray, width: int) -> Moments:
+def moments_of(x: Float64Array, starts: IntArray, width: int, *, sized_by: int | None = None) -> Moments:
     """Moments of the windows of ``width`` rows that begin at the given rows.
 
     Args:
@@ -73,15 +75,20 @@ def moments_of(x: Float64Array, starts: IntArray, width: int) -> Moments:
             are observed. Values near zero with spread near one keep the sums exact to rounding.
         starts: First rows of the windows, ascending.
         width: W.
+        sized_by: If given, every window is divided by the mean absolute value of its first so many values, but by no less
+            than ``LEAST_SIZE``.
     """
     x_SR = np.atleast_2d(x)
-    stretches, single = _runs(starts, width)
+    stretches, single = _runs(starts, width) if sized_by is None else ([], starts)
     result = no_moments(len(x_SR) * width)
     for begin, n in stretches:
         result += _consecutive(x_SR[:, begin : begin + n + width - 1], width)
     for part in chunks(single, max(1, _VALUES_AT_ONCE // len(result.total_W))):
         windows_SBW = sliding_window_view(x_SR, width, axis=1)[:, part]
-        result += moments_written_out(windows_SBW.transpose(1, 0, 2).reshape(len(part), -1))
+        z_BX = windows_SBW.transpose(1, 0, 2).reshape(len(part), -1)
+        if sized_by is not None:
+            z_BX /= np.maximum(np.abs(z_BX[:, :sized_by]).mean(axis=1, keepdims=True), LEAST_SIZE)
+        result += moments_written_out(z_BX)
     return result
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from presurge.models.linear.dlinear import moving_average_matrix
-from presurge.models.linear.exact import LEAST_SIZE, Normalisation, anchor
+from presurge.models.linear.exact import Normalisation, anchor
+from presurge.models.linear.moments import LEAST_SIZE
 from presurge.models.networks.train import NetworkProblem, train_network
 from presurge.progress import Progress, silent
 from presurge.series.panel import FloatArray

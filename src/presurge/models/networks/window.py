@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from presurge.errors import ModelError
-from presurge.models.linear.exact import LEAST_SIZE
+from presurge.models.linear.moments import LEAST_SIZE
 
 WindowNormalisation = Literal["none", "last", "mean", "meanabs", "revin"]
 
