@@ -25,15 +25,15 @@ def test_models_are_ranked_over_their_common_steps() -> None:
     models = {"long": measured("long", [0.1, 0.3, 0.8], "a"), "short": measured("short", [0.15, 0.3], "a")}
     models["long"].baseline_errors = {"drift": (0.2, 0.4, 0.0)}
     ranking = rank(models)
-    assert (ranking.steps, ranking.best_model, ranking.beats_baselines) == (2, "long", True)
-    assert ranking.rolling_errors == pytest.approx({"long": 0.2, "short": 0.225})
-    assert ranking.baseline_errors == pytest.approx({"drift": 0.3})
+    assert (ranking["steps"], ranking["best_model"], ranking["beats_baselines"]) == (2, "long", True)
+    assert ranking["rolling_errors"] == pytest.approx({"long": 0.2, "short": 0.225})
+    assert ranking["baseline_errors"] == pytest.approx({"drift": 0.3})
     reach_less = {"short": models["short"], "long": models["long"]}
     models["short"].baseline_errors = {"drift": (0.2,)}
-    assert rank(reach_less).baseline_errors == pytest.approx({"drift": 0.3}), (
+    assert rank(reach_less)["baseline_errors"] == pytest.approx({"drift": 0.3}), (
         "the naive errors that reach furthest count"
     )
-    assert rank(models, 1).rolling_errors == pytest.approx({"long": 0.1, "short": 0.15})
+    assert rank(models, 1)["rolling_errors"] == pytest.approx({"long": 0.1, "short": 0.15})
 
 
 def test_only_models_measured_on_the_same_rows_are_ranked() -> None:
@@ -44,19 +44,19 @@ def test_only_models_measured_on_the_same_rows_are_ranked() -> None:
         "somewhere": measured("somewhere", [0.01], ""),
         "never": measured("never", [], ""),
     }
-    assert list(rank(models, rows="a").rolling_errors) == ["here"]
+    assert list(rank(models, rows="a")["rolling_errors"]) == ["here"]
     ranking = rank(models, rows="gone")
-    assert list(ranking.rolling_errors) == ["there", "also there"]
-    assert ranking.unranked == {
+    assert list(ranking["rolling_errors"]) == ["there", "also there"]
+    assert ranking["unranked"] == {
         "here": "measured on other rows",
         "somewhere": "the rows it was measured on are unknown",
         "never": "its error was not measured",
     }
-    assert "here is not ranked: measured on other rows" in ranking.verdict
-    assert "no naive model was measured" in ranking.verdict
-    assert rank({"one": models["somewhere"]}).best_model == "one"
-    assert rank({"one": models["somewhere"], "two": models["somewhere"]}).best_model is None
-    assert rank({}).verdict == "no error of a model was measured"
+    assert "here is not ranked: measured on other rows" in ranking["verdict"]
+    assert "no naive model was measured" in ranking["verdict"]
+    assert rank({"one": models["somewhere"]})["best_model"] == "one"
+    assert rank({"one": models["somewhere"], "two": models["somewhere"]})["best_model"] is None
+    assert rank({})["verdict"] == "no error of a model was measured"
 
 
 def test_rows_are_identified_by_their_tokens(requests: pl.DataFrame, requests_pandas: pd.DataFrame) -> None:

@@ -87,15 +87,13 @@ class ForecasterPredictor(BasePredictor):
         loop = {key: own.pop(key) for key in TrainerConfig.model_fields if key in own and key not in _SHARED}
         if any(mixed):
             loop.setdefault("precision", "bf16")
-        epochs = min(
-            config.epochs, cfg.checked(PositiveInt, os.environ.get(MAX_EPOCHS) or config.epochs, MAX_EPOCHS)
-        )
-        if epochs < config.epochs:
+        limit = cfg.checked(PositiveInt, os.environ.get(MAX_EPOCHS) or config.epochs, MAX_EPOCHS)
+        if limit < config.epochs:
             cfg.logger.warning(
-                "%s: at most %d of %d epochs (%s)", self.model_name, epochs, config.epochs, MAX_EPOCHS
+                "%s: at most %d of %d epochs (%s)", self.model_name, limit, config.epochs, MAX_EPOCHS
             )
         training = {**kind.training_defaults, **loop, **{key: getattr(config, key) for key in _SHARED}}
-        training |= {"epochs": epochs, "device": self.device}
+        training |= {"epochs": min(limit, config.epochs), "device": self.device}
         if not config.early_stopping:
             training["patience"] = None
         model = plugins.make(
@@ -138,8 +136,7 @@ class ForecasterPredictor(BasePredictor):
         evaluation = evaluate([self.model], panel, validation, train=train)
         self.model.error = measured_error(evaluation, self.model.name)
         scores = evaluation.scores[self.model.name]
-        tokens = [panel.channel_names.index(name) for name in _TOKENS]
-        self.keep_errors(scores["wape"][:, tokens])
+        self.keep_errors(scores["wape"][:, -2:])  # both levels end with the tokens
         self.measured_on, self.baseline_errors = fingerprint(data, part), {}
         losses = [epoch.get("validation_loss", epoch.get("train_loss", np.nan)) for epoch in report.history]
         if not losses:  # a closed form has one, the squared error in units of the variance
@@ -170,17 +167,15 @@ class ForecasterPredictor(BasePredictor):
         """
         began, context = time.perf_counter(), self.model.context
         with cfg.own_words():
-            self.model.fitted_spec()
             history = read_history(data, max(context + 1, _STEP_ROWS))
             rows = len(history.panel)
             recent = history.panel.take(Span(np.array([max(0, rows - context)]), np.array([rows])))
             forecast = self.model.forecast(recent, steps)
         mean_HC = forecast.mean[0]
         columns = {channel.name: mean_HC[:, c].tolist() for c, channel in enumerate(forecast.channels)}
+        levels = [f"{level:g}" for level in forecast.levels]
         quantiles = {
-            channel.name: {
-                f"{q:g}": forecast.quantiles[0, :, k, c].tolist() for k, q in enumerate(forecast.levels)
-            }
+            channel.name: dict(zip(levels, forecast.quantiles[0, :, :, c].T.tolist(), strict=True))
             for c, channel in enumerate(forecast.channels)
         }
         return PredictionResult(

@@ -98,10 +98,8 @@ class EnhancedRequestPredictor:
         """
         if short := _too_short(historical_data):
             return short
-        predictions = {
-            name: rows if "error" in rows else rows[0]
-            for name, rows in self._forecast(historical_data, 1).items()
-        }
+        found = self._forecast(historical_data, 1)
+        predictions = {name: rows if "error" in rows else rows[0] for name, rows in found.items()}
         good = {name: row for name, row in predictions.items() if "error" not in row}
         averages = {}
         for key in ("confidence", "request_tokens", "response_tokens"):
@@ -114,7 +112,7 @@ class EnhancedRequestPredictor:
                 "historical_data_size": len(historical_data),
                 "last_request": last_row(historical_data),
                 "models_used": list(good),
-                "next_prediction_summary": {**averages, "best_model": manager.ranking(good, 1).best_model},
+                "next_prediction_summary": {**averages, "best_model": manager.ranking(good, 1)["best_model"]},
             },
             "model_info": {name: model.get_model_info() for name, model in manager.active_models.items()},
         }
@@ -137,11 +135,7 @@ class EnhancedRequestPredictor:
             name: rows if "error" in rows else [{"step": k, **row} for k, row in enumerate(rows, 1)]
             for name, rows in self._forecast(historical_data, number).items()
         }
-        return {
-            "predictions": numbered,
-            "num_requests": number,
-            "historical_data_size": len(historical_data),
-        }
+        return {"predictions": numbered, "num_requests": number, "historical_data_size": len(historical_data)}
 
     def compare_models(self, historical_data: Frame, steps: int = 1) -> dict[str, Any]:
         """Forecast with every trained model and rank them, see ``ModelManager.compare_models``.
@@ -217,18 +211,17 @@ class EnhancedRequestPredictor:
         if config is None:
             preset = cfg.PRESETS.get(cfg.model_type_of(name), {})
             config = cfg.ModelConfig(name, f"{name}_default", self.device, **preset)
-        device = cfg.usable_device(
-            cfg.checked(cfg.Given, config, "config").device, allow_fallback=self.allow_fallback
-        )
+        device = cfg.checked(cfg.Given, config, "config").device
         model_name = config.model_name or name
         others = {own: given for own, given in self._given.items() if (own, given) != (model_name, name)}
         if taken := {name, model_name} & {*others, *(given for given in others.values() if given != name)}:
-            raise ConfigError(
+            what, where = (
                 f"the name {min(taken)!r} belongs to another model",
-                where=f"model {name!r}, model_name {model_name!r}",
-                hint=f"Choose others than: {', '.join(self._names())}.",
+                f"model {name!r}, model_name {model_name!r}",
             )
-        return replace(config, model_type=config.model_type or name, model_name=model_name, device=device)
+            raise ConfigError(what, where=where, hint=f"Choose others than: {', '.join(self._names())}.")
+        usable = cfg.usable_device(device, allow_fallback=self.allow_fallback)
+        return replace(config, model_type=config.model_type or name, model_name=model_name, device=usable)
 
     def _keep(self, name: str, model: BasePredictor) -> None:
         self.model_manager.keep(model)
@@ -251,15 +244,12 @@ class EnhancedRequestPredictor:
     def _forecast(self, data: Frame, steps: int) -> dict[str, Any]:
         """Model -> the rows of its forecast in values that JSON can hold, or ``{"error": reason}``."""
         manager, found = self.model_manager, dict[str, Any]()
-        results = manager.predict_all(data, steps)
-        for name, model in manager.active_models.items():
-            if name not in results:
-                training = manager.results.get(name)
-                found[name] = {"error": (training and training.error_message) or "it was not trained yet"}
-            elif (reason := results[name].error) is not None:
-                found[name] = {"error": reason}
-            else:
-                found[name] = _rows(results[name], str(model.model_type))
+        why = {name: training.error_message for name, training in manager.results.items()}
+        for name in manager.active_models:
+            found[name] = {"error": why.get(name) or "it was not trained yet"}
+        for name, result in manager.predict_all(data, steps).items():
+            method = str(manager.active_models[name].model_type)
+            found[name] = {"error": result.error} if result.error else _rows(result, method)
         return found
 
 

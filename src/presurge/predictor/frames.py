@@ -28,10 +28,7 @@ Frame = Any
 Level = Literal["request", "minute"]
 
 TIME = GUIDE_TIME
-_NEEDED: dict[Level, tuple[str, ...]] = {
-    "request": BURSTGPT.needs,
-    "minute": (TIME, *GUIDE_COUNTS.values()),
-}
+_NEEDED: dict[Level, tuple[str, ...]] = {"request": BURSTGPT.needs, "minute": (TIME, *GUIDE_COUNTS.values())}
 """Level -> the columns that it needs: the time first, request and response tokens last."""
 
 

@@ -194,7 +194,7 @@ class ModelRegistry:
     """
 
     def __init__(self) -> None:
-        self._classes: dict[str, tuple[str, type[BasePredictor]]] = {}  # type in lower case -> type and class
+        self._classes: dict[str, type[BasePredictor]] = {}
         self._models: dict[str, BasePredictor] = {}
 
     def register_model_class(self, model_type: cfg.ModelType | str, model_class: type) -> None:
@@ -205,7 +205,7 @@ class ModelRegistry:
         """
         if BasePredictor not in getattr(model_class, "__mro__", ()):
             raise ValueError(f"{model_class!r} does not derive from BasePredictor")
-        self._classes[model_type.lower()] = (model_type, model_class)
+        self._classes[model_type] = model_class
 
     def class_of(self, model_type: cfg.ModelType | str) -> type[BasePredictor]:
         """The class of a type, ignoring case.
@@ -213,17 +213,17 @@ class ModelRegistry:
         Raises:
             ConfigError: There is no model of that type; the message lists those that exist.
         """
-        if model_type.lower() in self._classes:
-            return self._classes[model_type.lower()][1]
+        own = {name.lower(): model_class for name, model_class in self._classes.items()}
+        if model_type.lower() in own:
+            return own[model_type.lower()]
         if cfg.model_type_of(model_type) in model_names():
             from presurge.predictor.adapter import ForecasterPredictor
 
             return ForecasterPredictor
+        types = ", ".join(map(str, self.get_available_model_types()))
+        hint = f"Choose one of: {types}. Register a class of your own with @register_model(type)."
         raise ConfigError(
-            f"there is no model of the type {str(model_type)!r}",
-            setting="model_type",
-            hint=f"Choose one of: {', '.join(map(str, self.get_available_model_types()))}. "
-            "Register a class of your own with @register_model(type).",
+            f"there is no model of the type {str(model_type)!r}", setting="model_type", hint=hint
         )
 
     def make(self, config: cfg.ModelConfig) -> BasePredictor:
@@ -242,11 +242,9 @@ class ModelRegistry:
         except PresurgeError:
             raise
         except Exception as error:
-            raise ConfigError(
-                f"{kind.__name__} cannot be made: {type(error).__name__}: {error}",
-                where=f"model type {str(config.model_type)!r}",
-                hint="A predictor of your own takes a ModelConfig and defines every method of BasePredictor.",
-            ) from error
+            what = f"{kind.__name__} cannot be made: {type(error).__name__}: {error}"
+            hint = "A predictor of your own takes a ModelConfig and defines every method of BasePredictor."
+            raise ConfigError(what, where=f"model type {str(config.model_type)!r}", hint=hint) from error
         return model
 
     def create_model(self, config: cfg.ModelConfig) -> BasePredictor:
@@ -273,8 +271,7 @@ class ModelRegistry:
 
     def get_available_model_types(self) -> list[cfg.ModelType | str]:
         """Everything that ``create_model`` can make."""
-        registered = [model_type for model_type, _ in self._classes.values()]
-        return [cfg.model_type_of(name) for name in dict.fromkeys([*model_names(), *registered])]
+        return [cfg.model_type_of(name) for name in dict.fromkeys([*model_names(), *self._classes])]
 
 
 model_registry = ModelRegistry()

@@ -6,7 +6,7 @@ Shapes: B origins, H horizon, 2 for request and response tokens.
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -62,20 +62,14 @@ class ModelManager:
             DataError: It is not a data frame, or a column is missing.
         """
         part = checked(Share, validation_split, "validation_split")
-        self._rows = fingerprint(data, part)
-        self.results = {
-            name: train(model, data, part, self._rows) for name, model in self.active_models.items()
-        }
+        self.results = {name: train(model, data, part) for name, model in self.active_models.items()}
         trained = [model for name, model in self.active_models.items() if self.results[name].success]
-        self.baseline_errors = {}
-        for naive in _naive_models([model.config for model in trained]):
-            if train(naive, data, part, self._rows).success and naive.rolling_errors:
-                self.baseline_errors[naive.model_name] = naive.rolling_errors
+        self._rows, self.baseline_errors = fingerprint(data, part), _baseline_errors(trained, data, part)
         for model in trained:
-            model.baseline_errors = self.baseline_errors
+            model.measured_on, model.baseline_errors = self._rows, self.baseline_errors
         ranking = self.ranking(self.active_models, 1)
-        if not ranking.beats_baselines:
-            logger.warning("%s", ranking.verdict)
+        if not ranking["beats_baselines"]:
+            logger.warning("%s", ranking["verdict"])
         return self.results
 
     def predict_all(self, data: Frame, steps: int | None = None) -> dict[str, PredictionResult]:
@@ -85,18 +79,14 @@ class ModelManager:
             ConfigError: ``steps`` is not a whole number from 1.
         """
         asked = checked(Whole | None, steps, "steps")
-        return {
-            name: forecast(model, data, asked)
-            for name, model in self.active_models.items()
-            if model.is_trained
-        }
+        trained = {name: model for name, model in self.active_models.items() if model.is_trained}
+        return {name: forecast(model, data, asked) for name, model in trained.items()}
 
     def compare_models(self, data: Frame, steps: int | None = None) -> dict[str, Any]:
         """Forecast with every trained model and rank them.
 
         ``best_model`` has the lowest rolling error over the first ``steps`` steps, or over all that every model forecasts.
-        Beside the published keys the summary holds the ``rolling_errors`` of the models, the ``baseline_errors``, the
-        number of ``steps`` over which both are averaged, the models ``unranked`` with the reason, and a ``verdict`` in words.
+        Beside the published keys the summary holds what ``rank`` returns.
 
         Raises:
             ConfigError: ``steps`` is not a whole number from 1.
@@ -104,7 +94,6 @@ class ModelManager:
         predictions = self.predict_all(data, steps)
         good = {name: result for name, result in predictions.items() if result.error is None}
         known = [result.confidence for result in good.values() if not math.isnan(result.confidence)]
-        ranking = self.ranking(good, steps)
         return {
             "model_count": len(predictions),
             "predictions": predictions,
@@ -113,22 +102,17 @@ class ModelManager:
                 "avg_confidence": fmean(known) if known else None,
                 "max_confidence": max(known, default=None),
                 "min_confidence": min(known, default=None),
-                "best_model": ranking.best_model,
-                **asdict(ranking),
-                "verdict": ranking.verdict,
+                **self.ranking(good, steps),
             },
         }
 
-    def ranking(self, names: Iterable[str], steps: int | None = None) -> "Ranking":
+    def ranking(self, names: Iterable[str], steps: int | None = None) -> dict[str, Any]:
         """Rank some models, on the rows of the last training if one of them was measured there."""
         return rank({name: self.active_models[name] for name in names}, steps, rows=self._rows)
 
 
-def train(model: BasePredictor, data: Frame, validation_split: float, rows: str) -> TrainingResult:
-    """Train and measure a model, which may be the user's own; a failure is a result with its reason, and keeps the old errors.
-
-    ``rows`` is the fingerprint of the validation rows.
-    """
+def train(model: BasePredictor, data: Frame, validation_split: float) -> TrainingResult:
+    """Train and measure a model, which may be the user's own; a failure is a result with its reason, and keeps the old errors."""
     began, before, model.rolling_errors = time.perf_counter(), model.rolling_errors, ()
     try:
         result = model.train(data, validation_split)
@@ -143,7 +127,6 @@ def train(model: BasePredictor, data: Frame, validation_split: float, rows: str)
     model.is_trained = True
     if not model.rolling_errors:
         _measure(model, data, validation_split)
-    model.measured_on = rows
     return result
 
 
@@ -190,58 +173,21 @@ def _measure(model: BasePredictor, data: Frame, validation_split: float) -> None
     model.keep_errors(sums.scores()["wape"])
 
 
-def _naive_models(configs: list[ModelConfig]) -> list[ForecasterPredictor]:
-    """The naive models, with the shortest context and the longest horizon of the models beside them."""
-    if not configs:
-        return []
-    context = min(config.sequence_length for config in configs)
-    horizon = max(config.prediction_horizon for config in configs)
-    return [
-        ForecasterPredictor(ModelConfig(name, sequence_length=context, prediction_horizon=horizon))
-        for name in BASELINES
-    ]
+def _baseline_errors(
+    models: list[BasePredictor], data: Frame, validation_split: float
+) -> dict[str, tuple[float, ...]]:
+    """Naive model -> rolling errors, with the shortest context and the longest horizon of the models beside them."""
+    errors = {}
+    for name in BASELINES if models else ():
+        context = min(model.config.sequence_length for model in models)
+        horizon = max(model.config.prediction_horizon for model in models)
+        naive = ForecasterPredictor(ModelConfig(name, sequence_length=context, prediction_horizon=horizon))
+        if train(naive, data, validation_split).success and naive.rolling_errors:
+            errors[name] = naive.rolling_errors
+    return errors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
-    """Models and naive models by rolling error, the best first.
-
-    Attributes:
-        steps: The errors are means over this many steps ahead, which all of the ranked models forecast.
-        rolling_errors: Model -> rolling error.
-        baseline_errors: Naive model -> rolling error on the same rows, as measured beside the models.
-        unranked: Any other model -> why it is not ranked.
-    """
-
-    steps: int
-    rolling_errors: dict[str, float]
-    baseline_errors: dict[str, float]
-    unranked: dict[str, str]
-
-    @property
-    def best_model(self) -> str | None:
-        """The best model; None if no error was measured."""
-        return next(iter(self.rolling_errors), None)
-
-    @property
-    def beats_baselines(self) -> bool:
-        """Whether the best model is better than every naive one."""
-        least = min(self.rolling_errors.values(), default=math.inf)
-        return least < min(self.baseline_errors.values(), default=math.inf)
-
-    @property
-    def verdict(self) -> str:
-        """The outcome in words."""
-        text = "no error of a model was measured"
-        if self.best_model is not None:
-            text = f"{self.best_model} has a rolling error of {self.rolling_errors[self.best_model]:.1%}"
-            text += "" if self.baseline_errors else "; no naive model was measured on its rows"
-            for baseline, error in list(self.baseline_errors.items())[:1]:
-                text += f", {'below' if self.beats_baselines else 'not below'} the {error:.1%} of {baseline}"
-        return "; ".join([text, *(f"{name} is not ranked: {why}" for name, why in self.unranked.items())])
-
-
-def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows: str = "") -> Ranking:
+def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows: str = "") -> dict[str, Any]:
     """Rank models by name.
 
     Args:
@@ -249,38 +195,49 @@ def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows:
         steps: Rank by the first steps ahead only.
         rows: Fingerprint of the rows to rank on, if a model was measured on them; otherwise the rows of most models
             count, and among equally frequent ones the latest.
+
+    Returns:
+        ``best_model``, None if no error was measured; ``rolling_errors``, model -> error, and ``baseline_errors``, naive
+        model -> error on the same rows, both with the best first and averaged over ``steps`` steps ahead, which all of
+        these models forecast; whether the best ``beats_baselines``; any other model ``unranked``, with the reason; and a
+        ``verdict`` in words.
     """
     measured = {name: model for name, model in models.items() if model.rolling_errors}
     prints = [model.measured_on for model in measured.values() if model.measured_on]
     here = rows if rows in prints else max(reversed(prints), key=prints.count, default="")
     ranked = {name: model for name, model in measured.items() if model.measured_on == here}
-    if (
-        not here and len(measured) > 1
-    ):  # no model knows its rows: one alone is the best, several cannot be compared
+    if not here and len(ranked) > 1:  # no model knows its rows: one is the best, several cannot be compared
         ranked = {}
-    reach = min((len(model.rolling_errors) for model in ranked.values()), default=0)
-    reach = reach if steps is None else min(reach, steps)
-    naive = max(
-        (model.baseline_errors for model in ranked.values()),
-        key=lambda errors: min(map(len, errors.values()), default=0),
-        default={},
-    )
-    errors = {name: model.rolling_error(reach) for name, model in ranked.items()}
-    why = {
-        name: "its error was not measured"
-        if name not in measured
-        else "measured on other rows"
-        if model.measured_on
-        else "the rows it was measured on are unknown"
-        for name, model in models.items()
-        if name not in ranked
+    reach = min((len(model.rolling_errors[:steps]) for model in ranked.values()), default=0)
+    naive = [pair for model in ranked.values() for pair in model.baseline_errors.items()]
+    naive.sort(key=lambda pair: len(pair[1]))  # of each naive model, the errors that reach furthest count
+    errors = _best_first({name: model.rolling_error(reach) for name, model in ranked.items()})
+    baselines = _best_first({name: fmean(error_H[:reach]) for name, error_H in naive})
+    unranked = {name: _why(model) for name, model in models.items() if name not in ranked}
+    best, best_naive = next(iter(errors), None), next(iter(baselines), None)
+    beaten = best is not None and best_naive is not None and errors[best] < baselines[best_naive]
+    if best is None:
+        verdict = "no error of a model was measured"
+    elif best_naive is None:
+        verdict = f"{best} has a rolling error of {errors[best]:.1%}; no naive model was measured on its rows"
+    else:
+        compared = f"{'below' if beaten else 'not below'} the {baselines[best_naive]:.1%} of {best_naive}"
+        verdict = f"{best} has a rolling error of {errors[best]:.1%}, {compared}"
+    return {
+        "best_model": best,
+        "rolling_errors": errors,
+        "baseline_errors": baselines,
+        "beats_baselines": beaten,
+        "steps": reach,
+        "unranked": unranked,
+        "verdict": "; ".join([verdict, *(f"{name} is not ranked: {why}" for name, why in unranked.items())]),
     }
-    return Ranking(
-        steps=reach,
-        rolling_errors=_best_first(errors),
-        baseline_errors=_best_first({name: fmean(error_H[:reach]) for name, error_H in naive.items()}),
-        unranked=why,
-    )
+
+
+def _why(model: BasePredictor) -> str:
+    if not model.rolling_errors:
+        return "its error was not measured"
+    return "measured on other rows" if model.measured_on else "the rows it was measured on are unknown"
 
 
 def _best_first(errors: dict[str, float]) -> dict[str, float]:
