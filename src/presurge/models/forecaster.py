@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from presurge import __version__, store
 from presurge.config import Config
-from presurge.errors import ModelError
+from presurge.errors import HistoryError, ModelError
 from presurge.models import plugins
 from presurge.models.conformal import Calibration, in_words
-from presurge.models.history import check_horizon, followed, matching_history
+from presurge.models.history import followed, matching_history
 from presurge.models.tracking import IntervalTracker
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast
@@ -89,10 +89,11 @@ class SeriesSpec:
             DataError: A channel or a static feature is missing.
         """
         selected = panel.select([channel.name for channel in self.channels]).select_features(self.features)
-        if [c.role for c in selected.channels] == [c.role for c in self.channels]:
+        roles = {channel.name: channel.role for channel in self.channels}
+        if all(roles[channel.name] == channel.role for channel in selected.channels):
             return selected
-        pairs = zip(selected.channels, self.channels, strict=True)
-        return selected.replace(channels=tuple(replace(c, role=own.role) for c, own in pairs))
+        channels = tuple(replace(channel, role=roles[channel.name]) for channel in selected.channels)
+        return selected.replace(channels=channels)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -240,15 +241,17 @@ class Forecaster(ABC):
         """
         spec = self.fitted_spec()
         history = matching_history(panel, spec, self.context)
-        rows = check_horizon(self.horizon if horizon is None else horizon, self.horizon)
+        rows = self.horizon if horizon is None else horizon
+        if not 1 <= rows <= self.horizon:
+            raise HistoryError(
+                f"a horizon of {rows} was asked of a model that forecasts {self.horizon} rows",
+                hint=f"Ask for 1 to {self.horizon}, or train with `horizon={rows}`.",
+            )
         series, origins = followed(history, future, spec, self.horizon)
         tracked = IntervalTracker.of(self, series).predict_last(origins)
         quantiles_BHQC, levels = tracked.quantiles_BHQC, tracked.levels
         if quantiles_BHQC is None:
-            quantiles_BHQC, levels = (
-                np.zeros((len(origins), self.horizon, 0, len(spec.targets)), np.float32),
-                (),
-            )
+            quantiles_BHQC, levels = tracked.mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
         stamps = series.stamps
         if stamps is not None:
             stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
