@@ -66,15 +66,13 @@ def task_of(panel: Panel, span: Span) -> WindowTask:
         context=CONTEXT, horizon=HORIZON, groups=channels, outputs=1, kernel_size=25, normalisation="none"
     )
     return WindowTask(
-        module=ForecastLoss(network, context=CONTEXT, channels=channels, loss="mse", levels=(), gaps=False),
+        module=ForecastLoss(network, panel, context=CONTEXT, loss="mse"),
         panel=panel,
         array_RD=Scaler.fit(panel.values, "standard").scale(panel.values).astype(np.float32),
         train=window_origins(panel, span, context=CONTEXT, horizon=HORIZON),
         validation=np.zeros(0, np.int64),
-        context=CONTEXT,
         horizon=HORIZON,
         batch_size=BATCH,
-        architecture={},
     )
 
 

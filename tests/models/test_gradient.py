@@ -135,7 +135,7 @@ def test_it_comes_close_to_the_exact_solver(gauges: Panel, individual: bool) -> 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber", "quantile"])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_losses_and_their_gradients(loss: Any, gaps: bool) -> None:
+def test_losses_and_their_gradients(loss: Any, gaps: bool, make_panel: MakePanel) -> None:
     """Against the written-out formula over the known targets; what is missing adds nothing, not even to the gradient."""
     rng = np.random.default_rng(2)
     levels = (0.1, 0.5, 0.9)
@@ -144,7 +144,9 @@ def test_losses_and_their_gradients(loss: Any, gaps: bool) -> None:
     target = rng.normal(size=(8, 3, 2)).astype(np.float32) * 2
     if gaps:
         target[rng.random(target.shape) < 0.3] = np.nan
-    module = ForecastLoss(torch.nn.Identity(), context=1, channels=2, loss=loss, levels=levels, gaps=gaps)
+    panel = make_panel(target.reshape(-1, 2))
+    module = ForecastLoss(torch.nn.Identity(), panel, context=1, loss=loss, levels=levels)
+    assert module.gaps == gaps
     value = module.criterion(forecast, torch.from_numpy(target))
     value.backward()
     wide = target[:, :, None, :] if loss == "quantile" else target
@@ -280,7 +282,7 @@ def test_series_that_lie_on_the_device_give_the_same_losses(gauges: Panel, holes
     values = gauges.values.copy()
     if holes:
         values[100:400:7, 0] = np.nan
-    histories = []
+    panel, histories = gauges.replace(values=values), []
     for resident in (False, True):
         torch.manual_seed(0)
         network = DLinearNetwork(
@@ -288,17 +290,13 @@ def test_series_that_lie_on_the_device_give_the_same_losses(gauges: Panel, holes
         )
         kind = ResidentTask if resident else WindowTask
         task = kind(
-            module=ForecastLoss(
-                network, context=12, channels=len(gauges.channels), loss="mse", levels=(), gaps=holes
-            ),
-            panel=gauges,
+            module=ForecastLoss(network, panel, context=12, loss="mse"),
+            panel=panel,
             array_RD=values,
             train=np.arange(11, 60) if holes else np.arange(11, 300),
             validation=np.arange(60, 90),
-            context=12,
             horizon=3,
             batch_size=32,
-            architecture={},
         )
         config = TrainingConfig(epochs=2, device="cpu", learning_rate=0.01)
         histories.append(fit(task, config).history)
@@ -311,15 +309,13 @@ def test_every_window_once_an_epoch_in_shares_as_equal_as_can_be(
 ) -> None:
     panel = make_panel(np.arange(windows + 5.0))
     task = WindowTask(
-        module=ForecastLoss(torch.nn.Identity(), context=3, channels=1, loss="mse", levels=(), gaps=False),
+        module=ForecastLoss(torch.nn.Identity(), panel, context=3, loss="mse"),
         panel=panel,
         array_RD=panel.values,
         train=np.arange(2, 2 + windows),
         validation=np.arange(2, 12),
-        context=3,
         horizon=3,
         batch_size=16,
-        architecture={},
     )
 
     def windows_of(origins: torch.Tensor) -> torch.Tensor:

@@ -424,6 +424,23 @@ def test_covariates_are_learned(name: str, make_panel: MakePanel) -> None:
 
 
 @NETWORKS
+def test_the_validation_loss_is_the_error_of_the_forecasts(name: str, make_panel: MakePanel) -> None:
+    """With several targets, covariates and features: training and forecasting read the same inputs."""
+    values = np.random.default_rng(0).normal(size=(400, 5)) * [1, 5, 2, 3, 4] + 10
+    panel = make_panel(values, lengths=(250, 150)).with_roles(known=["c0"], observed=["c4", "c2"])
+    panel = panel.replace(features=np.array([[1.0, 2.0], [3.0, 5.0]]), feature_names=("size", "age"))
+    train, validation = panel.full_span().cut_tail(0.3)
+    kind = registry.model_class(name)
+    config = kind.config_class.model_validate({**SMALL[name], "loss": "mse", "calendar": True})
+    model = kind(context=12, horizon=3, config=config, training=TrainingConfig(epochs=1))
+    (row,) = model.fit(panel, train, validation).history
+    origins = window_origins(panel, validation, context=12, horizon=3)
+    error = model.predict(batch_of(panel, origins, 12, 3)).mean_BHC - targets_of(panel, origins, 3)
+    scale_C = np.array(model.state()[0]["scaler"]["scale"])
+    assert row["validation_loss"] == pytest.approx(np.square(error / scale_C).mean(), rel=1e-4)
+
+
+@NETWORKS
 def test_known_rows_change_the_forecast_and_unknown_ones_do_not(name: str, make_panel: MakePanel) -> None:
     panel = driven(make_panel, 200).with_roles(known=["c2"], observed=["c1"])
     model, origins = fitted(name, panel), np.array([60, 100])

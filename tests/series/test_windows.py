@@ -85,6 +85,14 @@ def test_complete_is_what_gather_finds_without_nan(seed: int) -> None:
     )
 
 
+def test_values_in_column_order_are_gathered_alike() -> None:
+    values = np.arange(60, dtype=np.float32).reshape(20, 3)
+    origins = np.array([4, 9, 17])
+    expected = gather(values, origins, before=5, after=2)
+    np.testing.assert_array_equal(gather(np.asfortranarray(values), origins, before=5, after=2), expected)
+    np.testing.assert_array_equal(expected[1], values[5:12])
+
+
 def test_no_windows() -> None:
     series = panel(np.arange(4), [4])
     origins = window_origins(series, series.full_span(), context=5, horizon=3)

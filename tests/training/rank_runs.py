@@ -65,7 +65,7 @@ def window_task(gaps: bool) -> WindowTask:
     panel = Panel(values=values[:, :1], channels=(Channel("c"),), step=1_000_000, start=np.zeros(1, np.int64))
     torch.manual_seed(0)
     network = DLinearNetwork(context=6, horizon=3, groups=1, outputs=1, kernel_size=3, normalisation="none")
-    module = ForecastLoss(network, context=6, channels=1, loss="mse", levels=(), gaps=gaps)
+    module = ForecastLoss(network, panel, context=6, loss="mse")
     if gaps:
         module.network = Filled(network)
     return WindowTask(
@@ -74,10 +74,8 @@ def window_task(gaps: bool) -> WindowTask:
         array_RD=values,
         train=origins[:202],
         validation=origins[-9:],
-        context=6,
         horizon=3,
         batch_size=101,
-        architecture={},
     )
 
 

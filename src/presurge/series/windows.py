@@ -103,6 +103,7 @@ def gather(values: FloatArray, origins: IntArray, *, before: int, after: int) ->
     width, channels = before + after, values.shape[1]
     if len(origins) == 0:
         return np.zeros((0, width, channels), np.float32)
+    values = np.ascontiguousarray(values)
     rows = as_strided(
         values,
         (len(values) - width + 1, width * channels),

@@ -156,30 +156,10 @@ class DLinear(Forecaster):
     def _learn(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
         require_torch("training by gradient")
         from presurge.models.networks.linear_maps import learn
-        from presurge.models.networks.train import NetworkProblem
 
-        config = self.config
-        problem = NetworkProblem(
-            panel=panel,
-            train=train,
-            validation=validation,
-            array_RD=self.scaler.scale(panel.values).astype(np.float32),
-            context=self.context,
-            horizon=self.horizon,
-            loss=config.loss,
-            levels=QUANTILE_LEVELS,
-            stride=config.stride,
-            architecture={"model": self.name, **config.model_dump(mode="json")},
-            architecture_defaults=type(config)().model_dump(mode="json"),
-        )
-        arrays, outcome, windows = learn(problem, self.training, config, progress=progress)
+        arrays, report = learn(self, panel, train, validation, progress)
         self._adopt(arrays)
-        return FitReport(
-            model=self.name,
-            n_windows=windows,
-            chosen={"solver": "sgd", "epoch": outcome.best_epoch + 1},
-            history=tuple(outcome.history),
-        )
+        return replace(report, chosen={"solver": "sgd", **report.chosen})
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""

@@ -7,7 +7,8 @@ features, calendar terms), D = C + O + K inputs of a row, F static features, Q o
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,23 +20,24 @@ from presurge.config import Config
 from presurge.errors import HistoryError
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
-from presurge.models.networks.train import NetworkProblem, train_network
+from presurge.models.networks.task import train_network
 from presurge.models.networks.window import NetworkShape, WindowNetwork, WindowNormalisation
-from presurge.progress import Progress, silent
+from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS
-from presurge.series.panel import FloatArray, IntArray, Panel, columns_of
-from presurge.series.scalers import Float64Array, Scaler, ScalerName, TransformName
+from presurge.series.panel import ChannelRole, FloatArray, IntArray, Panel, columns_of
+from presurge.series.scalers import Scaler, ScalerName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, take_columns
 from presurge.store import Arrays
 from presurge.training.devices import threads
 
+COVARIATES: tuple[ChannelRole, ...] = ("observed", "known")
 WAVES = 3
-"""Harmonics of the day and of the week that a network is told; it bends them itself where it needs sharper ones."""
+"""Harmonics of the day and of the week among the inputs; a network bends them itself where it needs sharper ones."""
 LARGEST = 1e18
-"""On the scale of a network nothing is larger: its square would be no float32."""
+"""Largest input of a network: the square of a larger one would overflow float32."""
 ROWS_AT_ONCE = 1 << 16
-"""Rows of all windows of one forward pass: what a network computes of them has to fit into memory."""
+"""Rows of all windows in one forward pass, which bounds the memory."""
 
 
 class NetworkConfig(Config):
@@ -98,51 +100,34 @@ class NetworkForecaster(Forecaster):
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
-        """Train by gradient; scaler and weights know the training rows only, validation stops and picks the epoch.
+        """Train by gradient; scalers and weights know the training rows only, validation stops and picks the epoch.
 
         Raises:
             DataError: There is no complete training window.
         """
         started = time.process_time()
-        settings = self.config
-        self.spec = SeriesSpec.of(panel)
-        scaler = "meanabs" if settings.normalisation == "meanabs" else settings.scaler
-        train_RC = panel.take(train).values
-        self.scaler = Scaler.fit(train_RC[:, panel.targets], scaler, self._transform())
-        observed, known = (columns_of(panel.channels, role) for role in ("observed", "known"))
-        beside = {"observed": train_RC[:, observed], "known": train_RC[:, known], "features": panel.features}
+        self.spec, config = SeriesSpec.of(panel), self.config
+        rows_RN = panel.take(train).values
+        scaler = "meanabs" if config.normalisation == "meanabs" else config.scaler
+        transform = config.transform
+        if transform == "auto":
+            transform = "sqrt" if self.spec.count_mask.all() else "identity"
+        self.scaler = Scaler.fit(rows_RN[:, panel.targets], scaler, transform)
+        beside: dict[str, FloatArray] = {"features": panel.features}
+        beside |= {role: rows_RN[:, columns_of(panel.channels, role)] for role in COVARIATES}
         self.scalers = {name: Scaler.fit(rows, "standard") for name, rows in beside.items() if rows.shape[1]}
-        self.calendar = self._calendar_of(int((train.last - train.first).max()))
-        array_RD = self._past(panel.values)
-        if known.size or panel.feature_names or self.calendar.size:
-            features_RF = panel.features[panel.items_of(np.arange(len(panel)))]
-            known_RK = self._known(panel.values[:, known], features_RF, panel.times())
-            array_RD = np.concatenate([array_RD, known_RK], axis=1)
-        problem = NetworkProblem(
-            panel=panel,
-            train=train,
-            validation=validation,
-            array_RD=array_RD,
-            observed=len(observed),
-            context=self.context,
-            horizon=self.horizon,
-            loss=settings.loss,
-            levels=QUANTILE_LEVELS,
-            stride=settings.stride,
-            architecture={"model": self.name, **settings.model_dump(mode="json")},
-            architecture_defaults=type(settings)().model_dump(mode="json"),
-        )
-        network, outcome, windows = train_network(
-            self._build, problem, self.training, progress=progress or silent
-        )
+        longest = int((train.last - train.first).max())
+        waves = Calendar.of(panel.step, longest).harmonics if config.calendar else ()
+        self.calendar = Calendar(step=panel.step, harmonics=tuple(w for w in waves if w[1] <= WAVES))
+        features_RF = panel.features[panel.items_of(np.arange(len(panel)))]
+        array_RD = self._inputs(panel.values, features_RF, panel.times)
+        network, report = train_network(self._build, self, panel, array_RD, train, validation, progress)
         self.network = network.eval()
-        return FitReport(
-            model=self.name,
-            n_windows=windows,
+        return replace(
+            report,
             n_parameters=self.n_parameters,
             cpu_seconds=time.process_time() - started,
-            chosen={"epoch": outcome.best_epoch + 1, "transform": self.scaler.transform},
-            history=tuple(outcome.history),
+            chosen={**report.chosen, "transform": transform},
         )
 
     def predict(self, batch: WindowBatch) -> Prediction:
@@ -151,21 +136,18 @@ class NetworkForecaster(Forecaster):
         Raises:
             HistoryError: The batch carries no future of the known channels.
         """
-        batch = batch.select(self.fitted_spec().channels)
-        if self.fitted_spec().known and batch.future_BHK is None:
+        spec = self.fitted_spec()
+        batch = batch.select(spec.channels)
+        if spec.known and batch.future_BHK is None:
             raise HistoryError(f"{self.name} needs the known channels of the rows to forecast")
-        counts_C = self.fitted_spec().count_mask
-        shape = (len(batch.origin_B), self.horizon, self._outputs, len(counts_C))
+        shape = (len(batch.origin_B), self.horizon, self.network.shape.outputs, len(spec.targets))
         scaled_BHQC = np.empty(shape, np.float32)
+        at_once = max(1, ROWS_AT_ONCE // (self.context + self.horizon))
         with torch.inference_mode(), threads(1):
-            at_once = max(1, ROWS_AT_ONCE // (self.context + self.horizon))
             for begin in range(0, len(scaled_BHQC), at_once):
                 part = slice(begin, begin + at_once)
                 scaled_BHQC[part] = self._forward(batch, part)
-        scaled_BHQC[np.isnan(batch.context_BLC).any(axis=(1, 2))] = np.nan
-        if batch.future_BHK is not None:
-            scaled_BHQC[np.isnan(batch.future_BHK).any(axis=(1, 2))] = np.nan
-        floor_C = np.where(counts_C, 0.0, -np.inf)
+        floor_C = np.where(spec.count_mask, 0.0, -np.inf)
         rows_BHQC = np.maximum(self.scaler.unscale(scaled_BHQC), floor_C).astype(np.float32)
         if self.config.loss != "quantile":
             return Prediction(rows_BHQC[:, :, 0])
@@ -173,25 +155,50 @@ class NetworkForecaster(Forecaster):
         return Prediction(rows_BHQC[:, :, QUANTILE_LEVELS.index(0.5)], rows_BHQC)
 
     def _forward(self, batch: WindowBatch, part: slice) -> FloatArray:
-        """Forecasts of some windows on the model's scale [b, H, Q, C]."""
-        spec, context_BLC = self.fitted_spec(), batch.context_BLC[part]
-        # A missing value must not reach the others through a sum: it becomes 0, and predict blanks its window.
-        past = np.nan_to_num(self._past(context_BLC))
-        future = np.zeros((len(past), self.horizon, 0), np.float32)
-        if spec.known or spec.features or self.calendar.size:
-            time_BW = batch.times(self.horizon)[part]
-            known_BWK = take_columns(context_BLC, columns_of(spec.channels, "known"))
-            if batch.future_BHK is not None:
-                known_BWK = np.concatenate([known_BWK, batch.future_BHK[part]], axis=1)
-            feature_B1F = batch.features_BF[part, None] if batch.features_BF is not None else None
-            known = np.nan_to_num(self._known(known_BWK, feature_B1F, time_BW))
-            past, future = np.concatenate([past, known[:, : self.context]], axis=2), known[:, self.context :]
-        place = {name: number for number, name in enumerate(self.fitted_spec().items)}
-        number_of = np.array([place.get(name, -1) for name in batch.items])
-        item_B = torch.from_numpy(number_of[batch.item_B[part]])
-        rows = self.network(torch.from_numpy(past), torch.from_numpy(future), item_B)
+        """Forecast some of the windows on the model's scale: [b, H, Q, C]."""
+        spec, context_BLN = self.fitted_spec(), batch.context_BLC[part]
+        windows, context, channels = context_BLN.shape
+        row_BWN = np.zeros((windows, context + self.horizon, channels), np.float32)
+        row_BWN[:, :context] = context_BLN
+        if batch.future_BHK is not None:
+            row_BWN[:, context:, columns_of(spec.channels, "known")] = batch.future_BHK[part]
+        feature_B1F = None if batch.features_BF is None else batch.features_BF[part, None]
+        input_BWD = self._inputs(row_BWN, feature_B1F, lambda: batch.times(self.horizon)[part])
+        # Through a sum a missing value would reach other values too: it becomes 0, and the forecast is blanked.
+        blank_B = np.isnan(input_BWD).any(axis=(1, 2))
+        filled_BWD = torch.from_numpy(np.nan_to_num(input_BWD, copy=False))
+        number_of = {name: number for number, name in enumerate(spec.items)}
+        item_I = np.array([number_of.get(name, -1) for name in batch.items])
+        known_BHK = filled_BWD[:, context:, len(spec.channels) - len(spec.known) :]
+        rows = self.network(filled_BWD[:, :context], known_BHK, torch.from_numpy(item_I[batch.item_B[part]]))
         rows_BHQC: FloatArray = (rows if rows.ndim == 4 else rows[:, :, None]).numpy()
+        rows_BHQC[blank_B] = np.nan
         return rows_BHQC
+
+    def _inputs(
+        self, row_XN: FloatArray, feature_XF: FloatArray | None, times: Callable[[], IntArray]
+    ) -> FloatArray:
+        """The scaled inputs of rows of any leading shape X, kept within what a network can square: float32 [X, D].
+
+        On a relative clock the calendar begins at the Unix epoch.
+
+        Args:
+            row_XN: The rows, with all channels.
+            feature_XF: The static features of their items, or of something that broadcasts to them.
+            times: Gives the times of the rows in microseconds, if there is a calendar.
+        """
+        channels, leading = self.fitted_spec().channels, row_XN.shape[:-1]
+        parts = [self.scaler.scale(take_columns(row_XN, columns_of(channels, "target")))]
+        for role in COVARIATES:
+            if role in self.scalers:
+                parts.append(self.scalers[role].scale(row_XN[..., columns_of(channels, role)]))
+        if feature_XF is not None and "features" in self.scalers:
+            scaled_XF = self.scalers["features"].scale(feature_XF)
+            parts.append(np.broadcast_to(scaled_XF, (*leading, scaled_XF.shape[-1])))
+        if self.calendar.size:
+            parts.append(self.calendar.terms(times().reshape(-1)).reshape(*leading, -1))
+        narrow = [part.clip(-LARGEST, LARGEST).astype(np.float32) for part in parts]
+        return np.ascontiguousarray(np.concatenate(narrow, axis=-1))
 
     @property
     def n_parameters(self) -> int:
@@ -219,50 +226,6 @@ class NetworkForecaster(Forecaster):
         except RuntimeError as error:
             raise ValueError(" ".join(str(error).split())) from error
 
-    @property
-    def _outputs(self) -> int:
-        return len(QUANTILE_LEVELS) if self.config.loss == "quantile" else 1
-
-    def _transform(self) -> TransformName:
-        if self.config.transform != "auto":
-            return self.config.transform
-        counts = bool(self.fitted_spec().count_mask.all())
-        return "sqrt" if counts else "identity"
-
-    def _calendar_of(self, rows: int) -> Calendar:
-        """The slow waves among those that so many rows can teach; none where no calendar is wanted."""
-        step = self.fitted_spec().step
-        every: Sequence[tuple[int, int]] = Calendar.of(step, rows).harmonics if self.config.calendar else ()
-        return Calendar(step=step, harmonics=tuple(wave for wave in every if wave[1] <= WAVES))
-
-    def _past(self, row_XC: FloatArray) -> FloatArray:
-        """The scaled targets and observed covariates of rows of any leading shape: float32 [..., C + O]."""
-        channels = self.fitted_spec().channels
-        parts = [self.scaler.scale(take_columns(row_XC, columns_of(channels, "target")))]
-        observed = columns_of(channels, "observed")
-        if observed.size:
-            parts.append(self.scalers["observed"].scale(row_XC[..., observed]))
-        return _joined(parts)
-
-    def _known(self, known_XK: FloatArray, feature_XF: FloatArray | None, time_X: IntArray) -> FloatArray:
-        """The inputs known in advance, float32 [..., K]; a relative clock counts as if it began on the Unix epoch.
-
-        Args:
-            known_XK: The known channels of rows of any leading shape.
-            feature_XF: The static features of their items.
-            time_X: Their times in microseconds.
-        """
-        spec, parts = self.fitted_spec(), []
-        if spec.known:
-            parts.append(self.scalers["known"].scale(known_XK))
-        if spec.features and feature_XF is not None:
-            scaled = self.scalers["features"].scale(feature_XF)
-            parts.append(np.broadcast_to(scaled, (*time_X.shape, len(spec.features))))
-        if self.calendar.size:
-            terms = self.calendar.terms(time_X.reshape(-1))
-            parts.append(terms.reshape(*time_X.shape, self.calendar.size))
-        return _joined(parts)
-
     def _build(self) -> WindowNetwork:
         spec = self.fitted_spec()
         embedding = self.config.item_embedding if len(spec.items) > 1 else 0
@@ -274,7 +237,7 @@ class NetworkForecaster(Forecaster):
             observed=len(spec.channels) - len(spec.targets) - len(spec.known),
             given=len(spec.known),
             known=len(spec.known) + len(spec.features) + self.calendar.size + embedding + levels,
-            outputs=self._outputs,
+            outputs=len(QUANTILE_LEVELS) if self.config.loss == "quantile" else 1,
             levels=levels,
         )
         return WindowNetwork(
@@ -285,10 +248,3 @@ class NetworkForecaster(Forecaster):
             items=len(spec.items),
             embedding=embedding,
         )
-
-
-def _joined(parts: list[Float64Array]) -> FloatArray:
-    """Inputs side by side as float32, kept within what a network can square."""
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-    result: FloatArray = whole.clip(-LARGEST, LARGEST).astype(np.float32)
-    return result

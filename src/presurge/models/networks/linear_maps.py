@@ -4,19 +4,20 @@ Shapes: B windows, L context, H horizon, C channels, G groups of weights (C or 1
 """
 
 import math
-from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
-from presurge.models.linear.dlinear import moving_average_matrix
+from presurge.models.forecaster import FitReport
+from presurge.models.linear.dlinear import DLinear, moving_average_matrix
 from presurge.models.linear.exact import Normalisation, anchor
 from presurge.models.linear.moments import LEAST_SIZE
-from presurge.models.networks.train import NetworkProblem, train_network
-from presurge.progress import Progress, silent
-from presurge.series.panel import FloatArray
-from presurge.training.config import TrainingConfig
-from presurge.training.trainer import TrainingOutcome
+from presurge.models.networks.task import train_network
+from presurge.progress import Progress
+from presurge.series.forecast import QUANTILE_LEVELS
+from presurge.series.panel import FloatArray, Panel
+from presurge.series.spans import Span
 
 
 class DLinearNetwork(nn.Module):
@@ -100,42 +101,25 @@ class DLinearNetwork(nn.Module):
         return (1 - self.trend_weight.sum(dim=2, keepdim=True)) * self.level_L
 
 
-class LinearShape(Protocol):
-    """The part of DLinear's configuration that shapes its network."""
-
-    @property
-    def individual(self) -> bool:
-        """Whether each channel has its own weights."""
-        ...
-
-    @property
-    def kernel_size(self) -> int:
-        """Rows of the moving average."""
-        ...
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """The level subtracted from every window."""
-        ...
-
-
 def learn(
-    problem: NetworkProblem, training: TrainingConfig, shape: LinearShape, *, progress: Progress = silent
-) -> tuple[dict[str, FloatArray], TrainingOutcome, int]:
-    """Train a DLinear by gradient; return its four arrays, the outcome and the number of training windows.
+    model: DLinear, panel: Panel, train: Span, validation: Span | None, progress: Progress | None
+) -> tuple[dict[str, FloatArray], FitReport]:
+    """Train a DLinear by gradient on a panel of targets: (its four arrays, report).
 
     Under the quantile loss the arrays have H x Q rows, the levels of one step next to each other.
     """
+    config = model.config
 
     def build() -> DLinearNetwork:
         return DLinearNetwork(
-            context=problem.context,
-            horizon=problem.horizon,
-            groups=len(problem.panel.channels) if shape.individual else 1,
-            outputs=len(problem.levels) if problem.loss == "quantile" else 1,
-            kernel_size=shape.kernel_size,
-            normalisation=shape.normalisation,
+            context=model.context,
+            horizon=model.horizon,
+            groups=len(panel.channels) if config.individual else 1,
+            outputs=len(QUANTILE_LEVELS) if config.loss == "quantile" else 1,
+            kernel_size=config.kernel_size,
+            normalisation=config.normalisation,
         )
 
-    network, outcome, windows = train_network(build, problem, training, progress=progress)
-    return network.arrays(), outcome, windows
+    array_RC = model.scaler.scale(panel.values).astype(np.float32)
+    network, report = train_network(build, model, panel, array_RC, train, validation, progress)
+    return network.arrays(), report

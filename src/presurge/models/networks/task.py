@@ -1,69 +1,77 @@
-"""Forecasting as a task of the training loop: batches of windows gathered by index, and losses of their forecasts.
+"""Training networks on windows: batches of windows gathered by index, losses of their forecasts, and the whole training.
 
-No window is ever materialised before its batch. On a GPU the series lie on the device, and a batch is its origins. Shapes: B windows, L context, H horizon, W = L + H, C channels, D columns
-of the array (the C channels, then inputs known in advance), Q quantiles.
+No window is materialised before its batch. On a GPU the series lie on the device, and a batch consists of origins. Shapes:
+B windows, L context, H horizon, W = L + H, C targets, D inputs of a row (the targets, observed covariates, then inputs
+known in advance), Q quantiles, R rows.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from presurge.models.forecaster import LossName
-from presurge.series.panel import FloatArray, IntArray, Panel
+from presurge.errors import DataError
+from presurge.models.forecaster import FitReport, LossName
+from presurge.progress import Progress, silent
+from presurge.series.forecast import QUANTILE_LEVELS
+from presurge.series.panel import FloatArray, IntArray, Panel, columns_of
+from presurge.series.spans import Span
 from presurge.series.timestamps import format_stamp
-from presurge.series.windows import gather
+from presurge.series.windows import chunks, gather, whole, window_origins
 from presurge.training.task import LOSS, WEIGHT, Epoch, Task, move
+from presurge.training.trainer import fit
+
+if TYPE_CHECKING:
+    from presurge.models.linear.dlinear import DLinear
+    from presurge.models.networks.forecaster import NetworkForecaster
 
 RESIDENT_BYTES = 1 << 32
 """Series up to this size are copied to a GPU as a whole."""
 VALIDATION_BATCHES = 4
-"""Training batches in one of validation, which keeps nothing for a gradient: about as much memory."""
+"""Training batches in one validation batch, which needs about as much memory because it stores nothing for a gradient."""
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class ForecastLoss(nn.Module):
     """A network with its loss: what the loop calls with a batch.
 
-    The network maps ``context_BLD`` (and ``known_BHK`` and ``item_B`` where it wants them) to ``[B, H, C]``, or to
-    ``[B, H, Q, C]`` under the quantile loss. Targets that are missing (NaN) do not count.
+    The network maps ``context_BLD``, ``known_BHK`` and ``item_B`` to ``[B, H, C]``, or to ``[B, H, Q, C]`` under the
+    quantile loss. Missing targets (NaN) do not count.
 
     Args:
         network: The network.
+        panel: The series; only if it has gaps does the loss look for missing targets, which costs a little.
         context: L.
-        channels: C.
-        observed: Observed covariates, whose columns come after the channels.
         loss: ``mse``, ``mae``, ``huber`` (threshold 1 on the model's scale) or ``quantile`` (pinball, averaged).
         levels: The Q levels of the quantile loss.
-        gaps: Whether targets may be missing; looking for them costs a little.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        panel: Panel,
         *,
         context: int,
-        channels: int,
-        observed: int = 0,
         loss: LossName,
-        levels: tuple[float, ...],
-        gaps: bool,
+        levels: tuple[float, ...] = QUANTILE_LEVELS,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.context = context
-        self.channels = channels
-        self.past_only = channels + observed
-        self.loss = loss
-        self.gaps = gaps
+        self.network, self.context, self.loss = network, context, loss
+        self.channels = len(panel.targets)
+        self.past_only = self.channels + len(columns_of(panel.channels, "observed"))
+        self.gaps = not panel.observed[:, panel.targets].all()
         self.levels_Q1 = nn.Buffer(torch.tensor(levels, dtype=torch.float32)[:, None], persistent=False)
 
     def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor | float]:
-        """Losses of a batch of windows [B, W, D] and their items [B]; its weight is the share of targets that are known, in windows."""
+        """Losses of windows [B, W, D] and their items [B].
+
+        The weight is the number of windows times the share of their targets that are known.
+        """
         window_BWD, item_B = batch
         target_BHC = window_BWD[:, self.context :, : self.channels]
         known_BHK = window_BWD[:, self.context :, self.past_only :]
@@ -73,12 +81,12 @@ class ForecastLoss(nn.Module):
         return {LOSS: self.criterion(forecast, target_BHC), WEIGHT: weight}
 
     def criterion(self, forecast: torch.Tensor, target_BHC: torch.Tensor) -> torch.Tensor:
-        """The mean loss over the targets that are known; 0 if none is."""
+        """The mean loss over the known targets; 0 if there are none."""
         target = target_BHC[:, :, None, :] if self.loss == "quantile" else target_BHC
         error = target - forecast
         if not self.gaps:
             return self._each(error).mean()
-        # Zeroed before the loss, not after it: the gradient of a loss that is NaN would be NaN wherever it is weighted 0.
+        # Zero the errors before the loss, not after it: the gradient of a NaN is NaN even with a weight of zero.
         known = ~target.isnan().expand_as(error)
         return self._each(torch.where(known, error, 0.0)).sum() / known.sum().clamp(min=1)
 
@@ -101,12 +109,11 @@ class WindowTask(Task):
     Attributes:
         module: The network with its loss.
         panel: The series.
-        array_RD: float32, its scaled channels and then inputs known in advance, for every row.
+        array_RD: float32, the scaled inputs of every row.
         train: Origins of the training windows.
         validation: Origins of the validation windows.
-        context: L.
         horizon: H.
-        batch_size: Windows of a batch, over all processes.
+        batch_size: Number of windows in a batch, over all processes.
         architecture: JSON values that describe the network.
         architecture_defaults: The values among them that a checkpoint of an earlier version may lack.
     """
@@ -116,99 +123,154 @@ class WindowTask(Task):
     array_RD: FloatArray
     train: IntArray
     validation: IntArray
-    context: int
     horizon: int
     batch_size: int
-    architecture: dict[str, Any]
+    architecture: dict[str, Any] = field(default_factory=dict)
     architecture_defaults: dict[str, Any] = field(default_factory=dict)
     batches_per_epoch: int = field(init=False)
-    _order: tuple[tuple[int, int], IntArray] | None = field(default=None, init=False)
     _resident_RD: torch.Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.batches_per_epoch = -(-len(self.train) // self.batch_size)
 
     def identity(self) -> dict[str, Any]:
-        """The network, the loss, the batch size and fingerprints of the data and the windows."""
+        """The network, its loss, and fingerprints of the data and the windows."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         return {
             **self.architecture,
             "loss": self.module.loss,
-            "context": self.context,
+            "context": self.module.context,
             "horizon": self.horizon,
-            "fingerprint of the layers": self._layers(),
-            "fingerprint of the data": fingerprint(self.array_RD),
-            "fingerprint of the training windows": fingerprint(self.train),
-            "fingerprint of the validation windows": fingerprint(self.validation),
+            "fingerprint of the layers": _fingerprint(repr(shapes).encode()),
+            "fingerprint of the data": _fingerprint(self.array_RD.data),
+            "fingerprint of the training windows": _fingerprint(self.train.data),
+            "fingerprint of the validation windows": _fingerprint(self.validation.data),
         }
 
-    def _layers(self) -> str:
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
-        return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
-
     def identity_defaults(self) -> dict[str, Any]:
-        """What the settings of a network are unless told otherwise."""
+        """The defaults of the network's configuration."""
         return self.architecture_defaults
 
-    def batch(self, epoch: Epoch, index: int) -> torch.Tensor | None:
-        """Origins of this process's share of a shuffled batch."""
-        origins = self._share(epoch, index)
-        return torch.from_numpy(origins) if len(origins) else None
+    def train_batches(self, epoch: Epoch) -> Iterator[torch.Tensor | None]:
+        """Origins of this process's share of every shuffled batch."""
+        order = epoch.rng().permutation(self.train)
+        for origins in chunks(order[epoch.skip * self.batch_size :], self.batch_size):
+            share = epoch.share(origins)
+            yield torch.from_numpy(share) if len(share) else None
 
     def validation_batches(self, rank: int, world: int) -> Iterator[tuple[torch.Tensor, int]]:
-        """Origins in order; their weight is the number of targets that are known."""
-        own = self.validation[rank::world]
-        size = VALIDATION_BATCHES * self.batch_size
-        channels = self.module.channels
-        for begin in range(0, len(own), size):
-            origins = own[begin : begin + size]
-            count = len(origins) * self.horizon * channels
-            if self.module.gaps:
-                rows_BHD = gather(self.array_RD, origins, before=0, after=self.horizon)
-                count -= int(np.isnan(rows_BHD[:, :, :channels]).sum())
-            yield torch.from_numpy(origins), count
+        """Origins in order; their weight is the number of known targets."""
+        for origins in chunks(self.validation[rank::world], VALIDATION_BATCHES * self.batch_size):
+            target_BHC = gather(self.array_RD, origins, before=0, after=self.horizon)[
+                ..., : self.module.channels
+            ]
+            yield torch.from_numpy(origins), int(np.isfinite(target_BHC).sum())
 
     def to_device(self, batch: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows [B, W, D] and items [B] of origins: gathered here for the cpu, else on the device."""
+        """Windows [B, W, D] and items [B] of origins, gathered here for the cpu and otherwise on the device."""
         origins = batch.numpy()
-        item_B = torch.from_numpy(np.searchsorted(self.panel.indptr, origins, side="right") - 1)
+        item_B = torch.from_numpy(self.panel.items_of(origins))
         if device.type == "cpu" or self.array_RD.nbytes > RESIDENT_BYTES:
-            window_BWD = gather(self.array_RD, origins, before=self.context, after=self.horizon)
-            return move((torch.from_numpy(window_BWD), item_B), device)  # type: ignore[no-any-return]
+            return move((torch.from_numpy(self._windows(origins)), item_B), device)  # type: ignore[no-any-return]
         return self.gathered_on(device, batch), move(item_B, device)
 
     def gathered_on(self, device: torch.device, origin_B: torch.Tensor) -> torch.Tensor:
-        """Windows [B, W, D] of the series that lie on a device, where they are copied once."""
+        """Windows [B, W, D] from the series on the device, where they are copied once."""
         if self._resident_RD is None or self._resident_RD.device != device:
             self._resident_RD = torch.from_numpy(self.array_RD).to(device)
-        offset_W = torch.arange(1 - self.context, self.horizon + 1, device=device)
+        offset_W = torch.arange(1 - self.module.context, self.horizon + 1, device=device)
         return self._resident_RD[move(origin_B, device)[:, None] + offset_W]
 
     def describe(self, epoch: Epoch, index: int) -> str:
-        """The first windows of a batch, and its largest value and where that stands."""
-        origins = np.sort(self._share(epoch, index))
+        """The first windows of a batch, and its largest value and where that is."""
+        share = next(iter(self.train_batches(replace(epoch, skip=index))))
+        origins = np.zeros(0, np.int64) if share is None else np.sort(share.numpy())
         shown = ", ".join(map(str, origins[:5])) + (", …" if len(origins) > 5 else "")
-        first_B = origins - self.context + 1
-        window_BWD = np.abs(gather(self.array_RD, origins, before=self.context, after=self.horizon))
-        place = int(np.nanargmax(window_BWD))
-        b, w, d = np.unravel_index(place, window_BWD.shape)
-        row = int(first_B[b] + w)
-        time = self.panel.times_of(np.array([row]))[0]
+        window_BWD = np.abs(self._windows(origins))
+        b, w, d = np.unravel_index(int(np.nanargmax(window_BWD)), window_BWD.shape)
+        row = int(origins[b] - self.module.context + 1 + w)
+        time = int(self.panel.times_of(np.array([row]))[0])
         targets = [self.panel.channel_names[c] for c in self.panel.targets]
         name = targets[d] if d < len(targets) else "a covariate"
         return (
             f"{len(origins)} windows with origins at the rows {shown}; on the model's scale their largest value is "
-            f"{self.array_RD[row, d]:.4g}, of {name} in row {row} ({format_stamp(int(time), self.panel.clock)})"
+            f"{self.array_RD[row, d]:.4g}, of {name} in row {row} ({format_stamp(time, self.panel.clock)})"
         )
 
-    def _share(self, epoch: Epoch, index: int) -> IntArray:
-        """Origins of this process's share of a batch."""
-        key = (epoch.seed, epoch.number)
-        if self._order is None or self._order[0] != key:
-            self._order = (key, epoch.rng().permutation(self.train))
-        share: IntArray = epoch.share(self._order[1][index * self.batch_size : (index + 1) * self.batch_size])
-        return share
+    def _windows(self, origins: IntArray) -> FloatArray:
+        """Windows of origins [B, W, D]."""
+        return gather(self.array_RD, origins, before=self.module.context, after=self.horizon)
 
 
-def fingerprint(array: npt.NDArray[Any]) -> str:
-    """The first characters of the SHA-256 of the bytes of an array."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+def train_network(
+    build: Callable[[], N],
+    model: "DLinear | NetworkForecaster",
+    panel: Panel,
+    array_RD: FloatArray,
+    train: Span,
+    validation: Span | None,
+    progress: Progress | None,
+) -> tuple[N, FitReport]:
+    """Train a network on the windows of a panel: (network with its best weights on the cpu, report).
+
+    Args:
+        build: Makes the network; called after torch was seeded.
+        model: Its context, horizon, configuration and training say what to learn and how.
+        panel: The series.
+        array_RD: float32, the scaled inputs of every row.
+        train: Rows of the training windows.
+        validation: Rows of the windows that stop training and choose the best epoch; None watches the training loss.
+        progress: Told the share done.
+
+    Raises:
+        DataError: There is no complete training window.
+    """
+    context, horizon, config, training = model.context, model.horizon, model.config, model.training
+    origins = _usable(panel, train, context, horizon, config.stride)
+    if len(origins) == 0:
+        raise DataError(
+            f"no training window has {context} rows of history without a gap and {horizon} to forecast",
+            hint="Give more rows, or a shorter `context`.",
+        )
+    judged = np.zeros(0, np.int64) if validation is None else _usable(panel, validation, context, horizon)
+    torch.manual_seed(training.seed)
+    network = build()
+    task = WindowTask(
+        module=ForecastLoss(network, panel, context=context, loss=config.loss),
+        panel=panel,
+        array_RD=array_RD,
+        train=origins,
+        validation=judged,
+        horizon=horizon,
+        batch_size=training.batch_size,
+        architecture={"model": model.name, **config.model_dump(mode="json")},
+        architecture_defaults=type(config)().model_dump(mode="json"),
+    )
+    outcome = fit(
+        task,
+        training,
+        directory=training.directory,
+        resume=training.resume,
+        loggers=training.loggers,
+        progress=progress or silent,
+    )
+    report = FitReport(
+        model=model.name,
+        n_windows=len(origins),
+        chosen={"epoch": outcome.best_epoch + 1},
+        history=tuple(outcome.history),
+    )
+    return network.to("cpu"), report
+
+
+def _usable(panel: Panel, span: Span, context: int, horizon: int, stride: int = 1) -> IntArray:
+    """Origins of the windows of a span whose inputs are complete and whose targets are not all missing."""
+    origins = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
+    origins = origins[whole(panel, origins, context=context, horizon=horizon)]
+    seen = np.concatenate([[0], panel.observed[:, panel.targets].any(axis=1).cumsum()])
+    return origins[seen[origins + 1 + horizon] > seen[origins + 1]]
+
+
+def _fingerprint(data: bytes | memoryview) -> str:
+    """The first characters of the SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
