@@ -11,7 +11,7 @@ import polars as pl
 from pydantic import Field
 
 from presurge.config import Config
-from presurge.errors import ConfigError, DataError
+from presurge.errors import ConfigError, DataError, within
 from presurge.files import sha256_of
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
@@ -98,29 +98,23 @@ def load_dataset(
         known, observed = table.known, table.observed
     covariates = (*observed, *known)
     targets = channels or [name for name in series.channels if name not in covariates]
-    names = tuple(dict.fromkeys((*targets, *covariates)))
-    missing = [name for name in names if name not in series.panel.channel_names]
-    if missing:
-        raise DataError(
-            f"no channel {', '.join(map(repr, missing))}",
-            where=str(series.source["path"]),
-            hint=f"The channels are: {', '.join(series.panel.channel_names)}.",
-        )
-    panel = series.panel.select(names).with_roles(known=known, observed=observed)
-    validation_given = False
+    with within(series.source["path"]):
+        panel = series.panel.select(tuple(dict.fromkeys((*targets, *covariates))))
+    panel = panel.with_roles(known=known, observed=observed)
     if series.split is not None and test_fraction is None and validation_fraction is None:
         train, validation, test = series.split
-        validation_given = len(validation) > 0
     else:
         train, test = _tail(panel.full_span(), test_fraction, "test_fraction")
-    if not validation_given:
+        validation = Span(train.last, train.last)
+    given = len(validation) > 0
+    if not given:
         train, validation = _tail(train, validation_fraction, "validation_fraction")
     return Dataset(
         panel=panel,
         train=train,
         validation=validation,
         test=test,
-        validation_given=validation_given,
+        validation_given=given,
         source=series.source,
         notes=series.notes,
         table=table.model_dump(mode="json") if table is not None else None,

@@ -94,14 +94,8 @@ class TuneResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "best": asdict(self.trials[0]),
-            "best_config": str(self.best_config),
-            "settings": brief(self.settings),
-            "trials": [asdict(trial) for trial in self.trials],
-            "baselines": self.baselines,
-            "importances": self.importances,
-        }
+        written = {"best_config": str(self.best_config), "settings": brief(self.settings)}
+        return {"best": asdict(self.trials[0]), **asdict(self), **written}
 
 
 def tune(

@@ -176,8 +176,8 @@ def _from_file(path: Path, settings: TrainConfig, declared: Space, known: set[st
             try:
                 check_model(applied(base, {name: value}))
             except ConfigError as error:
-                where = f"{path}: {error.setting or name}"
-                raise ConfigError(error.what, where=where, hint=error.hint) from error
+                error.where, error.setting = f"{path}: {error.setting or name}", None
+                raise
     return space
 
 

@@ -17,7 +17,8 @@ from presurge.series.buckets import BUSY, TIME, Buckets, Totals
 from presurge.series.frequency import SECOND, infer_step
 from presurge.series.panel import Clock
 from presurge.series.timestamps import TimeForm
-from presurge.sources.files import RowFile, check_columns, no_rows, open_file, reading
+from presurge.sources.columns import Rows, read_numbers, without_blank
+from presurge.sources.files import RowFile, check_columns, open_file, reading
 from presurge.sources.formats import GUIDE_COLUMNS, GUIDE_COUNTS, GUIDE_TIME
 
 Values = npt.NDArray[np.int64] | npt.NDArray[np.float64]
@@ -153,11 +154,9 @@ def read_guide_file(source: Path | RowFile) -> GuideFile:
     check_columns(file, [GUIDE_TIME, *GUIDE_COUNTS.values()])
     known = {GUIDE_TIME, _INTERVAL, *COLUMNS.values(), *_AVERAGES.values(), "Partial"}
     with reading(file.path):
-        frame = file.read([column for column in file.columns if column in known])
-    if frame.is_empty():
-        raise no_rows(file.path)
-    whole = [GUIDE_TIME, *(column for column in COUNTS.values() if column in frame.columns)]
-    frame = frame.with_columns(_whole_numbers(frame[name], file.path) for name in whole).sort(GUIDE_TIME)
+        rows = without_blank(file, file.read([column for column in file.columns if column in known]))
+    whole = [GUIDE_TIME, *(column for column in COUNTS.values() if column in file.columns)]
+    frame = rows.frame.with_columns(_whole_numbers(rows, name) for name in whole).sort(GUIDE_TIME)
     flags = frame["Partial"].cast(pl.Boolean) if "Partial" in frame.columns else pl.Series([False])
     return GuideFile(
         path=file.path,
@@ -168,22 +167,15 @@ def read_guide_file(source: Path | RowFile) -> GuideFile:
     )
 
 
-def _whole_numbers(column: pl.Series, path: Path) -> pl.Series:
-    where = f"{path}, column {column.name!r}"
-    if not column.dtype.is_numeric():
-        raise DataError(f"is {column.dtype}, not a number", where=where)
-    whole = column.cast(pl.Int64, strict=False)
-    bad = whole.is_null() | (whole != column)
-    if column.name != GUIDE_TIME:
-        bad |= whole < 0
+def _whole_numbers(rows: Rows, column: str) -> pl.Series:
+    numbers = read_numbers(rows, column)
+    bad = numbers.is_null() | (numbers % 1 != 0)
+    if column != GUIDE_TIME:
+        bad |= numbers < 0
     if bad.any():
-        row = int(bad.arg_true()[0])
-        raise DataError(
-            f"{column[row]} in row {row + 1} is not a whole number from 0",
-            where=where,
-            hint="Write the file again from the trace with `presurge prepare`.",
-        )
-    return whole
+        hint = "Write the file again from the trace with `presurge prepare`."
+        raise rows.complain("{} is not a whole number from 0", column, bad, hint)
+    return numbers.cast(pl.Int64)
 
 
 def _step_of(frame: pl.DataFrame, path: Path) -> int:
