@@ -21,6 +21,7 @@ from presurge.sources.files import RowFile, open_file
 from presurge.sources.formats import LOAD_CHANNELS
 from presurge.sources.table import read_table
 from presurge.workflows.prepare import trace_panel
+from presurge.workflows.prepare.aggregate import covered_rows
 from presurge.workflows.prepare.directory import MANIFEST, MANIFEST_FORMAT
 
 Fill = Literal["auto", "zero", "missing"]
@@ -173,19 +174,15 @@ def _load_prepared(directory: Path) -> Series:
         clock=manifest["clock"],
     )
     edges, notes = manifest["partial_edges"], list(manifest["notes"])
-    first, last = int(edges["first"]), len(panel) - int(edges["last"])
-    if last <= first:
-        raise DataError(
-            f"the trace covers none of its {len(panel)} rows completely",
-            where=str(directory),
-            hint="Prepare a longer trace, or prepare it with a smaller `step`.",
-        )
-    if edges["first"] or edges["last"]:
+    covered = covered_rows(panel, (edges["first"], edges["last"]), directory)
+    if len(covered) < len(panel):
         notes.append("Edge rows that the trace covers only in part are left out of training and scoring.")
-    parts = (np.clip(manifest["split"][name], first, last) - first for name in ("train", "val", "test"))
-    train, validation, test = (Span(part[:1], part[1:]) for part in parts)
+    bounds = (
+        np.clip(manifest["split"][name], covered.first, covered.last) for name in ("train", "val", "test")
+    )
+    train, validation, test = (Span(*(bound - covered.first).reshape(2, 1)) for bound in bounds)
     return Series(
-        panel=panel.take(Span(np.array([first]), np.array([last]))),
+        panel=panel.take(covered),
         channels=tuple(channel["name"] for channel in manifest["channels"]),
         source={"path": str(directory), "format": "prepared", "trace": manifest["source"]},
         notes=tuple(notes),

@@ -81,21 +81,20 @@ def history_table(
     if not isinstance(source, RowFile):
         return None
     channels = model.fitted_spec().channels
-    names = tuple(channel.name for channel in channels)
     roles = {"values": "target", "known": "known", "observed": "observed"}
     columns = {key: tuple(c.name for c in channels if c.role == role) for key, role in roles.items()}
     base = config["training"].get("table") or {}
     changes = dict(changes or {})
     if not base and not {"time", "values"} <= set(changes):
-        time = changes.get("time") or _time_column(source, names)
+        time = changes.get("time") or _time_column(source, [channel.name for channel in channels])
         if time is None:
             return None
         base = {"time": time, "values": columns["values"]}
     # The model may have left covariates out that it was offered.
     table = TableConfig(**{**base, "known": columns["known"], "observed": columns["observed"], **changes})
-    kinds = {channel.name: table.kinds.get(channel.name, channel.kind) for channel in channels}
     read = {*table.values, *table.known, *table.observed}
-    return table.model_copy(update={"kinds": {name: kind for name, kind in kinds.items() if name in read}})
+    kinds = {c.name: table.kinds.get(c.name, c.kind) for c in channels if c.name in read}
+    return table.model_copy(update={"kinds": kinds})
 
 
 def _future_table(

@@ -198,24 +198,33 @@ def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[st
         found = count_guide_file(guide, max(step, guide.step))
     else:
         found = count_trace(file, step, PrepareConfig())
-    buckets, (first, last) = found.buckets, found.partial
-    begin, end = int(first), len(buckets) - int(last)
-    if begin >= end:
-        raise DataError(
-            f"no bucket of {format_step(buckets.step)} is covered completely",
-            where=str(file.path),
-            hint="The trace is too short for this step: use a smaller `step`.",
-        )
-    values = channel_values(buckets, begin, end)
+    values = channel_values(found.buckets)
     channels = tuple(channel for channel in (*LOAD_CHANNELS, *EXTRA_CHANNELS) if channel.name in values)
     panel = Panel(
         values=np.stack([values[channel.name] for channel in channels], axis=1).astype(np.float32),
         channels=channels,
-        step=buckets.step,
-        start=buckets.starts(begin, begin + 1),
+        step=found.buckets.step,
+        start=found.buckets.starts(0, 1),
         clock=found.clock,
     )
-    return panel, str(found.source["format"]), found.notes
+    covered = covered_rows(panel, found.partial, file.path)
+    return panel.take(covered), str(found.source["format"]), found.notes
+
+
+def covered_rows(panel: Panel, partial: tuple[bool, bool], where: Path) -> Span:
+    """The rows of a series that its trace covers completely, without the partial ones at its edges.
+
+    Raises:
+        DataError: There are none.
+    """
+    covered = Span(np.array([int(partial[0])]), np.array([len(panel) - int(partial[1])]))
+    if (covered.last <= covered.first).any():
+        raise DataError(
+            f"no bucket of {format_step(panel.step)} is covered completely",
+            where=str(where),
+            hint="The trace is too short for this step: use a longer trace or a smaller `step`.",
+        )
+    return covered
 
 
 def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any]:
