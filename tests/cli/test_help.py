@@ -53,6 +53,8 @@ def test_commands_stand_in_the_order_of_work_with_a_whole_line_each(run: Any) ->
     assert [name for name, _ in listed] == order.split()
     assert set(order.split()) == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     assert all(line.endswith(".") and not line.endswith("...") for _, line in listed)
+    _, out, _ = run("data", "--help")
+    assert "..." not in out.partition("Commands:")[2]
 
 
 def test_defaults_and_placeholders_are_shown(run: Any) -> None:
@@ -63,7 +65,7 @@ def test_defaults_and_placeholders_are_shown(run: Any) -> None:
         "--context, --sequence-length L",
         "--horizon, --prediction-horizon H",
         "--patience, --early-stopping-patience N",
-        "--precision fp32|bf16|fp16",
+        "--precision fp32|tf32|bf16|fp16",
         "--individual / --shared",
         "(default: 150 unless the model sets its own)",
     ):

@@ -121,16 +121,15 @@ def finite(value: Any) -> Any:
     return value
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A plain table: the first ``text_columns`` columns aligned left, the others right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
+    """A plain table; ``sides`` has ``<`` for each column aligned left and ``>`` for each aligned right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    if sides.endswith("<"):
+        widths[-1] = len(header[-1])  # the text at the end of a line may be long
 
     def line(cells: Sequence[str]) -> str:
-        parts = [
-            cell.ljust(width) if i < text_columns else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "  ".join(parts).rstrip()
+        columns = zip(cells, sides, widths, strict=True)
+        return "  ".join(f"{cell:{side}{width}}" for cell, side, width in columns).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 

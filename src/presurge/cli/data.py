@@ -32,7 +32,9 @@ class CacheOptions(Options):
 
 @command(app, "list")
 def list_traces(options: CacheOptions, common: Common) -> None:
-    """List the public traces that can be fetched by name: size, licence, citation and official address.
+    """List the public traces that you can fetch by name.
+
+    Shows their size, licence, official address, checksum and citation.
 
     Example:  presurge data list --json
     """
@@ -66,9 +68,10 @@ class GetOptions(CacheOptions):
 
 @command(app)
 def get(options: GetOptions, common: Common) -> None:
-    """Fetch a public trace from its official release, check it, and print where it is.
+    """Fetch a public trace from its official release.
 
-    Resumes a download that broke off. Checks and uses a file that you put into the cache by hand.
+    Checks the file and prints where it is. Resumes a download that broke off. You can also put the file into the cache
+    yourself; Presurge then checks it and uses it.
 
     Example:  presurge data get burstgpt-1
     """
@@ -123,9 +126,10 @@ class SynthesizeOptions(Options):
 
 @command(app, "synthesize")
 def synthesize_trace(options: SynthesizeOptions, common: Common) -> None:
-    """Write a synthetic LLM request trace in BurstGPT's columns, labelled as synthetic.
+    """Write a synthetic LLM request trace.
 
-    A file of the same name with .json appended says what it is and how it was made.
+    It has BurstGPT's columns and is labelled as synthetic: a file of the same name with .json appended says how it was
+    made.
 
     Example:  presurge data synthesize --out trace.csv.gz --days 14 --rate 2
     """

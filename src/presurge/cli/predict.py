@@ -78,4 +78,4 @@ def forecast_text(forecast: "Forecast") -> str:
         interval = "not calibrated" if low is None else f"{number(low)} to {number(high)}"
         cells = [str(row["timestamp"]), row["channel"], number(row["mean"]), interval]
         rows.append([str(row["item"]), *cells] if several else cells)
-    return format_table(header, rows, text_columns=2 + several)
+    return format_table(header, rows, "<" * several + "<<>>")

@@ -282,4 +282,4 @@ def _statistics_table(statistics: dict[str, Any]) -> str:
         else:
             shown = "unknown" if value is None else str(value)
         rows.append((name.replace("_", " "), shown))
-    return format_table(("statistic", "value"), rows)
+    return format_table(("statistic", "value"), rows, "<>")

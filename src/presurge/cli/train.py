@@ -19,18 +19,8 @@ from presurge.cli.options import (
     setting_pairs,
 )
 
-_GRADIENT_ONLY = (
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "schedule",
-    "clip_norm",
-    "accumulate",
-    "patience",
-    "precision",
-    "seed",
-)
-"""Options without effect on a model that is solved in closed form."""
+_FOR_EVERY_MODEL = ("device", "allow_fallback", "threads", "weight_decay")
+"""Options of learning by gradient that also concern a model that is solved in closed form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +67,17 @@ class AllLearning(LearningRate):
 
     Attributes:
         schedule: How the learning rate changes (default: constant unless the model sets its own).
-        weight_decay: Weight decay (default: 0 unless the model sets its own).
+        weight_decay: Strength of the weight decay (default: 0 unless the model sets its own).
         clip_norm: Largest norm of a gradient (default: unlimited unless the model sets its own).
         accumulate: Batches averaged into one optimizer step (default: 1).
-        precision: Number format; bf16 and fp16 are automatic mixed precision (default: fp32).
+        precision: Number format: tf32 is coarser and faster on a GPU, bf16 and fp16 are mixed precision (default: fp32).
     """
 
     schedule: Literal["constant", "cosine", "one-cycle", "step", "plateau"] | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
     accumulate: int | None = None
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +154,7 @@ def train(
             )
         raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
-    idle = ", ".join(flag(name) for name in _GRADIENT_ONLY if name in given)
+    idle = ", ".join(flag(name) for name in learning.given() if name not in _FOR_EVERY_MODEL)
     if idle and not result.fitted.report.history and result.fitted.model.refits:
         console.warn(f"{idle} had no effect: {resolved.model} was solved, not trained by gradient.")
     print_evaluation(result.evaluation, as_json=common.json)
@@ -200,6 +190,4 @@ def models(common: CommonWithModels) -> None:
         rows = [{"name": n, "summary": s, "baseline": n in BASELINES} for n, s in summaries.items()]
         console.result_json({"models": rows})
         return
-    console.result(
-        format_table(["model", "what it is"], [[*pair] for pair in summaries.items()], text_columns=2)
-    )
+    console.result(format_table(["model", "what it is"], list(summaries.items()), "<<"))

@@ -129,24 +129,15 @@ def _table(trials: "list[Trial]", baselines: dict[str, float]) -> str:
     """One line per trial, with the settings last because they are long; then the best baseline."""
     from presurge.evaluation.report.tables import number
 
-    rows = [
-        [
-            str(trial.number),
-            number(trial.error),
-            f"{trial.cpu_seconds:.2f}",
-            str(trial.epochs) if trial.epochs else "-",
-        ]
-        for trial in trials
-    ]
-    words = [" ".join(f"{name}={_word(value)}" for name, value in trial.drawn.items()) for trial in trials]
+    rows = []
+    for trial in trials:
+        settings = " ".join(f"{name}={_word(value)}" for name, value in trial.drawn.items())
+        epochs = str(trial.epochs or "-")
+        rows.append([str(trial.number), number(trial.error), f"{trial.cpu_seconds:.2f}", epochs, settings])
     if baselines:
         best = min(baselines, key=lambda name: baselines[name])
-        rows.append(["-", number(baselines[best]), "-", "-"])
-        words.append(f"baseline {best}")
-    lines = format_table(["trial", "error", "CPU-s", "epochs"], rows, text_columns=0).splitlines()
-    return "\n".join(
-        f"{line}  {word}" for line, word in zip(lines, ["settings", "--------", *words], strict=True)
-    )
+        rows.append(["-", number(baselines[best]), "-", "-", f"baseline {best}"])
+    return format_table(["trial", "error", "CPU-s", "epochs", "settings"], rows, ">>>><")
 
 
 def _word(value: Any) -> str:
