@@ -28,8 +28,8 @@ class Options:
     """Base of the classes whose fields are the options of a command.
 
     The first line of a subclass's docstring is the heading of its options in the help, and its *Attributes* explain them.
-    Strings in the annotation of a field change its looks: one that begins with a dash replaces the flag made from the
-    name of the field, any other is the placeholder of the value, such as ``COL``.
+    A string in the annotation of a field changes how the field looks: one that begins with a dash replaces the flag
+    derived from the name of the field, any other is the placeholder for the value, such as ``COL``.
     """
 
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""What commands print: results to stdout, everything else to stderr, no more than the user asked for."""
+"""What commands print: results to stdout, everything else to stderr, as much as the user asked for."""
 
 import json
 import math
@@ -13,10 +13,10 @@ from presurge.errors import plain
 Level = Literal["quiet", "normal", "verbose"]
 
 _FLAGS = {"settings": "set", "model_settings": "set", "values": "value", "kinds": "kind"}
-"""Settings that are called otherwise on the command line."""
+"""Settings that have another name on the command line."""
 
 _SECONDS_BETWEEN_LINES = 10.0
-"""How often long work reports its progress if stderr is not a terminal."""
+"""How often a long phase reports its progress if stderr is not a terminal."""
 
 
 class Console:
@@ -28,12 +28,12 @@ class Console:
         self.flags: dict[str, str] = {}
 
     def say(self, text: str, *, level: Level = "normal") -> None:
-        """Write a message to stderr, as far as the level allows."""
+        """Write a message to stderr unless the level suppresses it."""
         if self.level != "quiet" and (level != "verbose" or self.level == "verbose"):
             print(text, file=sys.stderr)
 
     def warn(self, text: str) -> None:
-        """Write a warning to stderr, also with ``--quiet``."""
+        """Write a warning to stderr, even with ``--quiet``."""
         print(f"Warning: {text}", file=sys.stderr)
 
     def result(self, text: str) -> None:

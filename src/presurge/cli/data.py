@@ -13,7 +13,7 @@ from presurge.cli.options import Common
 
 app = typer.Typer(
     name="data",
-    help="List and fetch public traces, or draw a synthetic one.",
+    help="List and fetch public traces, or generate a synthetic one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -24,7 +24,7 @@ class CacheOptions(Options):
     """Options.
 
     Attributes:
-        cache: Where fetched files are kept (default: $PRESURGE_CACHE, or presurge in $XDG_CACHE_HOME or ~/.cache).
+        cache: Directory for fetched files (default: $PRESURGE_CACHE, or presurge in $XDG_CACHE_HOME or ~/.cache).
     """
 
     cache: Annotated[Path | None, "DIR"] = None
@@ -59,7 +59,7 @@ class GetOptions(CacheOptions):
 
     Attributes:
         name: Name of the trace, from `presurge data list`.
-        out: Also copy the file there.
+        out: Also copy the file to this path.
     """
 
     name: Annotated[str, typer.Argument(metavar="NAME")]
@@ -110,9 +110,9 @@ class SynthesizeOptions(Options):
     Attributes:
         out: File to write; its name ends in .csv, .csv.gz, .csv.zst or .parquet.
         rows: Exact number of requests, up to 100 million (default: 400000).
-        rate: Mean requests per second, instead of --rows.
-        days: Length of the trace.
-        seed: The same seed gives the same file.
+        rate: Mean number of requests per second, instead of --rows.
+        days: Length of the trace in days.
+        seed: Random seed; the same seed gives the same file.
         start: Date and time of the first minute, in ISO format; sets weekday and hour.
     """
 

@@ -16,10 +16,10 @@ class DemoOptions(Options):
     """Options.
 
     Attributes:
-        out: Where everything goes.
-        days: Length of the synthetic trace.
+        out: Directory to write to.
+        days: Length of the synthetic trace in days.
         rows: Requests in the synthetic trace.
-        seed: Seed of the synthetic trace.
+        seed: Random seed of the synthetic trace.
     """
 
     out: Annotated[Path, "DIR"] = Path("demo_output")
@@ -29,9 +29,10 @@ class DemoOptions(Options):
 
 
 def demo(options: DemoOptions, common: Common) -> None:
-    """See it work: a synthetic trace, trained on and forecast.
+    """See how it works: train and forecast on a synthetic trace.
 
-    Draws a request trace, prepares it, trains and scores a forecaster, writes a report and forecasts the next minutes.
+    Generates a request trace, prepares it, trains and scores a forecaster, writes a report and forecasts the next
+    minutes.
 
     Example:  presurge demo --out demo_output
     """

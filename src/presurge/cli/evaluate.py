@@ -40,7 +40,7 @@ class BacktestOptions(Stride):
 
     Attributes:
         models: Models to compare; the baselines are always added.
-        season: Period of the seasonal baseline, such as 1d (default: detected).
+        season: Period of the seasonal baseline, such as 1d (default: detected automatically).
         set: A setting of one model, or of every compared model that has it; repeatable.
     """
 
@@ -58,8 +58,8 @@ def backtest(
 ) -> None:
     """Train several models on early rows and score them on the last.
 
-    All models are scored on the same windows, by rolling origin. The metrics of each channel are averaged over the
-    horizon.
+    All models are scored on the same windows, with a rolling origin. Metrics are averaged over the horizon for each
+    channel.
 
     Examples:
       presurge backtest data --models auto,linear
@@ -98,9 +98,9 @@ def evaluate(
     split: Split,
     common: CommonWithModels,
 ) -> None:
-    """Score a trained model on the test rows of some data.
+    """Score a trained model on the test rows of a data set.
 
-    The baselines are fitted to the rows before those and scored on the same windows.
+    The naive baselines are fitted to the rows before them and scored on the same windows.
 
     Example:  presurge evaluate run --data data
     """

@@ -64,7 +64,7 @@ class ModelDirectory(Options):
     """Arguments.
 
     Attributes:
-        model_dir: What `presurge train --out` wrote.
+        model_dir: Directory that `presurge train --out` wrote.
     """
 
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR")]
@@ -75,14 +75,14 @@ class TableOptions(Options):
     """Reading a table.
 
     Attributes:
-        time: Column of the time stamps.
+        time: Column with the timestamps.
         value: Columns to forecast, or channels of a prepared directory or trace.
-        known: Columns of covariates whose future is known, such as a price or a holiday.
-        observed: Columns of covariates that are known only up to now.
-        item: Column of the item names, for a table in long form.
-        step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace; a table tells its own).
-        kind: What a column holds. By default whole numbers that are never negative are counts, all others gauges.
-        fill: What a time without a row means. auto is zero for counts and missing for gauges (default: auto).
+        known: Columns with covariates whose future is known, such as a price or a holiday.
+        observed: Columns with covariates that are known only up to now.
+        item: Column with the item names, for a table in long form.
+        step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace, inferred for a table).
+        kind: Whether a column is a count or a gauge (default: count if its values are whole numbers and none is negative).
+        fill: How to fill times without a row; auto means zero for counts and missing for gauges (default: auto).
     """
 
     time: Annotated[str | None, "COL"] = None
@@ -126,8 +126,8 @@ class Split(Options):
     """Splitting.
 
     Attributes:
-        test_fraction: Last part of the rows, which is only scored (default: the prepared split, or 0.2).
-        validation_fraction: Last part of the rows before those, which chooses settings (default: the prepared split, or 0.2).
+        test_fraction: Share of the rows, at the end, that is only scored (default: the prepared split, or 0.2).
+        validation_fraction: Share of the rows before the test rows that chooses settings (default: the prepared split, or 0.2).
     """
 
     test_fraction: float | None = None
@@ -149,7 +149,7 @@ class DataOptions(Split, TableOptions):
     data: Annotated[Path, typer.Argument(metavar="DATA")]
 
     def load(self) -> "Dataset":
-        """Load the data set, and print what was done to it on the way in.
+        """Load the data set, and print what reading it changed.
 
         Raises:
             ConfigError: The options contradict each other.
@@ -188,7 +188,7 @@ def listed(texts: list[str]) -> tuple[str, ...]:
 
 
 def say_notes(notes: tuple[str, ...]) -> None:
-    """Print what was done to the data on the way in."""
+    """Print what reading the data changed."""
     for note in notes:
         console.say(f"Note: {note}")
 
@@ -198,8 +198,8 @@ class Windows(Options):
     """Windows.
 
     Attributes:
-        context: Rows of history that a forecast reads (default: that of the preset).
-        horizon: Rows that a forecast gives (default: that of the preset).
+        context: Rows of history that a forecast reads (default: the preset's).
+        horizon: Rows to forecast (default: the preset's).
     """
 
     context: Annotated[int | None, "L", "--context", "--sequence-length"] = None
@@ -211,8 +211,8 @@ class ConfigFile(Options):
     """Configuration.
 
     Attributes:
-        preset: minute-3 (120 rows to 3) or long-20 (100 rows to 20) (default: minute-3).
-        config: JSON or YAML file of settings; an option given here beats it.
+        preset: Context and horizon: minute-3 (120 and 3 rows) or long-20 (100 and 20 rows) (default: minute-3).
+        config: JSON or YAML file with settings; options on the command line override it.
     """
 
     preset: str | None = None
@@ -225,8 +225,8 @@ class Learning(Options):
 
     Attributes:
         epochs: Maximum number of epochs (default: 150 unless the model sets its own).
-        seed: Seed of weights, order and dropout (default: 0).
-        device: Where to train (default: auto).
+        seed: Random seed for weights, shuffling and dropout (default: 0).
+        device: Device to train on (default: auto).
         allow_fallback: Use the CPU if the device does not exist.
     """
 
@@ -241,10 +241,10 @@ class LearningRate(Learning):
     """Learning by gradient.
 
     Attributes:
-        batch_size: Windows in a batch (default: 128 unless the model sets its own).
+        batch_size: Windows per batch (default: 128 unless the model sets its own).
         learning_rate: Peak learning rate (default: 0.001 unless the model sets its own).
         patience: Epochs without a better validation loss before training stops (default: 15).
-        threads: CPU threads of torch (default: 1).
+        threads: CPU threads for torch (default: 1).
     """
 
     batch_size: int | None = None

@@ -18,10 +18,10 @@ class PredictOptions(Options):
 
     Attributes:
         history: The latest rows: at least as many as the model's context.
-        horizon: Rows to forecast (default: as many as the model can).
+        horizon: Rows to forecast (default: the model's horizon).
         future: The --known columns of the rows to forecast: exactly as many rows as the model's horizon.
         output: Also write the forecast to this file; /dev/stdout gets JSON and nothing else.
-        fill_gaps: What to do about missing rows in the context: stop, or interpolate between their neighbours.
+        fill_gaps: How to treat missing rows in the context: stop with an error, or interpolate between their neighbours.
     """
 
     history: Path
@@ -34,10 +34,10 @@ class PredictOptions(Options):
 def predict(
     model: ModelDirectory, options: PredictOptions, table: TableOptions, common: CommonWithModels
 ) -> None:
-    """Forecast what follows a history, with intervals and stamps.
+    """Forecast the rows that follow a history, with intervals.
 
-    The first forecast row lies one step after the last complete row of the history. Columns are found under the names
-    that the model was trained on, unless --time and --value name others.
+    The first forecast row lies one step after the last complete row of the history. Columns have the names that the model
+    was trained on, unless --time and --value name others.
 
     Examples:
       presurge predict run --history data

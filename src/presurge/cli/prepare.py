@@ -54,11 +54,11 @@ class ReadingOptions(Options):
     """Reading the trace.
 
     Attributes:
-        failures: Count failed requests, which have no output token, as requests and as failures (keep), or as
-            failures only (drop).
-        format: Format of the trace (default: recognised by its columns).
-        time_unit: Unit of numeric stamps (default: recognised by their size).
-        bad_rows: Stop at a bad stamp or token count, or leave the row out.
+        failures: Count failed requests, those without an output token, as requests and as failures (keep), or only as
+            failures (drop).
+        format: Format of the trace (default: recognised by the columns).
+        time_unit: Unit of numeric timestamps (default: inferred from their magnitude).
+        bad_rows: Stop at a bad timestamp or token count, or drop the row.
     """
 
     failures: Literal["keep", "drop"] = "keep"
@@ -72,7 +72,7 @@ class NameOptions(Options):
     """Options.
 
     Attributes:
-        name: What the names of the files begin with (default: the name of the input).
+        name: Prefix of the file names (default: the name of the input).
     """
 
     name: str | None = None
@@ -83,7 +83,7 @@ class SplitOptions(Options):
     """Options.
 
     Attributes:
-        split: Shares of train, val, rl and test, in the order of time.
+        split: Shares of train, val, rl and test, in chronological order.
     """
 
     split: Annotated[str, "F,F,F,F"] = "0.6,0.1,0.2,0.1"
@@ -117,8 +117,8 @@ class WholeOptions(NameOptions, AnalyzeOptions, SplitOptions, StepOptions):
 
     Attributes:
         trace: A request trace.
-        out: Directory to write; other files in it stay.
-        dense: Also write the series of seconds.
+        out: Directory to write to; other files in it are kept.
+        dense: Also write the series with one row per second.
     """
 
     trace: Annotated[Path, typer.Argument(metavar="TRACE")]
@@ -150,7 +150,7 @@ class GuideOptions(NameOptions):
     """Options.
 
     Attributes:
-        out: Directory to read and write; other files in it stay.
+        out: Directory to read from and write to; other files in it are kept.
     """
 
     out: Annotated[Path, "DIR"] = Path("dataset")
@@ -171,7 +171,7 @@ class DenseOptions(GuideOptions, AnalyzeOptions):
 
 @command(app)
 def dense(options: DenseOptions, reading: ReadingOptions, common: Common) -> None:
-    """First step of the guide: a row for every second of the trace.
+    """First step of the training guide: one row per second of the trace.
 
     Example:  presurge prepare dense --convert-original --analyze
     """
@@ -194,7 +194,7 @@ class CompressOptions(GuideOptions, StepOptions):
     """Options.
 
     Attributes:
-        source: A file of seconds or a request trace (default: what `presurge prepare dense` wrote in DIR).
+        source: A file with one row per second, or a request trace (default: what `presurge prepare dense` wrote in DIR).
     """
 
     source: Annotated[Path | None, typer.Argument(metavar="INPUT")] = None
@@ -202,7 +202,7 @@ class CompressOptions(GuideOptions, StepOptions):
 
 @command(app)
 def compress(options: CompressOptions, reading: ReadingOptions, common: Common) -> None:
-    """Second step of the guide: a row for every minute, or another step.
+    """Second step of the training guide: one row per minute, or per --step.
 
     Example:  presurge prepare compress --step 60s
     """
@@ -218,7 +218,7 @@ class SplitStepOptions(GuideOptions, SplitOptions):
     """Options.
 
     Attributes:
-        source: A file of minutes (default: what `presurge prepare compress` wrote in DIR).
+        source: A file with one row per minute (default: what `presurge prepare compress` wrote in DIR).
     """
 
     source: Annotated[Path | None, typer.Argument(metavar="INPUT")] = None
@@ -226,9 +226,9 @@ class SplitStepOptions(GuideOptions, SplitOptions):
 
 @command(app)
 def split(options: SplitStepOptions, common: Common) -> None:
-    """Third step of the guide: the rows of each part, and the manifest.
+    """Third step of the training guide: split the rows and write the manifest.
 
-    Writes rows for training, validation, reinforcement learning and testing.
+    The parts are for training, validation, reinforcement learning and testing.
 
     Example:  presurge prepare split --split 0.6,0.1,0.2,0.1
     """

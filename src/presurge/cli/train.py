@@ -29,7 +29,7 @@ class RunOptions(Options):
 
     Attributes:
         out: The run directory.
-        resume: Go on from the last checkpoint in --out.
+        resume: Continue from the last checkpoint in --out.
         plots: Draw the plots of the report (default: --plots).
     """
 
@@ -43,13 +43,13 @@ class ModelOptions(Options):
     """The model.
 
     Attributes:
-        model: Model to train; auto chooses by validation, `presurge models` lists all (default: dlinear).
+        model: Model to train; auto chooses one by validation, `presurge models` lists all (default: dlinear).
         set: A setting of the model, such as ridge=100; repeatable.
         solver: How DLinear is fitted (default: auto).
-        loss: Loss that training minimises (default: mse).
+        loss: Loss to minimise (default: mse).
         individual: Give each channel its own weights (default), or share them.
-        kernel_size: Rows of DLinear's moving average, an odd number (default: 25).
-        channels: Refuse data with another number of channels.
+        kernel_size: Rows in DLinear's moving average, an odd number (default: 25).
+        channels: Refuse data with a different number of channels.
     """
 
     model: str | None = None
@@ -68,7 +68,7 @@ class AllLearning(LearningRate):
     Attributes:
         schedule: How the learning rate changes (default: constant unless the model sets its own).
         weight_decay: Strength of the weight decay (default: 0 unless the model sets its own).
-        clip_norm: Largest norm of a gradient (default: unlimited unless the model sets its own).
+        clip_norm: Maximum norm of the gradient (default: unlimited unless the model sets its own).
         accumulate: Batches averaged into one optimizer step (default: 1).
         precision: Number format: tf32 is coarser and faster on a GPU, bf16 and fp16 are mixed precision (default: fp32).
     """
@@ -86,10 +86,10 @@ class LoggerOptions(Options):
 
     Attributes:
         use_wandb: Log to Weights & Biases (default: --no-wandb).
-        wandb_project: Its project.
-        wandb_entity: Its team.
-        wandb_run_name: Name of the run there.
-        loggers: Log there too; repeatable.
+        wandb_project: Weights & Biases project.
+        wandb_entity: Weights & Biases team.
+        wandb_run_name: Name of the run in Weights & Biases.
+        loggers: Also log to TensorBoard or MLflow; repeatable.
     """
 
     use_wandb: Annotated[bool | None, "--use-wandb/--no-wandb"] = None
@@ -111,8 +111,8 @@ def train(
 ) -> None:
     """Train a forecaster and score it beside the naive baselines.
 
-    Writes a run directory with the model, plots and a report. An option here beats the --config file, which beats the
-    preset, which beats the default.
+    Writes a run directory with the model, plots and a report. Options override the --config file, which overrides
+    the preset, which overrides the defaults.
 
     Examples:
       presurge train data --out run --model auto
@@ -129,7 +129,7 @@ def train(
     given |= {"model_settings": setting_pairs(given.pop("set", [])), "config": None}
     resolved = resolve_config(given, file.config)
     check_model(resolved)
-    if os.environ.get("RANK", "0") != "0":  # torchrun started this process only to help the first one
+    if os.environ.get("RANK", "0") != "0":  # torchrun started this process to help the first one
         console.level = "quiet"
         fit(data.load(), resolved)
         return
@@ -162,7 +162,7 @@ def train(
 
 
 def _resuming() -> str:
-    """This command, resumed."""
+    """The command that resumes this run."""
     words = ["presurge", *sys.argv[1:]]
     return "\n  " + shlex.join(words if "--resume" in words else [*words, "--resume"])
 

@@ -30,12 +30,12 @@ class SearchOptions(Options):
     """The search.
 
     Attributes:
-        out: Directory of the search; the same one continues it.
+        out: Directory for the search; give the same one again to continue it.
         model: Model to tune (default: dlinear).
         trials: Total number of trials.
-        timeout: Start no trial after this time, such as 90s, 10m or 2h.
-        space: JSON file of what to search (default: what the model declares).
-        set: A setting of the model, which is then not searched; repeatable.
+        timeout: Start no new trial after this time, such as 90s, 10m or 2h.
+        space: JSON or YAML file with the settings to search (default: those that the model declares).
+        set: A setting of the model to fix, such as solver=exact; repeatable.
     """
 
     out: Annotated[Path, "DIR"]
@@ -54,10 +54,11 @@ def tune(
     data: DataOptions,
     common: CommonWithModels,
 ) -> None:
-    """Search the settings of a model by their validation error.
+    """Find the settings of a model with the lowest validation error.
 
-    The test rows take no part. What an option, --set or --config fixes is not searched. The best settings go into
-    DIR/best_config.json, which presurge train --config takes. The same command continues an interrupted search.
+    The test rows are not used. Settings that you fix with an option, --set or --config are not searched. The best
+    settings are written to DIR/best_config.json, for presurge train --config. Run the same command again to continue
+    an interrupted search.
 
     Example:  presurge tune data --out search --model dlinear --trials 30
     """

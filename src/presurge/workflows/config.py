@@ -40,15 +40,15 @@ class TrainConfig(TrainerConfig):
 
     Attributes:
         model: Name of the model.
-        preset: Supplies context and horizon if nothing else does.
+        preset: Sets context and horizon if nothing else does.
         context: Rows of history.
         horizon: Rows of forecast.
-        channels: How many channels the data must have; None takes any number.
+        channels: Number of channels that the data must have; None accepts any.
         model_settings: The model's own settings.
         use_wandb: Send curves, metrics and pictures to Weights & Biases.
-        wandb_project: Its project.
-        wandb_entity: Its team.
-        wandb_run_name: The name of the run there.
+        wandb_project: Weights & Biases project.
+        wandb_entity: Weights & Biases team.
+        wandb_run_name: Name of the run in Weights & Biases.
         loggers: Further metric loggers by name.
     """
 
@@ -119,7 +119,7 @@ def resolve_config(given: Mapping[str, Any], file: Path | None = None) -> TrainC
 
 @contextmanager
 def _blamed_on(places: Mapping[str, str], given: Mapping[str, str], *, unknown: str | None) -> Iterator[None]:
-    """Say of a bad value what the caller calls it, or else where it stands in a file; an unknown key has its own place."""
+    """Name a bad value as the caller did, or else by its place in a file; an unknown key has a place of its own."""
     try:
         yield
     except ConfigError as error:

@@ -31,14 +31,14 @@ class TableConfig(Config):
     """How to read a table; a model remembers it for the table that it was trained on.
 
     Attributes:
-        time: Column of the time stamps.
-        values: Columns of the channels to forecast.
-        known: Columns of covariates whose future is known, such as a price or a holiday.
-        observed: Columns of covariates that are only known up to now.
-        item: Column of the item names, for a table in long form.
-        step: Frequency such as ``"60s"``; None takes it from the stamps.
-        kinds: ``count`` or ``gauge`` for the columns whose kind should not be guessed.
-        fill: What a time without a row means; ``auto`` is zero for counts and missing for gauges.
+        time: Column with the timestamps.
+        values: Columns with the channels to forecast.
+        known: Columns with covariates whose future is known, such as a price or a holiday.
+        observed: Columns with covariates that are only known up to now.
+        item: Column with the item names, for a table in long form.
+        step: Frequency such as ``"60s"``; None infers it from the timestamps.
+        kinds: ``count`` or ``gauge`` for the columns whose kind should not be inferred.
+        fill: How to fill times without a row; ``auto`` means zero for counts and missing for gauges.
     """
 
     time: str
@@ -63,7 +63,7 @@ class Series:
 
 
 def examined(path: Path) -> Path | RowFile:
-    """Open a file once for everything that reads it; a directory stays a path."""
+    """Open a file once for everything that reads it; return a directory as a path."""
     return open_file(path) if Path(path).is_file() else Path(path)
 
 
@@ -78,7 +78,7 @@ def load_dataset(
     test_fraction: float | None = None,
     validation_fraction: float | None = None,
 ) -> Dataset:
-    """Load DATA and cut it into training, validation and test rows.
+    """Load DATA and split it into training, validation and test rows.
 
     Args:
         path: A prepared directory, a table (with ``table``), or a request trace or minute file of a known format.
@@ -87,8 +87,8 @@ def load_dataset(
         channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
         known: Its channels that are covariates with a known future; a table names its own.
         observed: Its channels that are covariates known up to now; a table names its own.
-        test_fraction: Last part of the rows, which only measures (default: that of a prepared directory, else 0.2).
-        validation_fraction: Last part of the rows before those (default: that of a prepared directory, else 0.2).
+        test_fraction: Share of the rows, at the end, that is only scored (default: that of a prepared directory, else 0.2).
+        validation_fraction: Share of the rows before the test rows (default: that of a prepared directory, else 0.2).
 
     Raises:
         DataError: The input cannot be read or holds too little.
@@ -125,7 +125,7 @@ def load_dataset(
 def load_series(
     source: Path | RowFile, table: TableConfig | None = None, *, step: str | None = None
 ) -> Series:
-    """Load DATA as one panel, without cutting it unless it was prepared with a split.
+    """Load DATA as one panel, with a split only if it was prepared with one.
 
     Raises:
         DataError: The input cannot be read.

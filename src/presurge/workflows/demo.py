@@ -21,7 +21,7 @@ NETWORKS = {"mlp:stride": 10, "gru:stride": 10, "gru:calendar": True}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DemoResult:
-    """What the demonstration gave; ``comparison``, of networks on the same windows, is None if torch is not installed."""
+    """The results of the demo; ``comparison``, of networks on the same windows, is None if torch is not installed."""
 
     trained: TrainResult
     comparison: Evaluation | None
@@ -29,7 +29,7 @@ class DemoResult:
 
 
 def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress = silent) -> DemoResult:
-    """Synthesize, prepare, train and measure ``auto``, report, compare networks, forecast the next three minutes."""
+    """Generate a trace, prepare it, train and measure ``auto``, report, compare networks, forecast the next three minutes."""
     trace, data, run = out / "trace.csv", out / "data", out / "run"
     synthesize(SyntheticConfig(rows=rows, days=days, seed=seed), trace, progress=progress)
     prepare(trace, data, progress=progress)

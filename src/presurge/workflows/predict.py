@@ -20,7 +20,7 @@ from presurge.workflows.dataset import TableConfig, examined, load_series
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
-"""Names that a time column is looked for under when neither the model nor the user names one."""
+"""Names that identify a time column when neither the model nor the user names one."""
 
 
 def predict(
@@ -38,12 +38,12 @@ def predict(
         model_directory: A model directory or a run directory.
         history: A table with the columns that the model was trained on, a minute file, a request trace or a prepared
             directory. At least as many rows as the model's context, at the model's step.
-        table: What differs from how the training table was read, by the names of ``TableConfig``.
+        table: Settings of ``TableConfig`` that differ from those of the training table.
         horizon: Rows to forecast, at most the model's horizon (the default).
         future: The known columns of the rows after the history, as many as the model's horizon; only for a model that
             was trained with known columns.
-        gaps: What happens to missing rows within the context: an error, or straight lines between the neighbours,
-            which the forecast's ``flags`` then say.
+        gaps: How to treat missing rows in the context: raise an error, or interpolate between their neighbours and say so
+            in the forecast's ``flags``.
 
     Raises:
         HistoryError: The history is too short, has another step, misses a channel, or has a gap.

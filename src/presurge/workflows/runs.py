@@ -21,7 +21,7 @@ SETTINGS_FILE = "training_config.json"
 
 @contextmanager
 def log_file(path: Path, *, append: bool = False) -> Iterator[None]:
-    """Send the messages of the package to a file while the body runs.
+    """Log the messages of the package to a file while the body runs.
 
     Raises:
         StorageError: The file cannot be written.
@@ -68,7 +68,7 @@ def metric_loggers(config: TrainConfig, directory: Path) -> Iterator[list[Metric
 
 
 def resumable(directory: Path) -> bool:
-    """Whether a training by gradient can go on in a run directory."""
+    """Whether a run directory has a checkpoint to resume from."""
     return (directory / CHECKPOINTS / "last.pt").is_file()
 
 
@@ -88,7 +88,7 @@ def check_same_model(directory: Path, config: TrainConfig) -> None:
             raise ConfigError(
                 f"the run to resume has {key} {before!r}, and {now!r} was asked for",
                 where=str(path),
-                hint=f"Go on with `config={path}` and `resume`, or start anew without `resume`.",
+                hint=f"Continue with `config={path}` and `resume`, or start anew without `resume`.",
             )
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger("presurge.train")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainResult:
-    """What a training run gave; ``report`` is its page."""
+    """The results of a training run; ``report`` is the path of its HTML page."""
 
     fitted: Fitted
     evaluation: Evaluation
@@ -55,8 +55,8 @@ def train(
         config: The resolved configuration.
         directory: The run directory; ``models`` in it is replaced as a whole after the fit.
         progress: Called with the phase and its share done.
-        split: The fractions that cut the data, remembered so that ``presurge evaluate`` cuts them alike.
-        resume: Go on from the last checkpoint of a training by gradient; a restart by torchrun always does.
+        split: The fractions that split the data, stored so that ``presurge evaluate`` splits them the same way.
+        resume: Continue from the last checkpoint of a training by gradient; a restart by torchrun always does.
         plots: Draw the plots of the report.
         next_command: The command that forecasts with the model, as the reports show it.
 
@@ -111,7 +111,7 @@ def _write_reports(summary: RunSummary, *, plots: bool, progress: Progress | Non
 
 
 def _check(dataset: Dataset, config: TrainConfig, directory: Path, *, resume: bool) -> None:
-    """Refuse what cannot work before anything is written."""
+    """Refuse impossible settings before anything is written."""
     store.check_place(directory / "models")
     found = len(dataset.panel.targets)
     if config.channels is not None and config.channels != found:

@@ -117,7 +117,7 @@ def tune(
         directory: Receives the journal, ``best_config.json`` and ``trials.json``.
         trials: Total number of trials.
         timeout: Seconds after which no further trial starts.
-        progress: Told the share done and the best error so far.
+        progress: Called with the share done and the best error so far.
 
     Raises:
         ConfigError: The directory holds a search for something else.
@@ -161,7 +161,7 @@ def tune(
 
 
 def _try(trial: optuna.Trial, dataset: Dataset, settings: TrainConfig) -> None:
-    """Measure one trial and tell the study; whatever interrupts it from outside leaves it to be repeated."""
+    """Measure one trial and tell the study; if something interrupts it from outside, the next search repeats it."""
     began, reason, error = time.process_time(), None, None
     try:
         tried = applied(settings, trial.params)

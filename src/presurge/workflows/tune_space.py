@@ -35,9 +35,9 @@ class Knob(Config):
         choices: The values; empty for a range.
         low: The smallest value of a range.
         high: The largest; if both are integers, the range is one of integers.
-        log: Draw every factor, not every difference, with equal probability.
+        log: Draw from a logarithmic scale: all factors are equally likely.
         step: Distance between values; None draws any value.
-        only_with: Other settings and those of their values beside which this setting means something and is drawn.
+        only_with: Other settings, and the values of them with which this setting has an effect and is drawn.
     """
 
     choices: Annotated[tuple[Plain, ...], AfterValidator(lambda found: tuple(dict.fromkeys(found)))] = ()
@@ -86,11 +86,11 @@ class Knob(Config):
         return self.step is None or (value - self.low) % self.step == 0
 
     def extremes(self) -> tuple[Plain, ...]:
-        """Values that are possible settings only if all that can be drawn are."""
+        """The ends of a range, or all choices: if they are possible settings, so is every value that can be drawn."""
         return self.choices or (self.low, self.high)
 
     def applies(self, drawn: dict[str, Any]) -> bool:
-        """Whether the setting means something beside these."""
+        """Whether the setting has an effect beside these."""
         return all(drawn.get(name) in values for name, values in self.only_with.items())
 
     def draw(self, trial: "optuna.Trial", name: str) -> None:
@@ -103,7 +103,7 @@ class Knob(Config):
             trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
     def to_json(self) -> Any:
-        """The form that it has in a file."""
+        """The knob as a space file writes it."""
         if self.choices:
             return list(self.choices)
         more = self.model_dump(include={"log", "step"}, exclude_defaults=True)
@@ -199,7 +199,7 @@ def applied(settings: TrainConfig, drawn: dict[str, Any]) -> TrainConfig:
 
 
 def usual_values(space: Space, settings: TrainConfig) -> dict[str, Any]:
-    """The values that the settings have anyway, as far as the space holds them: the trial that the others have to beat."""
+    """The values that the settings have without a search, as far as the space contains them: the first trial."""
     values, usual = settings.model_dump() | own_values(settings), dict[str, Any]()
     for name, knob in space.items():
         value = values[name]
@@ -211,7 +211,7 @@ def usual_values(space: Space, settings: TrainConfig) -> dict[str, Any]:
 
 
 def brief(settings: TrainConfig) -> dict[str, Any]:
-    """The settings that differ from those usual for the model, as ``presurge train`` reads them."""
+    """The settings that differ from the defaults of the model, as ``presurge train`` reads them."""
     usual = resolve_config({"model": settings.model}).model_dump(mode="json")
     return {
         name: value

@@ -31,13 +31,13 @@ class PrepareConfig:
     Attributes:
         step: Distance of the rows in microseconds, from 1 s to 1 week.
         dense: Whether to write the series of seconds too.
-        split: Shares of the rows for train, val, rl and test, in the order of time; they add up to 1.
-        name: What the file names begin with; by default the name of the input.
+        split: Shares of the rows for train, val, rl and test, in chronological order; they add up to 1.
+        name: Prefix of the file names; by default the name of the input.
         analyze: Whether to compute statistics of the trace, in a second pass over it.
-        failures: Whether failed requests count as requests too, or only as failures.
+        failures: Whether failed requests count as requests and failures, or only as failures.
         format: Name of the trace's format; by default its columns decide.
-        time_unit: Unit of numeric stamps; by default the format or their magnitude decides.
-        bad_rows: Whether a bad row is an error or is left out.
+        time_unit: Unit of numeric timestamps; by default the format or their magnitude decides.
+        bad_rows: Whether a bad row is an error or is dropped.
 
     Raises:
         ConfigError: The step or the split is impossible.
@@ -64,7 +64,7 @@ class PrepareConfig:
             )
 
     def name_for(self, file: Path) -> str:
-        """What the names of files made from this one begin with."""
+        """Prefix of the names of the files made from this one."""
         return self.name or name_of(file)
 
 

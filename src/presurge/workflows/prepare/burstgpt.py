@@ -24,7 +24,7 @@ from presurge.sources.formats import GUIDE_COLUMNS, GUIDE_COUNTS, GUIDE_TIME
 Values = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 NAME = "BurstGPT_1"
-"""What the names of the guide's own files begin with."""
+"""Prefix of the names of the guide's own files."""
 DENSE = "dense_timeseries"
 
 COUNTS = GUIDE_COUNTS | {"failures": "Failures"}
@@ -50,12 +50,12 @@ _STEPS = re.compile(rf"_({DENSE}|compressed_\d+s)$")
 
 
 def name_of(file: Path) -> str:
-    """What the names of files made from this one begin with: its own name, without its endings and its step."""
+    """Prefix of the names of the files made from this one: its own name, without its endings and its step."""
     return _STEPS.sub("", _ENDINGS.sub("", file.name)) or file.name
 
 
 def compressed(seconds: int | str) -> str:
-    """What the name of a minute file ends in, before ``.csv``; the second file has `DENSE` there."""
+    """Suffix of the name of a minute file, before ``.csv``; that of a second file is `DENSE`."""
     return f"compressed_{seconds}s"
 
 

@@ -36,7 +36,7 @@ class Prepared:
         rows: Rows of the series: seconds for the dense step, else steps.
         step: Distance of those rows in microseconds.
         totals: Exact sums over the input, and so over every file.
-        notes: What was changed on the way in, and what to know about the result.
+        notes: What reading the input changed, and what to know about the result.
         manifest: Content of ``prepare.json``, if it was written.
         statistics: Statistics of the trace, if asked for.
     """

@@ -75,7 +75,7 @@ def prepare_compress(
         source: A second file or a trace; by default the second file in ``out``, as Parquet if that is not older than the
             CSV, since it knows failures and requests in flight too.
         out: Where to write.
-        config: How to read a trace, the step, and what the file names begin with.
+        config: How to read a trace, the step, and the prefix of the file names.
         progress: Called with the phase and the share of it that is done.
 
     Raises:
@@ -101,7 +101,7 @@ def prepare_split(source: Input = None, out: Path = OUT, config: PrepareConfig =
     Args:
         source: A minute file; by default the one in ``out``, that of 60 s if there are several.
         out: Where to write.
-        config: The shares of the parts, and what the file names begin with.
+        config: The shares of the parts, and the prefix of the file names.
 
     Raises:
         DataError: The file cannot be read, or a request or token was not conserved; nothing was written.
