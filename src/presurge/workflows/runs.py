@@ -52,11 +52,7 @@ def metric_loggers(config: TrainConfig, directory: Path) -> Iterator[list[Metric
     If the body fails, the latter are closed without final numbers; a resumed run starts new ones.
     """
     values = config.model_dump(mode="json")
-    options = {
-        "project": config.wandb_project,
-        "entity": config.wandb_entity,
-        "run_name": config.wandb_run_name,
-    }
+    options = {name: values[f"wandb_{name}"] for name in ("project", "entity", "run_name")}
     names = dict.fromkeys([*(["wandb"] if config.use_wandb else []), *config.loggers])
     foreign = [open_logger(name, directory, values, options) for name in names]
     try:
