@@ -255,7 +255,8 @@ def _print(prepared: "Prepared", *, as_json: bool) -> None:
         console.result_json(prepared.to_dict())
         return
     if prepared.statistics:
-        console.result(_statistics_table(prepared.statistics) + "\n")
+        rows = [(name.replace("_", " "), _shown(name, value)) for name, value in prepared.statistics.items()]
+        console.result(format_table(("statistic", "value"), rows, "<>") + "\n")
     totals = ", ".join(f"{total:,} {name.replace('_', ' ')}" for name, total in prepared.totals.items())
     console.result(f"{prepared.rows:,} rows of {prepared.step // 1_000_000} s: {totals}")
     if prepared.manifest:
@@ -270,16 +271,12 @@ def _print(prepared: "Prepared", *, as_json: bool) -> None:
         console.say(f"  {file}", level="verbose")
 
 
-def _statistics_table(statistics: dict[str, Any]) -> str:
-    rows = []
-    for name, value in statistics.items():
-        if isinstance(value, float) and name.endswith("share"):
-            shown = f"{value:.1%}"
-        elif isinstance(value, float):
-            shown = f"{value:,.2f}"
-        elif isinstance(value, int) and name not in _STAMPS:
-            shown = f"{value:,}"
-        else:
-            shown = "unknown" if value is None else str(value)
-        rows.append((name.replace("_", " "), shown))
-    return format_table(("statistic", "value"), rows, "<>")
+def _shown(name: str, value: float | str | None) -> str:
+    """A statistic as the table shows it."""
+    if value is None:
+        return "unknown"
+    if name in _STAMPS or isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1%}" if name.endswith("share") else f"{value:,.2f}"
