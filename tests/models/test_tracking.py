@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.walk import rolling_forecast
-from presurge.models.conformal import Calibration, track
+from presurge.models.conformal import Calibration, Tracks
 from presurge.models.forecaster import Forecaster, Prediction
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean
@@ -115,7 +115,7 @@ def noise(rows: int) -> Panel:
     return Panel(values=values, channels=(Channel("x"),), step=HOUR, start=np.zeros(1, np.int64))
 
 
-def test_channels_in_groups_give_the_same(walk: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracks_in_pieces_give_the_same(walk: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
     origins = usable(walk, test)
@@ -260,9 +260,8 @@ def test_quantiles_never_cross_and_counts_are_never_negative(walk: Panel) -> Non
 def test_errors_that_are_unknown_move_nothing() -> None:
     base = np.array([-1.0, 0.0, 1.0], np.float32)[None, :, None]
     errors = np.array([np.nan, 5.0, np.nan, np.nan], np.float32)[None, :, None, None]
-    found = track(
-        base, errors, np.zeros(4, np.int64), np.array([1, 2, 3, 4]), levels=(0.1, 0.5, 0.9), rate=0.1
-    )[:, 0, :, 0]
+    after = Tracks.begin(base).follow(errors[0], (0.1, 0.5, 0.9), 0.1)
+    found = np.array([tracks.quantiles_XHQC[0, :, 0].copy() for tracks in after], np.float32)
     np.testing.assert_array_equal(found[0], base[0, :, 0])
     np.testing.assert_allclose(found[1], [-1 + 0.05, 0.25, 1 + 0.45], rtol=1e-6)
     np.testing.assert_array_equal(found[2:], found[[1, 1]])

@@ -16,9 +16,9 @@ Shapes: B windows, H horizon, C target channels, Q quantiles, T tracks (origins 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, IntArray
 
+BoolArray = npt.NDArray[np.bool_]
 RATE = 0.03
 """Speed at which intervals follow later errors. On the series of benchmarks/accuracy.py 0.02 to 0.04 do equally well."""
 
@@ -49,7 +50,7 @@ class Calibration:
 
     residuals_HQC: FloatArray
     levels: tuple[float, ...]
-    count_C: npt.NDArray[np.bool_]
+    count_C: BoolArray
     n_windows: int
     rate: float = RATE
     until: Mapping[str, int] = field(default_factory=dict)
@@ -59,11 +60,11 @@ class Calibration:
         cls,
         actual_BHC: FloatArray,
         centre: FloatArray,
-        count_C: npt.NDArray[np.bool_],
+        count_C: BoolArray,
         levels: tuple[float, ...] = QUANTILE_LEVELS,
         *,
         until: Mapping[str, int] | None = None,
-    ) -> "Calibration":
+    ) -> Self:
         """Take the conformal quantiles of the errors of B forecasts; missing actual values are left out.
 
         Of n residuals an upper level q takes the ``ceil((n + 1) q)``-th smallest, and a lower level mirrors it. That gives
@@ -105,6 +106,10 @@ class Calibration:
             result.sort(axis=2)
         return result.astype(np.float32, copy=False)
 
+    def errors(self, actual_XC: FloatArray, made_XHC: FloatArray) -> FloatArray:
+        """Errors of all forecasts of some rows, on the scale of the residuals: [..., H, C]; NaN where one is unknown."""
+        return score_space(actual_XC, self.count_C)[..., None, :] - score_space(made_XHC, self.count_C)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the residual array, as JSON values."""
         return {
@@ -115,21 +120,13 @@ class Calibration:
         }
 
     @classmethod
-    def from_dict(
-        cls, value: dict[str, Any], residuals_HQC: FloatArray, count_C: npt.NDArray[np.bool_]
-    ) -> "Calibration":
+    def from_dict(cls, value: dict[str, Any], residuals_HQC: FloatArray, count_C: BoolArray) -> Self:
         """The inverse of ``to_dict``."""
-        return cls(
-            residuals_HQC,
-            tuple(value["levels"]),
-            count_C,
-            value["n_windows"],
-            rate=value["rate"],
-            until=value["until_us"],
-        )
+        levels = tuple(value["levels"])
+        return cls(residuals_HQC, levels, count_C, value["n_windows"], value["rate"], value["until_us"])
 
 
-def score_space(values_XC: FloatArray, count_C: npt.NDArray[np.bool_]) -> FloatArray:
+def score_space(values_XC: FloatArray, count_C: BoolArray) -> FloatArray:
     """The scale on which residuals are taken: square roots of counts, gauges as they are; any leading shape."""
     result: FloatArray = np.where(count_C, np.sqrt(np.maximum(values_XC, 0)), values_XC)
     return result
@@ -146,65 +143,58 @@ def _conformal_quantile(ordered: FloatArray, level: float) -> float:
     return float(ordered[min(max(rank - 1, 0), n - 1)])
 
 
-class Pace(NamedTuple):
-    """How far an error moves each level, and which two levels bound the 80 % interval."""
+@dataclass(eq=False)
+class Tracks:
+    """Residual quantiles that follow errors; X tracks, of any leading shape.
 
-    level_Q1: npt.NDArray[np.float64]
-    low: int
-    high: int
-    rate: float
-
-
-def pace_of(levels: tuple[float, ...], rate: float) -> Pace:
-    """The pace of some levels: ``rate`` is the share of the scale by which one error moves a quantile."""
-    level_Q1 = np.array(levels)[:, None]
-    low, high = (int(np.abs(level_Q1 - level).argmin()) for level in (0.1, 0.9))
-    return Pace(level_Q1, low, high, rate)
-
-
-def move(
-    quantiles: npt.NDArray[np.float64], errors: FloatArray, size: npt.NDArray[np.float64], pace: Pace
-) -> None:
-    """Move quantiles [..., H, Q, C] in place by errors [..., H, C], whose mean absolute size so far is given."""
-    width = quantiles[..., pace.high, :] - quantiles[..., pace.low, :]
-    gain = pace.rate * np.maximum(width, size) * ~np.isnan(errors)
-    below = errors[..., None, :] < quantiles
-    quantiles += gain[..., None, :] * (pace.level_Q1 - below)
-
-
-def track(
-    residuals_HQC: FloatArray,
-    errors_TSHC: FloatArray,
-    track_B: IntArray,
-    seen_B: IntArray,
-    *,
-    levels: tuple[float, ...],
-    rate: float,
-) -> FloatArray:
-    """Residual quantiles after the first ``seen_B`` errors of each origin's track: float32 [B, H, Q, C], ascending in Q.
-
-    Args:
-        residuals_HQC: Where every track begins.
-        errors_TSHC: Errors, oldest first, on the scale of the residuals; NaN moves nothing.
-        track_B: The track of each origin.
-        seen_B: How many of the S rows it knows, at least 1.
-        levels: The Q levels, ascending.
-        rate: How far one error moves a quantile, as a share of the scale.
+    Attributes:
+        quantiles_XHQC: float64. Each moves on its own and may cross another, so sort a copy to read them.
+        total_XHC: float64, sum of the absolute errors.
+        count_XHC: int64, number of these errors.
+        followed_X: int64, rows with a known error.
     """
-    known_TSHC = ~np.isnan(errors_TSHC)
-    size_TSHC = np.where(known_TSHC, np.abs(errors_TSHC), 0).cumsum(axis=1, dtype=np.float64)
-    size_TSHC /= np.maximum(known_TSHC.cumsum(axis=1), 1)
-    state_THQC = np.repeat(residuals_HQC[None].astype(np.float64), len(errors_TSHC), axis=0)
-    result = np.empty((len(track_B), *state_THQC.shape[1:]), np.float32)
-    order, pace = np.argsort(seen_B, kind="stable"), pace_of(levels, rate)
-    bounds = np.searchsorted(seen_B[order], np.arange(1, errors_TSHC.shape[1] + 2))
-    for s in range(errors_TSHC.shape[1]):
-        move(state_THQC, errors_TSHC[:, s], size_TSHC[:, s], pace)
-        due = order[bounds[s] : bounds[s + 1]]
-        if len(due):
-            result[due] = state_THQC[track_B[due]]
-    result.sort(axis=2)  # each quantile moves on its own and may have crossed another
-    return result
+
+    quantiles_XHQC: npt.NDArray[np.float64]
+    total_XHC: npt.NDArray[np.float64]
+    count_XHC: IntArray
+    followed_X: IntArray
+
+    @classmethod
+    def begin(cls, residuals_HQC: FloatArray, *shape: int) -> Self:
+        """Tracks of the given shape that begin at the residual quantiles of a calibration and follow no error yet."""
+        quantiles_XHQC = np.tile(residuals_HQC.astype(np.float64), (*shape, 1, 1, 1))
+        total_XHC = np.zeros((*shape, len(residuals_HQC), residuals_HQC.shape[2]))
+        return cls(quantiles_XHQC, total_XHC, np.zeros_like(total_XHC, np.int64), np.zeros(shape, np.int64))
+
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The four arrays."""
+        return self.quantiles_XHQC, self.total_XHC, self.count_XHC, self.followed_X
+
+    def follow(self, errors_SXHC: FloatArray, levels: tuple[float, ...], rate: float) -> Iterator[Self]:
+        """Move by S rows of errors, oldest first, and yield the tracks after each row.
+
+        Args:
+            errors_SXHC: Errors on the scale of the residuals; NaN moves nothing.
+            levels: The Q levels, ascending.
+            rate: How far one error moves a quantile, as a share of the scale.
+        """
+        known_SXHC = ~np.isnan(errors_SXHC)
+        size_SXHC = np.where(known_SXHC, np.abs(errors_SXHC), 0)
+        total_SXHC = self.total_XHC + size_SXHC.cumsum(axis=0, dtype=np.float64)
+        count_SXHC = self.count_XHC + known_SXHC.cumsum(axis=0)
+        followed_SX = self.followed_X + known_SXHC.any(axis=(-2, -1)).cumsum(axis=0)
+        mean_SXHC, rate_SXHC = total_SXHC / np.maximum(count_SXHC, 1), rate * known_SXHC
+        level_Q1 = np.array(levels)[:, None]
+        low, high = (np.abs(level_Q1 - level).argmin() for level in (0.1, 0.9))
+        for s, errors_XHC in enumerate(errors_SXHC):
+            quantiles_XHQC = self.quantiles_XHQC
+            width_XHC = quantiles_XHQC[..., high, :] - quantiles_XHQC[..., low, :]
+            gain_XHC = rate_SXHC[s] * np.maximum(width_XHC, mean_SXHC[s])
+            quantiles_XHQC += gain_XHC[..., None, :] * (
+                level_Q1 - (errors_XHC[..., None, :] < quantiles_XHQC)
+            )
+            self.total_XHC, self.count_XHC, self.followed_X = total_SXHC[s], count_SXHC[s], followed_SX[s]
+            yield self
 
 
 def in_words(calibration: Calibration | None, followed_B: IntArray) -> str:

@@ -248,7 +248,7 @@ class Forecaster(ABC):
                 hint=f"Ask for 1 to {self.horizon}, or train with `horizon={rows}`.",
             )
         series, origins = followed(history, future, spec, self.horizon)
-        tracked = IntervalTracker.of(self, series).predict_last(origins)
+        tracked = IntervalTracker.of(self, series).predict(origins)
         quantiles_BHQC, levels = tracked.quantiles_BHQC, tracked.levels
         if quantiles_BHQC is None:
             quantiles_BHQC, levels = tracked.mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
