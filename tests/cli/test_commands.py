@@ -64,9 +64,12 @@ def test_every_command_teaches(run: Run, command: list[str]) -> None:
     assert max(map(len, out.splitlines())) <= 110
 
 
-def test_train_writes_a_run_directory(run: Run) -> None:
-    table("load.csv")
-    code, out, err = run("train", "load.csv", *COLUMNS, "--out", "run", "--model", "dlinear")
+def test_train_writes_a_run_directory_and_forecasts_every_item(run: Run) -> None:
+    first, second = table("a.csv"), table("b.csv").with_columns(pl.col("requests") * 3)
+    both = pl.concat([first.with_columns(service=pl.lit("a")), second.with_columns(service=pl.lit("b"))])
+    both.sample(fraction=1.0, shuffle=True, seed=1).write_parquet("both.parquet")
+    columns = (*COLUMNS, "--item", "service")
+    code, out, err = run("train", "both.parquet", *columns, "--out", "run", "--model", "dlinear")
     assert code == 0, err
     assert "recent-mean" in out
     assert "Report:" in err
@@ -84,6 +87,15 @@ def test_train_writes_a_run_directory(run: Run) -> None:
     resolved = json.loads(Path("run/training_config.json").read_text())
     assert resolved["model"] == "dlinear"
     assert (resolved["context"], resolved["horizon"]) == (120, 3)
+    assert "Item a." in Path("run/report.html").read_text(), "the pictures show one of them"
+    code, out, _ = run("predict", "run", "--history", "both.parquet", "--json")
+    assert code == 0
+    rows = json.loads(out)["forecast"]
+    mean = {
+        item: np.mean([r["mean"] for r in rows if r["item"] == item and r["channel"] == "requests"])
+        for item in "ab"
+    }
+    assert mean["b"] > 2 * mean["a"]
 
 
 def test_backtest_prints_one_object_with_the_baselines(run: Run) -> None:
@@ -200,22 +212,6 @@ def test_the_form_of_the_time_stamps_is_kept(run: Run) -> None:
     result = json.loads(out)
     assert result["origin"] == 300 + 60 * 1499
     assert result["forecast"][0]["timestamp"] == 300 + 60 * 1500
-
-
-def test_long_form_with_items(run: Run) -> None:
-    first, second = table("a.csv"), table("b.csv").with_columns(pl.col("requests") * 3)
-    both = pl.concat([first.with_columns(service=pl.lit("a")), second.with_columns(service=pl.lit("b"))])
-    both.sample(fraction=1.0, shuffle=True, seed=1).write_parquet("both.parquet")
-    columns = (*COLUMNS, "--item", "service")
-    assert run("train", "both.parquet", *columns, "--out", "run", "--model", "dlinear", "--quiet")[0] == 0
-    code, out, _ = run("predict", "run", "--history", "both.parquet", "--json")
-    assert code == 0
-    rows = json.loads(out)["forecast"]
-    mean = {
-        item: np.mean([r["mean"] for r in rows if r["item"] == item and r["channel"] == "requests"])
-        for item in "ab"
-    }
-    assert mean["b"] > 2 * mean["a"]
 
 
 def test_a_config_file_loses_to_a_flag_and_wins_over_a_preset(run: Run) -> None:

@@ -125,7 +125,8 @@ def test_a_channel_of_zeros_is_forecast_as_zero(run: Run) -> None:
     lines = "".join(f"{60 * i},{rng.poisson(20)},0\n" for i in range(1500))
     write("table.csv", "t,busy,idle\n" + lines)
     columns = ("--time", "t", "--value", "busy,idle")
-    assert run("train", "table.csv", *columns, "--out", "run", "--quiet", "--model", "dlinear")[0] == 0
+    options = ("--model", "dlinear", "--quiet", "--no-plots")
+    assert run("train", "table.csv", *columns, "--out", "run", *options)[0] == 0
     code, out, _ = run("predict", "run", "--history", "table.csv", "--json")
     assert code == 0
     idle = [row for row in json.loads(out)["forecast"] if row["channel"] == "idle"]

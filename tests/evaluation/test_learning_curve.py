@@ -1,17 +1,13 @@
-"""The learning curve: both losses, the epoch that was kept, a log scale where it helps; only where there is a history."""
+"""The learning curve: both losses, the epoch that was kept, a log scale where it helps."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from presurge.evaluation.report import write_report
 from presurge.evaluation.report.plots_figures import best_epoch, learning_figure
 from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout
-from presurge.evaluation.report.summary import RunSummary
 
 History = list[dict[str, float]]
 
@@ -63,13 +59,3 @@ def test_the_epoch_that_the_fit_kept_is_marked() -> None:
     rows = history([3, 2, 1], [0.5, 0.4999, 0.6])
     assert best_epoch(rows) == 2
     assert best_epoch(rows, 1) == 1
-
-
-def test_the_report_has_it_only_where_there_is_a_history(run: RunSummary, tmp_path: Path) -> None:
-    assert not (run.directory / "plots" / "learning_curve.png").exists()
-    assert "Learning curve" not in (run.directory / "report.html").read_text(encoding="utf-8")
-    rows = tuple(history([0.9, 0.5], [0.8, 0.6]))
-    learned = replace(run, fitted=replace(run.fitted, report=replace(run.fitted.report, history=rows)))
-    text = write_report(tmp_path, learned).read_text(encoding="utf-8")
-    assert "<h2>Learning curve</h2>" in text
-    assert (tmp_path / "plots" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,7 @@
 """The pictures: written as PNG with something on them, drawn from the right numbers."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -100,6 +101,18 @@ def test_a_low_coverage_is_still_in_the_picture(run: RunSummary) -> None:
             assert axes.get_ylim()[0] < 0.12
     finally:
         scores.update(before)
+
+
+def test_the_mae_is_drawn_where_the_wape_is_undefined(run: RunSummary) -> None:
+    scores = {name: dict(metrics) for name, metrics in run.evaluation.scores.items()}
+    for metrics in scores.values():
+        metrics["wape"] = metrics["wape"].copy()
+        metrics["wape"][:, 0] = np.nan
+    first, second = horizon_figure(replace(run.evaluation, scores=scores), "linear").axes
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["requests: MAE", "cpu: WAPE"]
+    for line in first.lines:
+        expected = run.evaluation.scores[str(line.get_label())]["mae"][:, 0]
+        np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
 
 
 def test_rows_are_reduced_without_the_missing() -> None:

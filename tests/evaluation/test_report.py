@@ -120,15 +120,37 @@ def test_the_numbers_are_those_of_the_evaluation(run: RunSummary, text: str) -> 
     assert "buckets without a row: 3" in words
 
 
-def test_names_of_the_user_are_text(make_run: MakeRun, tmp_path: Path) -> None:
-    summary = make_run(tmp_path, names=(HOSTILE, "cost_$ </svg>"), path=HOSTILE)
-    found = Page(write_report(tmp_path, summary).read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def odd_run(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    """A written run with names that are markup, and a model that learned over two epochs."""
+    summary = make_run(tmp_path_factory.mktemp("odd"), names=(HOSTILE, "cost_$ </svg>"), path=HOSTILE)
+    epochs = (
+        {"epoch": 0.0, "train_loss": 0.9, "validation_loss": 0.8},
+        {"epoch": 1.0, "train_loss": 0.5, "validation_loss": 0.6},
+    )
+    report = replace(summary.fitted.report, history=epochs)
+    summary = replace(summary, fitted=replace(summary.fitted, report=report))
+    write_report(summary.directory, summary)
+    return summary
+
+
+def test_names_of_the_user_are_text(odd_run: RunSummary) -> None:
+    found = Page((odd_run.directory / "report.html").read_text(encoding="utf-8"))
     assert found.open == []
     assert not found.tags() & {"script", "img"}
     assert not [name for _, name, _ in found.attributes if name.startswith("on")]
     assert f"Around the largest burst of {HOSTILE}" in found.headings
     labels = [value for tag, name, value in found.attributes if (tag, name) == ("svg", "aria-label")]
     assert f"Around the largest burst of {HOSTILE}" in labels
+
+
+def test_a_learning_curve_is_there_only_where_there_is_a_history(
+    run: RunSummary, odd_run: RunSummary, text: str
+) -> None:
+    assert not (run.directory / "plots" / "learning_curve.png").exists()
+    assert "Learning curve" not in text
+    assert "<h2>Learning curve</h2>" in (odd_run.directory / "report.html").read_text(encoding="utf-8")
+    assert (odd_run.directory / "plots" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_synthetic_source_is_said_to_be_synthetic(make_run: MakeRun, tmp_path: Path) -> None:

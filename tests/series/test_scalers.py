@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import preprocessing
@@ -25,6 +25,7 @@ VALUES = hnp.arrays(
 
 @all_scalers
 @all_transforms
+@settings(max_examples=30)  # of each of 15 combinations
 @given(values=VALUES)
 def test_there_and_back(name: ScalerName, transform: TransformName, values: np.ndarray) -> None:
     scaler = Scaler.fit(values, name, transform)
@@ -36,6 +37,7 @@ def test_there_and_back(name: ScalerName, transform: TransformName, values: np.n
 
 @all_scalers
 @all_transforms
+@settings(max_examples=30)  # of each of 15 combinations
 @given(values=VALUES)
 def test_json_keeps_every_bit(name: ScalerName, transform: TransformName, values: np.ndarray) -> None:
     scaler = Scaler.fit(values, name, transform)
