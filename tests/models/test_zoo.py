@@ -166,7 +166,7 @@ def test_a_network_can_be_told_the_level_that_was_taken_off(name: str, make_pane
     panel = make_panel(np.abs(rows % 40 - 20.0))
     wide = {} if name == "transformer" else {"hidden_size": 32}
     told, untold = (
-        fitted(name, panel, context=4, epochs=20, loss="mse", level_inputs=on, **wide)  # type: ignore[arg-type]
+        fitted(name, panel, context=4, epochs=10, loss="mse", level_inputs=on, **wide)  # type: ignore[arg-type]
         for on in (True, False)
     )
     assert mean_error(told, panel) < 0.6 * mean_error(untold, panel)
@@ -178,7 +178,7 @@ def test_the_perceptron_can_be_told_the_channel(make_panel: MakePanel) -> None:
     for row in range(1, 800):
         values[row] = values[row - 1] * (0.9, -0.9) + rng.normal(size=2)
     panel = make_panel(values)
-    brief = {"context": 1, "horizon": 1, "epochs": 20, "hidden_size": 16, "normalisation": "none"}
+    brief = {"context": 1, "horizon": 1, "epochs": 10, "hidden_size": 16, "normalisation": "none"}
     told, untold = (fitted("mlp", panel, channel_embedding=n, **brief) for n in (4, 0))  # type: ignore[arg-type]
     assert mean_error(told, panel) < 0.7 * mean_error(untold, panel)
 
@@ -205,7 +205,7 @@ def test_only_revin_learns_a_gain_and_a_shift_per_channel(daily: Panel) -> None:
 def test_quantiles_never_cross_and_cover(name: str, make_panel: MakePanel) -> None:
     values = np.random.default_rng(0).gamma(2, 10, 1500)
     panel = make_panel(values, kinds="c")
-    model = fitted(name, panel, context=8, horizon=2, epochs=6, loss="quantile")
+    model = fitted(name, panel, context=8, horizon=2, epochs=4, loss="quantile")
     batch = batch_of(panel, np.arange(7, 1498), 8)
     mean_BHC, quantiles_BHQC, levels = model.predict(batch)
     assert levels == QUANTILE_LEVELS
@@ -273,7 +273,7 @@ def test_items_are_known_by_name(name: str, make_panel: MakePanel) -> None:
     noise = np.random.default_rng(0).normal(size=(400, 1))
     values = noise + np.repeat([[10.0], [-10.0]], 200, axis=0) * (np.arange(400)[:, None] % 2)
     panel = make_panel(values, lengths=(200, 200))
-    options = {"context": 1, "horizon": 1, "epochs": 10, "normalisation": "none", "loss": "mse"}
+    options = {"context": 1, "horizon": 1, "epochs": 5, "normalisation": "none", "loss": "mse"}
     told = fitted(name, panel, **options)  # type: ignore[arg-type]
     untold = fitted(name, panel, **options, item_embedding=0)  # type: ignore[arg-type]
     assert told.n_parameters > untold.n_parameters
@@ -352,7 +352,7 @@ def test_auto_may_choose_a_network(make_panel: MakePanel) -> None:
         values.append(3.99 * values[-1] * (1 - values[-1]))
     panel = make_panel(values)
     auto = registry.model_class("auto")
-    settings = {"challengers": ["gru"], "folds": 1, "epochs": 25}
+    settings = {"challengers": ["gru"], "folds": 1, "epochs": 12}
     model = auto(context=5, horizon=1, config=auto.config_class.model_validate(settings))
     assert not model.refits
     report = model.fit(panel, panel.full_span())
@@ -406,7 +406,7 @@ def test_covariates_are_learned(name: str, make_panel: MakePanel) -> None:
     options = {
         "context": 4,
         "horizon": 2,
-        "epochs": 20,
+        "epochs": 10,
         "normalisation": "none",
         "transform": "identity",
         **wide,
@@ -466,7 +466,7 @@ def test_static_features_tell_items_apart(name: str, make_panel: MakePanel) -> N
     values = noise + np.repeat(size, 200)[:, None] * (np.arange(1200)[:, None] % 2)
     panel = make_panel(values, lengths=(200,) * 6)
     panel = panel.replace(features=size[:, None], feature_names=("size",))
-    options = {"context": 1, "horizon": 1, "epochs": 10, "normalisation": "none", "item_embedding": 0}
+    options = {"context": 1, "horizon": 1, "epochs": 5, "normalisation": "none", "item_embedding": 0}
     told, untold = (
         fitted(name, kept, loss="mse", **options)  # type: ignore[arg-type]
         for kept in (panel, panel.select_features(()))
