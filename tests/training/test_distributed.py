@@ -75,6 +75,17 @@ def test_two_processes_are_stopped_and_go_on(runs: Path) -> None:
 
 
 @pytest.mark.integration
+def test_the_threads_of_a_group_end_with_the_training(runs: Path) -> None:
+    """What lives on until Python ends may abort the process then: also after ``ddp``, and after an interruption."""
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("the threads of a process are listed on Linux only")
+    for rank in (0, 1):
+        names = (runs / "2" / f"threads of {rank}").read_text().splitlines()
+        assert names
+        assert not [name for name in names if "gloo" in name]
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["flat", "ddp"])
 def test_a_layer_that_no_process_uses_does_not_move(way: str, runs: Path) -> None:
     """AdamW decays whatever has a gradient, zero or not; a layer that one process uses learns on both."""

@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Torch imports this at the first step of an optimizer. Were there a group by then, it would become the default argument of
+# ten functions, and its threads would live on until Python ends and aborts the process now and then.
+import torch.distributed.nn
 from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
