@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import rank_runs
 import torch
+from systems import TableTask
 from torch import nn
+from training_cases import settings
 
+from presurge.errors import ConfigError
 from presurge.training.distributed import Ranks, added_up, average_buffers, from_first, gathered, this_process
+from presurge.training.trainer import fit
 
 HERE = Path(__file__).parent
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -86,6 +90,18 @@ def test_the_threads_of_a_group_end_with_the_training(runs: Path) -> None:
 
 
 @pytest.mark.integration
+def test_the_place_of_an_iterator_is_refused_by_another_number_of_processes(runs: Path) -> None:
+    """Two generators that stand somewhere cannot become one."""
+    table = runs / "2" / "table"
+    before = (table / "last.pt").read_bytes()
+    chosen = settings(**rank_runs.PLAIN)
+    with pytest.raises(ConfigError, match="was written by 2 processes") as caught:
+        fit(TableTask(), chosen, directory=table, resume=True)
+    assert caught.value.hint == "Resume with as many processes as before."
+    assert (table / "last.pt").read_bytes() == before
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["flat", "ddp"])
 def test_a_layer_that_no_process_uses_does_not_move(way: str, runs: Path) -> None:
     """AdamW decays whatever has a gradient, zero or not; a layer that one process uses learns on both."""
@@ -141,24 +157,27 @@ def launch(script: str, directory: Path, *options: str, **further: Any) -> Any:
 
 
 @pytest.mark.integration
-def test_a_process_that_torchrun_starts_again_goes_on(tmp_path: Path) -> None:
+def test_a_process_that_torchrun_starts_again_goes_on(runs: Path, tmp_path: Path) -> None:
+    """Killed at step 20, both go on from step 15, and end as if nothing had been."""
     script = (
-        "import os, sys, signal\nfrom pathlib import Path\nfrom training_cases import RegressionTask, settings\n"
-        "from presurge.training.trainer import fit\nimport torch\n"
-        "class Dying(RegressionTask):\n"
+        "import os, signal\nfrom pathlib import Path\nimport rank_runs as runs\n"
+        "class Dying(runs.RegressionTask):\n"
         "    def after_step(self, step):\n"
-        "        if step == 20 and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.environ['RANK'] == '1':\n"
+        "        if step == 20 and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and runs.RANK == 1:\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         f"out = Path({str(tmp_path)!r})\ntask = Dying(dropout=0.3)\n"
         "seen = []\ntask.load_state = seen.append\n"
-        "outcome = fit(task, settings(checkpoint_steps=5), directory=out)\n"
+        "runs.train(out, task, checkpoint_steps=5)\n"
         "assert len(seen) == 1\n"
-        "if os.environ['RANK'] == '0':\n"
-        "    torch.save({'module': task.module.state_dict(), 'history': outcome.history}, out / 'final.pt')\n"
     )
     launch(script, tmp_path, "--max-restarts", "1")
-    steps = [row["step"] for row in final(tmp_path)["history"]]
-    assert steps == [12, 24, 36]
+    restarted, whole = final(tmp_path), final(runs / "2" / "dropout")
+    assert [row["step"] for row in restarted["history"]] == [12, 24, 36]
+    assert restarted["history"] == whole["history"]
+    for part, tensor in whole["module"].items():
+        assert torch.equal(restarted["module"][part], tensor)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    assert log == (runs / "2" / "dropout" / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.integration
