@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from presurge.errors import ConfigError
-from presurge.files import storage_error
+from presurge.files import writing
 
 logger = logging.getLogger("presurge.training")
 
@@ -18,32 +18,30 @@ SPEED = "rows_per_second"
 """Name of the one value that depends on the clock."""
 
 
-class MetricLogger(Protocol):
-    """Takes the numbers of a run."""
+class MetricLogger:
+    """Takes the numbers of a run; this one forgets them.
 
-    @property
-    def name(self) -> str:
-        """Name under which checkpoints keep where the log stands."""
-        ...
+    Attributes:
+        name: Name under which checkpoints keep where the log stands.
+    """
+
+    name = "nothing"
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take the values of a step."""
-        ...
 
     def mark(self) -> int:
-        """Where the log stands now; 0 before the first value."""
-        ...
+        """Where the log stands now; 0 before the first value, and always where nothing can be taken back."""
+        return 0
 
     def rewind(self, mark: int) -> None:
         """Forget everything behind a mark: the run is resumed there."""
-        ...
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
         """Take the final numbers and pictures, and close."""
-        ...
 
 
-class JsonLinesLogger:
+class JsonLinesLogger(MetricLogger):
     """One JSON object a line, flushed at once, so that a running training can be watched.
 
     Non-finite values are written as null. Speeds are left out: a resumed run writes the lines of one that never stopped.
@@ -59,8 +57,7 @@ class JsonLinesLogger:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append a line."""
-        kept = {key: _finite(value) for key, value in values.items() if key != SPEED}
-        self._append({"step": step, **kept})
+        self._append({"step": step, **_finite({k: v for k, v in values.items() if k != SPEED})})
 
     def mark(self) -> int:
         """Bytes written so far."""
@@ -69,39 +66,21 @@ class JsonLinesLogger:
     def rewind(self, mark: int) -> None:
         """Cut the file off; one that is shorter already, stays."""
         if self.mark() > mark:
-            with self._refusals():
+            with writing(self.path):
                 os.truncate(self.path, mark)
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
         """Append the summary."""
-        self._append({"summary": {key: _finite(value) for key, value in flat(summary).items()}})
+        self._append({"summary": _finite(flat(summary))})
 
     def _append(self, row: dict[str, Any]) -> None:
-        with self._refusals():
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise storage_error(error, self.path) from error
 
-
-class _Appending:
-    """What the services have in common: they keep what they have, and a resumed run goes on behind it."""
-
-    def mark(self) -> int:
-        """Nothing to come back to."""
-        return 0
-
-    def rewind(self, mark: int) -> None:
-        """What was sent, was sent."""
-
-
-class WandbLogger(_Appending):
+class WandbLogger(MetricLogger):
     """Weights & Biases: curves, configuration, final metrics and pictures; offline with ``WANDB_MODE=offline``."""
 
     name = "wandb"
@@ -131,7 +110,7 @@ class WandbLogger(_Appending):
         self._run.finish()
 
 
-class TensorBoardLogger(_Appending):
+class TensorBoardLogger(MetricLogger):
     """TensorBoard event files, written by tensorboardX."""
 
     name = "tensorboard"
@@ -155,7 +134,7 @@ class TensorBoardLogger(_Appending):
         self._writer.close()
 
 
-class MlflowLogger(_Appending):
+class MlflowLogger(MetricLogger):
     """MLflow, at ``MLFLOW_TRACKING_URI`` or in the run directory."""
 
     name = "mlflow"
@@ -184,40 +163,35 @@ class MlflowLogger(_Appending):
         self._mlflow.end_run()
 
 
-class Forgiving:
+class Forgiving(MetricLogger):
     """A logger whose failures (no login, no network, a full disk of its own) warn once and never stop a training."""
 
     def __init__(self, name: str, build: Callable[[], MetricLogger]) -> None:
         self.name = name
-        self._inner: MetricLogger | None = None
+        self._inner = MetricLogger()
         with self._warning("start"):
             self._inner = build()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Pass on."""
-        if self._inner is not None:
-            with self._warning("log"):
-                self._inner.log(step, values)
+        with self._warning("log"):
+            self._inner.log(step, values)
 
     def mark(self) -> int:
         """Pass on."""
-        mark = 0
-        if self._inner is not None:
-            with self._warning("log"):
-                mark = self._inner.mark()
-        return mark
+        with self._warning("log"):
+            return self._inner.mark()
+        return 0
 
     def rewind(self, mark: int) -> None:
         """Pass on."""
-        if self._inner is not None:
-            with self._warning("resume"):
-                self._inner.rewind(mark)
+        with self._warning("resume"):
+            self._inner.rewind(mark)
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
         """Pass on."""
-        if self._inner is not None:
-            with self._warning("finish"):
-                self._inner.finish(summary, figures)
+        with self._warning("finish"):
+            self._inner.finish(summary, figures)
 
     @contextmanager
     def _warning(self, what: str) -> Iterator[None]:
@@ -228,7 +202,7 @@ class Forgiving:
             if isinstance(error, ModuleNotFoundError):
                 reason = f"the package {error.name} is not installed (pip install 'presurge[{self.name}]' brings it)"
             logger.warning("%s could not %s and is left out from here on: %s", self.name, what, reason)
-            self._inner = None
+            self._inner = MetricLogger()
 
 
 LoggerFactory = Callable[[Path, dict[str, Any], dict[str, str | None]], MetricLogger]
@@ -268,5 +242,5 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
