@@ -1,5 +1,6 @@
 """Checkpoints: written as a whole or not at all, loaded with weights only, refused where they do not belong."""
 
+import io
 import math
 import os
 import shutil
@@ -7,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -39,24 +40,18 @@ class Position:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class _Telling:
+class _File(io.BufferedWriter):
     """A file that remembers why a write failed: torch reports a full disk as an error that does not say so."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write all of it."""
         try:
-            return self.file.write(data)
+            return super().write(data)
         except OSError as error:
             self.error = error
             raise
-
-    def flush(self) -> None:
-        """Pass on."""
-        self.file.flush()
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -65,14 +60,11 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         StorageError: The file system refused; the previous checkpoint stays.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        telling = _Telling(file)
+    with atomic_path(path) as temporary, _File(io.FileIO(temporary, "w")) as file:
         try:
-            torch.save({"version": VERSION, **state}, telling)  # type: ignore[arg-type]
-        except RuntimeError:
-            if telling.error is None:
-                raise
-            raise telling.error from None
+            torch.save({"version": VERSION, **state}, file)
+        except RuntimeError as error:
+            raise file.error or error from None
         file.flush()
         os.fsync(file.fileno())
 
@@ -107,13 +99,13 @@ def load_safely(path: Path, *, hint: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle's form; an error says enough
+            # About the pickle's form; an error says enough.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (
-        Exception
-    ) as error:  # torch meets damage with almost any kind of error, and advises to trust the file
+    # Torch meets damage with almost any kind of error, and advises to trust the file.
+    except Exception as error:
         what = "is damaged, or holds more than tensors and plain values, and was not loaded"
         raise ModelError(what, where=str(path), hint=hint) from error
 
@@ -135,9 +127,10 @@ def check_identity(
     """
     defaults = defaults or {}
     stored = {**defaults, **stored}
+    names = {*stored, *current} - (defaults.keys() - current.keys())
     differences = [
         f"{key}: {stored.get(key, 'not set')!r} in the checkpoint, {current.get(key, 'not set')!r} now"
-        for key in sorted({*stored, *current} - (defaults.keys() - current.keys()))
+        for key in sorted(names)
         if stored.get(key) != current.get(key)
     ]
     if differences:
