@@ -17,7 +17,7 @@ from torch import nn
 from training_cases import settings
 
 from presurge.errors import ConfigError
-from presurge.training.distributed import Ranks, added_up, average_buffers, from_first, gathered, this_process
+from presurge.training.distributed import Ranks, average_buffers, from_first, gathered, this_process
 from presurge.training.trainer import fit
 
 HERE = Path(__file__).parent
@@ -237,7 +237,6 @@ def test_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert alone.first
     assert gathered(3, alone) == [3]
     assert from_first("x", alone) == "x"
-    assert added_up({"a": 1.5}, alone) == {"a": 1.5}
     average_buffers(nn.BatchNorm1d(2), alone)
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)

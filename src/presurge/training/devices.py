@@ -20,33 +20,22 @@ class OutOfDeviceMemoryError(PresurgeError):
 
 def available_devices() -> tuple[str, ...]:
     """Kinds of device that this machine has, best first."""
-    kinds = []
-    if torch.cuda.is_available():
-        kinds.append("cuda")
-    if torch.backends.mps.is_available():
-        kinds.append("mps")
-    return (*kinds, "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return tuple(kind for kind, available in there.items() if available)
 
 
-def resolve_device(
-    name: DeviceName,
-    *,
-    allow_fallback: bool = False,
-    local_rank: int = 0,
-    available: tuple[str, ...] | None = None,
-) -> torch.device:
+def resolve_device(name: DeviceName, *, allow_fallback: bool = False, local_rank: int = 0) -> torch.device:
     """The device of a name; ``auto`` is the best there is.
 
     Args:
         name: What was asked for.
         allow_fallback: Take the cpu if the named device does not exist.
         local_rank: Which GPU of this machine, under torchrun.
-        available: Kinds of device that exist; None looks them up.
 
     Raises:
         ConfigError: The device does not exist here.
     """
-    kinds = available_devices() if available is None else available
+    kinds = available_devices()
     kind: str = kinds[0] if name == "auto" else name
     if kind not in kinds:
         if not allow_fallback:
@@ -148,18 +137,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
     finally:
         set_random_state(before, device)
-
-
-@contextlib.contextmanager
-def own_generators(device: torch.device) -> Iterator[None]:
-    """Give the generators of NumPy and Python back as they were; torch's stay as the body leaves them."""
-    before = random_state(device)
-    try:
-        yield
-    finally:
-        set_random_state(
-            {**random_state(device), "numpy": before["numpy"], "python": before["python"]}, device
-        )
 
 
 def seed_all(seed: int) -> None:

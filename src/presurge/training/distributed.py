@@ -5,11 +5,10 @@ import gc
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from itertools import chain, count
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from presurge.errors import PresurgeError
 from presurge.training.interruption import TrainingInterrupted
-from presurge.training.task import LOSS, Batch
+from presurge.training.task import LOSS, Batch, move
 
 T = TypeVar("T")
 
@@ -34,7 +33,6 @@ DDP_PARAMETERS = 5_000_000
 
 _HEAD = 4  # a message begins with the weight and three flags
 _groups = count()
-_stores: list[Any] = []
 
 
 class LostProcessError(PresurgeError):
@@ -65,9 +63,8 @@ def this_process() -> Ranks:
 def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """Let this process work with the others while the body runs.
 
-    The group ends here, on success and after an interruption, which all processes see at the same step. After an error the
-    others may still wait in a message: then this process leaves without cleaning up when Python ends, because threads
-    of a group that is torn down late abort the process now and then (seen with gloo and torch 2.13).
+    The group and its threads end here, on success and after an interruption, which all processes see at the same step. After
+    an error the others may still wait in a message: then this process leaves without cleaning up when Python ends.
 
     Raises:
         LostProcessError: Another process ended.
@@ -77,11 +74,9 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if not _stores:
-        _stores.append(next(rendezvous("env://", ranks.rank, ranks.world))[0])
     # A prefix of its own keeps a group from reading what an earlier one left in the store, also before a restart.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"presurge/{attempt}/{next(_groups)}", _stores[0])
+    store = PrefixStore(f"presurge/{attempt}/{next(_groups)}", _store(ranks.rank, ranks.world))
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world)
     try:
@@ -91,15 +86,20 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
         raise
     except BaseException as error:
         atexit.register(_leave_at_once)
-        if isinstance(error, RuntimeError) and any(
-            word in str(error) for word in ("gloo", "NCCL", "onnection")
-        ):
+        known = ("gloo", "NCCL", "onnection")
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in known):
             raise LostProcessError(
                 "another process of this training ended, and this one cannot go on alone",
                 hint="Its own message says why. `resume` goes on from the last checkpoint.",
             ) from error
         raise
     dist.destroy_process_group()
+
+
+@cache
+def _store(rank: int, world: int) -> Any:
+    """Where the processes find each other: one connection for all groups of this process, without threads of its own."""
+    return next(rendezvous("env://", rank, world))[0]
 
 
 def _leave_at_once() -> None:
@@ -134,17 +134,10 @@ class GradientSync:
             dist.broadcast(tensor.detach(), 0)
         sizes = [parameter.numel() for parameter in self.learned]
         if way == "ddp" or (way == "auto" and device.type == "cuda" and sum(sizes) >= DDP_PARAMETERS):
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", FutureWarning
-                )  # a new name for broadcast_buffers since torch 2.13
-                self.ddp = nn.parallel.DistributedDataParallel(
-                    module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
-                )
-            # It waits for the gradient of whatever an output depends on; only the loss is asked for one.
-            self._hook = module.register_forward_hook(
-                lambda _module, _inputs, parts: _with_detached_metrics(parts)
+            self.ddp = nn.parallel.DistributedDataParallel(
+                _OnlyLoss(module), find_unused_parameters=True, gradient_as_bucket_view=True
             )
+            self.ddp.broadcast_buffers = False
             return
         dtype = reduce(torch.promote_types, (parameter.dtype for parameter in self.learned), torch.float32)
         self._flat = torch.zeros(_HEAD + len(sizes) + sum(sizes), dtype=dtype, device=device)
@@ -152,11 +145,9 @@ class GradientSync:
         self._parts = [part.view_as(p) for part, p in zip(parts, self.learned, strict=True)]
 
     def close(self) -> None:
-        """Free what refers to the process group before it ends: freed later, it waits for a thread that waits for it."""
-        if self.ddp is not None:
-            self._hook.remove()
-            self.ddp = None
-            gc.collect()
+        """Free what refers to the process group before it ends, so that the group ends its threads at once."""
+        self.ddp = None
+        gc.collect()
 
     def call(self, batch: Batch) -> Any:
         """The module's parts of a batch."""
@@ -185,38 +176,47 @@ class GradientSync:
         Returns:
             For each flag on how many processes it is set, on the device.
         """
-        head = torch.tensor([0.0, *flags], dtype=torch.float32, device=self.device)
+        given = [parameter.grad is not None for parameter in self.learned]
+        head: torch.Tensor = move(torch.tensor([0.0, *flags, *given], dtype=torch.float32), self.device)
         head[0] = weight
+        divided_by = 1
         if self.ddp is not None:
             dist.all_reduce(head)
+            divided_by = self.ranks.world
         elif self.ranks.world > 1:
-            head = self._add_flat(head)
-        mean_of = (
-            self.ranks.world if self.ddp is not None else 1
-        )  # what the gradients were divided by already
+            head = self._add_flat(head, all_given=all(given))
         gradients = [p.grad for p in self.learned if p.grad is not None]
         if gradients:
-            torch._foreach_mul_(gradients, torch.where(head[0] > 0, mean_of / head[0], 0.0))
-        return head[1:]
+            torch._foreach_mul_(gradients, torch.where(head[0] > 0, divided_by / head[0], 0.0))
+        return head[1:_HEAD]
 
-    def _add_flat(self, head: torch.Tensor) -> torch.Tensor:
-        """Sum gradients over all processes in one message, together with the head and who has which gradient."""
-        given = [p.grad is not None for p in self.learned]
-        pairs = [
-            (part, p.grad) for part, p in zip(self._parts, self.learned, strict=True) if p.grad is not None
-        ]
-        if not all(given):
-            self._flat.zero_()
-        if pairs:
-            torch._foreach_copy_([part for part, _ in pairs], [gradient for _, gradient in pairs])
-        self._flat[: _HEAD + len(given)] = torch.cat([head, head.new_tensor(given)])
+    def _add_flat(self, head: torch.Tensor, *, all_given: bool) -> torch.Tensor:
+        """Sum gradients over all processes in one message, together with the head, which ends with who has which gradient."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.learned]
+        torch._foreach_copy_(self._parts, gradients)
+        self._flat[: len(head)] = head
         dist.all_reduce(self._flat)
-        somewhere = (
-            [True] * len(given) if all(given) else (self._flat[_HEAD : _HEAD + len(given)] > 0).tolist()
-        )
+        head = self._flat[: len(head)].clone()
+        somewhere = [True] * len(gradients) if all_given else (head[_HEAD:] > 0).tolist()
         for parameter, part, has in zip(self.learned, self._parts, somewhere, strict=True):
             parameter.grad = part.to(parameter.dtype) if has else None
-        return self._flat[:_HEAD].clone()
+        return head
+
+
+class _OnlyLoss(nn.Module):
+    """A module whose loss alone asks for gradients: ``DistributedDataParallel`` waits for one of each output that does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Batch) -> dict[str, Any]:
+        """The parts, all but the loss detached."""
+        parts = self.module(batch)
+        return {
+            name: v.detach() if name != LOSS and isinstance(v, torch.Tensor) else v
+            for name, v in parts.items()
+        }
 
 
 def average_buffers(module: nn.Module, ranks: Ranks) -> None:
@@ -249,19 +249,3 @@ def from_first(value: T, ranks: Ranks) -> T:
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
-
-
-def added_up(values: dict[str, float], ranks: Ranks) -> dict[str, float]:
-    """Sums over all processes by name, bit for bit the same on each; a process may have no value of a name."""
-    sums: dict[str, float] = {}
-    for one in gathered(values, ranks):
-        for name, value in one.items():
-            sums[name] = sums.get(name, 0.0) + value
-    return sums
-
-
-def _with_detached_metrics(parts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.detach() if name != LOSS and isinstance(value, torch.Tensor) else value
-        for name, value in parts.items()
-    }

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -24,6 +25,9 @@ class Learner:
         config: Optimizer, precision and clipping.
         ranks: This process among the others.
         device: Where to learn.
+
+    Raises:
+        ConfigError: The parameter groups do not fit the module, or nothing in it is trained.
     """
 
     def __init__(self, task: Task, config: TrainerConfig, ranks: Ranks, device: torch.device) -> None:
@@ -31,13 +35,12 @@ class Learner:
         self.module = task.module.to(device)
         if config.compile:
             self.module.compile()
-        self._sync = GradientSync(self.module, ranks, device, config.gradient_sync)
         self._groups = check_groups(task)
         self._optimizer = build_optimizer(self._groups, config, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        self._whole = (
-            config.accumulate == 1 and ranks.world == 1
-        )  # a batch is a step, which no weight changes
+        self._sync = GradientSync(self.module, ranks, device, config.gradient_sync)
+        # Whether every batch is a step of its own, which no weight changes.
+        self._whole = config.accumulate == 1 and ranks.world == 1
         self._weight: float | torch.Tensor = 0.0
         frozen = {name: p for name, p in self.module.named_parameters() if not p.requires_grad}
         self._frozen = {name: (p._version, _digest(p)) for name, p in frozen.items()}
@@ -49,9 +52,8 @@ class Learner:
     @property
     def rates(self) -> dict[str, float]:
         """The learning rate of the last step, under ``learning_rate``; those of further groups with their names."""
-        rates = [group["lr"] for group in self._optimizer.param_groups]
-        further = {f"learning_rate_{g.name}": r for g, r in zip(self._groups[1:], rates[1:], strict=True)}
-        return {"learning_rate": rates[0], **further}
+        names = ["learning_rate", *(f"learning_rate_{group.name}" for group in self._groups[1:])]
+        return {name: one["lr"] for name, one in zip(names, self._optimizer.param_groups, strict=True)}
 
     def learn(self, batch: Batch | None, *, last: bool) -> dict[str, Any]:
         """Add the gradient of a batch, the last one of its step or not; return the parts of its loss."""
@@ -69,26 +71,29 @@ class Learner:
         return parts
 
     def step(
-        self, factor: float, *, flags: Sequence[bool], measure: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        self, factor: float, *, flags: Sequence[bool], log: bool
+    ) -> tuple[torch.Tensor | None, Sequence[bool]]:
         """Change the weights by the gradient of all batches since the last step, over all processes.
 
         Args:
             factor: Factor of the learning rates.
             flags: What this process tells the others, in the same message.
-            measure: Whether to measure the norm of the gradient even if it is not clipped.
+            log: Whether the step is logged. Only then is the norm of a gradient measured that is not clipped, and do flags of
+                several processes on GPUs arrive: reading them waits for the device.
 
         Returns:
-            The norm of the gradient before clipping, if it was measured; how many processes set each flag, if there are several.
+            The norm of the gradient before clipping, if it was measured; and for each flag whether a process set it.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        agreed = None
         if not self._whole:
-            agreed = self._sync.add_up(self._weight, flags)
+            told = self._sync.add_up(self._weight, flags)
             self._weight = 0.0
+            if self.ranks.world > 1:
+                read = log or self.device.type == "cpu"
+                flags = (told > 0).tolist() if read else [False] * len(flags)
         norm = None
-        if measure or self.config.clip_norm is not None:
+        if log or self.config.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             norm = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
             if self.config.clip_norm is not None:
@@ -96,7 +101,7 @@ class Learner:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm, agreed
+        return norm, flags
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Any]:
@@ -109,8 +114,10 @@ class Learner:
         """What of the parameter groups a checkpoint must share."""
         if len(self._groups) == 1:
             return {}
-        values = [(g.name, g.learning_rate, g.weight_decay, g.betas, g.eps) for g in self._groups]
-        return {"parameter groups": [[list(v) if isinstance(v, tuple) else v for v in one] for one in values]}
+        values = [
+            [g.name, g.learning_rate, g.weight_decay, g.betas and list(g.betas), g.eps] for g in self._groups
+        ]
+        return {"parameter groups": values}
 
     def finite(self) -> bool:
         """Whether every trained weight is a finite number."""
@@ -135,9 +142,8 @@ class Learner:
         """
         wrong = self.module.load_state_dict(weights, strict=False)
         if names := {*wrong.unexpected_keys, *wrong.missing_keys} - self._frozen.keys():
-            raise RuntimeError(
-                f"the weights of a checkpoint do not fit the module: {', '.join(sorted(names))}"
-            )
+            named = ", ".join(sorted(names))
+            raise RuntimeError(f"the weights of a checkpoint do not fit the module: {named}")
 
     def state(self) -> dict[str, Any]:
         """Everything that a checkpoint needs."""
@@ -175,10 +181,11 @@ def check_groups(task: Task) -> list[ParameterGroup]:
     if not names:
         raise ConfigError("the module has no parameter that needs a gradient", hint="Unfreeze some of it.")
     groups = list(task.parameter_groups()) or [ParameterGroup(name="all", parameters=list(names))]
-    found = [parameter for group in groups for parameter in group.parameters if parameter.requires_grad]
+    times = Counter(parameter for group in groups for parameter in group.parameters)
     for parameter, name in names.items():
-        if (times := sum(one is parameter for one in found)) != 1:
-            raise ConfigError(f"the parameter {name} is in {times} parameter groups", hint="Put it into one.")
+        if times[parameter] != 1:
+            what = f"the parameter {name} is in {times[parameter]} parameter groups"
+            raise ConfigError(what, hint="Put it into one.")
     return groups
 
 
@@ -186,20 +193,18 @@ def build_optimizer(
     groups: Sequence[ParameterGroup], config: TrainerConfig, device: torch.device
 ) -> torch.optim.Optimizer:
     """The optimizer of the configuration over the groups; Adam is fused if the device supports it."""
-
-    def settings(group: ParameterGroup) -> dict[str, Any]:
-        names = ["weight_decay"] if config.optimizer == "sgd" else ["weight_decay", "betas", "eps"]
-        own = {name: getattr(group, name) for name in names}
-        rate = config.learning_rate if group.learning_rate is None else group.learning_rate
+    adam = () if config.optimizer == "sgd" else ("betas", "eps")
+    filled = []
+    for group in groups:
+        own = {name: getattr(group, name) for name in ("learning_rate", "weight_decay", *adam)}
+        own = {name: getattr(config, name) if value is None else value for name, value in own.items()}
         learned = [parameter for parameter in group.parameters if parameter.requires_grad]
-        filled = {name: getattr(config, name) if value is None else value for name, value in own.items()}
-        return {"params": learned, "lr": rate, "initial_lr": rate, **filled}
-
-    every = [settings(group) for group in groups]
+        rate = own.pop("learning_rate")
+        filled.append({"params": learned, "lr": rate, "initial_lr": rate, **own})
     if config.optimizer == "sgd":
-        return torch.optim.SGD(every, momentum=config.momentum)
+        return torch.optim.SGD(filled, momentum=config.momentum)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(every, fused=device.type in ("cpu", "cuda"))
+    return kind(filled, fused=device.type in ("cpu", "cuda"))
 
 
 def multiplier(config: TrainerConfig, step: int, *, total: int | None, epoch: int) -> float:

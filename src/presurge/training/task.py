@@ -1,9 +1,8 @@
 """What the trainer knows of a model: a module that turns a batch into named losses, and where batches come from."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -104,10 +103,7 @@ class Task:
         Override it for batches from an iterator. One that cannot skip keeps its place in ``state`` instead. Every process
         must give equally many batches.
         """
-        every = (
-            count(epoch.skip) if self.batches_per_epoch is None else range(epoch.skip, self.batches_per_epoch)
-        )
-        return (self.batch(epoch, index) for index in every)
+        return (self.batch(epoch, index) for index in range(epoch.skip, self.batches_per_epoch or 0))
 
     def validation_batches(self, rank: int, world: int) -> Iterable[tuple[Batch, float]]:
         """This process's validation batches with their weights; nothing, and the training loss is watched instead.
@@ -164,36 +160,27 @@ def move(batch: Batch, device: torch.device) -> Batch:
             return batch
         pinned = batch.pin_memory() if device.type == "cuda" and batch.device.type == "cpu" else batch
         return pinned.to(device, non_blocking=True)
-    parts = fields_of(batch)
-    if parts is None:
+    moved = {key: move(part, device) for key, part in parts_of(batch).items()}
+    if not moved:
         return batch
-    moved = {key: move(value, device) for key, value in parts}
     if isinstance(batch, dict):
         return moved
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return dataclasses.replace(batch, **moved)
+    if dataclasses.is_dataclass(batch):
+        return dataclasses.replace(batch, **moved)  # type: ignore[type-var]
     return type(batch)(*moved.values()) if hasattr(batch, "_fields") else type(batch)(moved.values())
 
 
-def fields_of(batch: Batch) -> list[tuple[Any, Any]] | None:
-    """Keys and values of a collection in a batch; None if it is something else."""
-    if isinstance(batch, dict):
-        return list(batch.items())
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return [(field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch) if field.init]
-    return list(enumerate(batch)) if isinstance(batch, list | tuple) else None
-
-
 def rows_of(batch: Batch) -> int:
-    """Length of the first tensor in a batch; 0 if there is none."""
+    """Length of the first tensor in a batch that has rows; 0 if there is none."""
     if isinstance(batch, torch.Tensor):
         return len(batch) if batch.ndim else 0
-    return next((len(tensor) for tensor in tensors_of(batch) if tensor.ndim), 0)
+    return next((rows for part in parts_of(batch).values() if (rows := rows_of(part))), 0)
 
 
-def tensors_of(batch: Batch) -> Iterator[torch.Tensor]:
-    """The tensors of a batch, in order."""
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    for _, value in fields_of(batch) or ():
-        yield from tensors_of(value)
+def parts_of(batch: Batch) -> dict[Any, Any]:
+    """The parts of a collection by key, field or place; none if it is something else."""
+    if isinstance(batch, dict):
+        return batch
+    if dataclasses.is_dataclass(batch):
+        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch) if field.init}
+    return dict(enumerate(batch)) if isinstance(batch, list | tuple) else {}

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,7 @@ from presurge.progress import Progress, silent
 from presurge.training import checkpoint as files
 from presurge.training import devices
 from presurge.training.config import TrainerConfig
-from presurge.training.distributed import (
-    added_up,
-    average_buffers,
-    from_first,
-    gathered,
-    joined,
-    this_process,
-)
+from presurge.training.distributed import average_buffers, from_first, gathered, joined, this_process
 from presurge.training.interruption import StopRequest, TrainingInterrupted, restarted, stop_requests
 from presurge.training.loggers import SPEED, MetricLogger
 from presurge.training.meter import Meter, Sums
@@ -46,10 +40,6 @@ _KEYS = ("identity", "at", "learner", "ranks", "marks")
 
 class NonFiniteLossError(PresurgeError):
     """The loss or the weights became infinite or not a number."""
-
-
-class _StopAsked(Exception):  # noqa: N818 - no error: it leaves the loop where a checkpoint may be written
-    """Somebody asked to stop, and the state is one that can be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +106,18 @@ def fit(
         stop_requests(alone=ranks.world == 1) as stop,
         devices.threads(config.threads),
         devices.float32_products(config.precision),
-        devices.own_generators(device),
         devices.enough_memory(device),
+        devices.seeded(config.seed + ranks.rank, device),
+        contextlib.closing(Learner(task, config, ranks, device)) as learner,
     ):
-        devices.seed_all(config.seed + ranks.rank)
-        run = _Run(task, config, Learner(task, config, ranks, device), stop)
+        run = _Run(task, config, learner, stop)
         if ranks.first:
             run.directory, run.loggers, run.progress = directory, loggers, progress
             if directory is not None:
                 files.sweep(directory)
-        with contextlib.closing(run.learner):
-            if not run.resume(wanted=resume or restarted()):
-                run.begin()
-            return run.train()
+        if not run.resume(wanted=resume or restarted()):
+            run.begin()
+        return run.train()
 
 
 class _Run:
@@ -144,11 +133,10 @@ class _Run:
         self.at, self.meter = files.Position(), Meter()
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.batches = task.batches_per_epoch
-        self.steps_per_epoch = None if self.batches is None else math.ceil(self.batches / config.accumulate)
-        totals = [config.max_steps] if config.max_steps else []
-        totals += [self.steps_per_epoch * config.epochs] if self.steps_per_epoch else []
-        self.total_steps = min(totals, default=None)
+        steps = self.batches and math.ceil(self.batches / config.accumulate) * config.epochs
+        self.total_steps = min(filter(None, (steps, config.max_steps)), default=None)
         self.identity = {**config.identity(), **learner.identity(), **task.identity()}
+        self.sign = 1 if config.monitor_mode == "min" else -1
         self.out_of_time = self.pending = False
         self.began = self.saved = self.told = self.logged = time.monotonic()
         self.rows = 0
@@ -199,12 +187,10 @@ class _Run:
             devices.set_random_state(own["random"], self.device)
             return
         if any(one["task"] is not None for one in ranks):
-            what = (
-                f"was written by {len(ranks)} processes, whose batches {self.ranks.world} cannot go on with"
-            )
+            what = f"was written by {len(ranks)} processes, whose batches {self.ranks.world} cannot continue"
             raise ConfigError(what, where=files.LAST, hint="Resume with as many processes as before.")
         if self.ranks.first:
-            self.meter = Meter.merged([one["meter"] for one in ranks])
+            self.meter = Meter(*(one["meter"] for one in ranks))
         devices.seed_all(self.config.seed + self.at.step * self.ranks.world + self.ranks.rank)
 
     def _stored(self) -> dict[str, Any] | None:
@@ -225,9 +211,9 @@ class _Run:
                 self._epoch()
             if self.at.batch:
                 self._end_of_epoch(whole=False)
-        except _StopAsked:
+        except TrainingInterrupted:
             self._write_last()
-            raise TrainingInterrupted(self.stop.number) from None
+            raise
         if any(gathered(bool(self.stop), self.ranks)):
             raise TrainingInterrupted(self.stop.number)
         if self.best_weights is not None:
@@ -236,7 +222,7 @@ class _Run:
         return TrainingOutcome(
             history=self.at.history,
             best_epoch=self.at.best_epoch,
-            best_value=self._signed(self.at.best_value),
+            best_value=self.sign * self.at.best_value,
             stopped_early=self.out_of_patience,
             seconds=time.monotonic() - self.began,
         )
@@ -245,18 +231,16 @@ class _Run:
         """Train on the batches that are left of an epoch, up to its end or to that of the run."""
         self.learner.module.train()
         self.logged, self.rows = time.monotonic(), 0
-        for batch in self.task.train_batches(self._now()):
+        left = None if self.batches is None else self.batches - self.at.batch
+        for batch in islice(self.task.train_batches(self._now()), left):
             self._train_on(batch)
-            if self.at.batch == self.batches:
-                break
-            if self.ended:
+            if self.ended and self.at.batch != self.batches:
                 self._write_last()
                 return
-        else:
-            if self.batches is not None and self.at.batch < self.batches:
-                raise ValueError(f"train_batches is shorter than promised: {self.at.batch} of {self.batches}")
-            if not self.at.batch:
-                raise DataError("there is no batch to train on")
+        if self.batches is not None and self.at.batch < self.batches:
+            raise ValueError(f"train_batches is shorter than promised: {self.at.batch} of {self.batches}")
+        if not self.at.batch:
+            raise DataError("there is no batch to train on")
         if self.pending:
             self._step()
         self._end_of_epoch()
@@ -267,16 +251,16 @@ class _Run:
 
     def _train_on(self, batch: Batch | None) -> None:
         """One batch; the last one of its group makes a step."""
-        index = self.at.batch
-        full = (index + 1) % self.config.accumulate == 0
+        done = self.at.batch + 1
+        full = done % self.config.accumulate == 0 or done == self.batches
         if batch is not None:
             self.rows += rows_of(batch)
             batch = self.task.to_device(batch, self.device)
         # Where the number of batches is unknown, any may be the last, and all are added up at once.
-        last = full or self.batches is None or index + 1 == self.batches
-        self.meter.add(self.learner.learn(batch, last=last))
-        self.at.batch, self.pending = index + 1, True
-        if self.device.type == "cpu":  # elsewhere it waits for the log, since fetching waits for the device
+        self.meter.add(self.learner.learn(batch, last=full or self.batches is None))
+        self.at.batch, self.pending = done, True
+        # Elsewhere it waits for the log, since fetching waits for the device.
+        if self.device.type == "cpu":
             self._fetch()
         if full:
             self._step()
@@ -286,23 +270,18 @@ class _Run:
         config, now = self.config, time.monotonic()
         at_log = (self.at.step + 1) % config.log_steps == 0
         late = now - self.saved > config.checkpoint_seconds
-        over = config.max_seconds is not None and now - self.began > config.max_seconds
+        over = now - self.began > (config.max_seconds or math.inf)
         factor = multiplier(config, self.at.step, total=self.total_steps, epoch=self.at.epoch) * self.at.decay
-        flags = (bool(self.stop), late, over)
-        norm, agreed = self.learner.step(factor, flags=flags, measure=at_log)
+        norm, flags = self.learner.step(factor, flags=(bool(self.stop), late, over), log=at_log)
+        stop, late, self.out_of_time = flags
         self.at.step, self.pending = self.at.step + 1, False
         self.task.after_step(self.at.step)
         if at_log:
             self._log_step(norm)
         if now - self.told > _TELL_SECONDS:
             self._tell(self.meter.epoch.means().get(LOSS))
-        stop, late, self.out_of_time = flags
-        if self.ranks.world > 1 and agreed is not None:
-            # On a GPU, reading what all agreed on waits for the device: only with the log.
-            read = self.device.type == "cpu" or at_log
-            stop, late, self.out_of_time = (agreed > 0).tolist() if read else (False, False, False)
         if stop:
-            raise _StopAsked
+            raise TrainingInterrupted(self.stop.number)
         if late or (config.checkpoint_steps is not None and self.at.step % config.checkpoint_steps == 0):
             self._write_last()
 
@@ -316,7 +295,7 @@ class _Run:
             values["gradient_norm"] = float(norm)
         values[SPEED] = rows / max(now - self.logged, 1e-9)
         self._log({"epoch": self.at.epoch, **self.learner.rates, **values})
-        self.meter.interval.clear()
+        self.meter.interval = Sums()
         self.logged, self.rows = now, 0
 
     def _end_of_epoch(self, *, whole: bool = True) -> None:
@@ -324,8 +303,7 @@ class _Run:
 
         If the run ended within the epoch, ``last.pt`` stays at that step, so that a longer run can go on from there.
         """
-        self._fetch()
-        self._check_weights()
+        self._check()
         average_buffers(self.learner.module, self.ranks)
         values = {f"train_{name}": value for name, value in self._means(self.meter.epoch).items()}
         values |= {f"validation_{name}": value for name, value in self._validate().items()}
@@ -349,7 +327,7 @@ class _Run:
         with devices.seeded(self.config.seed, self.device):
             for batch, weight in self.task.validation_batches(self.ranks.rank, self.ranks.world):
                 if self.stop and self.ranks.world == 1:
-                    raise _StopAsked
+                    raise TrainingInterrupted(self.stop.number)
                 parts = self.learner.measure(self.task.to_device(batch, self.device))
                 meter.add({**parts, WEIGHT: weight})
             meter.fetch()
@@ -359,9 +337,11 @@ class _Run:
         return {**self._means(meter.epoch), **from_first(metrics, self.ranks)}
 
     def _means(self, own: Sums) -> dict[str, float]:
-        """Weighted means over all processes."""
-        sums = added_up({**own.sums, WEIGHT: own.weight}, self.ranks)
-        return Sums(sums, sums.pop(WEIGHT)).means()
+        """Weighted means over all processes, bit for bit the same on each."""
+        total = Sums()
+        for sums, weight in gathered((own.sums, own.weight), self.ranks):
+            total.add(sums, weight)
+        return total.means()
 
     def _monitored(self, values: dict[str, float]) -> float:
         usual = next(name for name in (f"validation_{LOSS}", f"train_{LOSS}") if name in values)
@@ -373,14 +353,13 @@ class _Run:
                 hint=f"Choose one of: {', '.join(values)}.",
             )
         if not math.isfinite(values[name]):
-            what = name.replace("_", " ")
-            what = f"the {what} is not a number after epoch {self.at.epoch + 1}{self._kept()}"
-            raise NonFiniteLossError(what, hint=_ADVICE)
+            what = f"the {name.replace('_', ' ')} is not a number after epoch {self.at.epoch + 1}"
+            raise self._not_finite(what)
         return values[name]
 
     def _keep_if_best(self, value: float, *, write: bool) -> None:
-        if self._signed(value) < self.at.best_value - self.config.min_delta:
-            self.at.best_value, self.at.best_epoch, self.at.bad_epochs = self._signed(value), self.at.epoch, 0
+        if self.sign * value < self.at.best_value - self.config.min_delta:
+            self.at.best_value, self.at.best_epoch, self.at.bad_epochs = self.sign * value, self.at.epoch, 0
             self.best_weights = copy.deepcopy(self.learner.weights())
             if self.directory is not None and write:
                 state = {"module": self.best_weights, "epoch": self.at.epoch, "value": value}
@@ -390,30 +369,27 @@ class _Run:
         if self.config.schedule == "plateau" and self.at.bad_epochs % self.config.plateau_patience == 0:
             self.at.decay = max(self.config.min_factor, self.at.decay * self.config.decay_factor)
 
-    def _signed(self, value: float) -> float:
-        return value if self.config.monitor_mode == "min" else -value
-
     def _fetch(self) -> None:
         """Bring the meter up to date, and refuse a loss that is not finite."""
         age = self.meter.fetch()
-        if age is None:
-            return
-        index = self.at.batch - 1 - age
-        step = self.at.epoch_step + index // self.config.accumulate + 1
-        what = f"the loss is not a number at step {step} (epoch {self.at.epoch + 1}, batch {index + 1})"
-        where = self.task.describe(self._now(), index)
-        raise NonFiniteLossError(what + self._kept(), where=where, hint=_ADVICE)
+        if age is not None:
+            index = self.at.batch - 1 - age
+            step = self.at.epoch_step + index // self.config.accumulate + 1
+            what = f"the loss is not a number at step {step} (epoch {self.at.epoch + 1}, batch {index + 1})"
+            raise self._not_finite(what, self.task.describe(self._now(), index))
 
-    def _check_weights(self) -> None:
+    def _check(self) -> None:
         """Refuse to keep weights that are not finite, as after an infinite gradient of a finite loss."""
+        self._fetch()
         if not self.learner.finite():
             what = f"the weights are not finite after step {self.at.step}, although the loss was: a gradient overflowed"
-            raise NonFiniteLossError(what + self._kept(), hint=_ADVICE)
+            raise self._not_finite(what)
 
-    def _kept(self) -> str:
-        if self.best_weights is None or self.directory is None:
-            return ""
-        return f"; the best weights so far, of epoch {self.at.best_epoch + 1}, are kept in {self.directory / files.BEST}"
+    def _not_finite(self, what: str, where: str | None = None) -> NonFiniteLossError:
+        if self.best_weights is not None and self.directory is not None:
+            best = self.directory / files.BEST
+            what += f"; the best weights so far, of epoch {self.at.best_epoch + 1}, are kept in {best}"
+        return NonFiniteLossError(what, where=where, hint=_ADVICE)
 
     def _log(self, values: dict[str, float]) -> None:
         for one in self.loggers:
@@ -428,8 +404,7 @@ class _Run:
 
     def _write_last(self) -> None:
         """Write ``last.pt``, from which the run can be resumed exactly; only between two steps."""
-        self._fetch()
-        self._check_weights()
+        self._check()
         buffers = dict(self.learner.module.named_buffers()) if self.ranks.world > 1 else {}
         own = {
             "random": devices.random_state(self.device),
