@@ -13,8 +13,6 @@ from presurge.series.frequency import DAY, WEEK
 from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
 
-Complex128Array = npt.NDArray[np.complex128]
-
 _ORDERS = ((DAY, 8), (WEEK, 6))
 """Harmonics of each period. The seventh of a week is the first of a day, so a week has six of its own."""
 
@@ -54,7 +52,7 @@ class Calendar:
         waves_BM = self.waves(time_B)
         return np.concatenate((waves_BM.imag, waves_BM.real), axis=1)
 
-    def waves(self, time_B: IntArray) -> Complex128Array:
+    def waves(self, time_B: IntArray) -> npt.NDArray[np.complex128]:
         """The same as complex numbers ``exp(i angle)``: complex128 [B, M]."""
         period_M, order_M = np.array(self.harmonics, np.int64).reshape(-1, 2).T
         angle_BM = 2 * np.pi * ((time_B[:, None] * order_M) % period_M / period_M)

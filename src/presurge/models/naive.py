@@ -26,15 +26,9 @@ from presurge.store import Arrays
 class _Baseline(Forecaster):
     """What the baselines share: nothing learned, nothing stored, counts never below zero."""
 
-    @property
-    def refits(self) -> bool:
-        """A fit costs little."""
-        return True
-
-    @property
-    def tolerates_gaps(self) -> bool:
-        """It skips missing values."""
-        return True
+    refits = True
+    tolerates_gaps = True
+    n_parameters = 0
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
@@ -45,18 +39,13 @@ class _Baseline(Forecaster):
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows."""
-        mean_BHC = self._mean(batch.targets())
         floor_C = np.where(self.fitted_spec().count_mask, np.float32(0), np.float32(-np.inf))
-        return Prediction(np.maximum(mean_BHC, floor_C).astype(np.float32))
+        mean_BXC = np.maximum(self._mean(batch.targets()), floor_C).astype(np.float32)
+        return Prediction(np.repeat(mean_BXC, self.horizon // mean_BXC.shape[1], axis=1))
 
     @abstractmethod
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
-        """Point forecasts [B, H, C], not yet clipped at zero."""
-
-    @property
-    def n_parameters(self) -> int:
-        """None."""
-        return 0
+        """Point forecasts [B, H, C], or [B, 1, C] if they are the same for every row; not yet clipped at zero."""
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Nothing."""
@@ -72,9 +61,8 @@ class LastValue(_Baseline):
     name: ClassVar[str] = "last-value"
     summary: ClassVar[str] = "repeats the last observed value"
 
-    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
-        last_BC, _ = _last_observed(context_BLC)
-        return np.repeat(last_BC[:, None, :], self.horizon, axis=1)
+    def _mean(self, context_BLC: FloatArray) -> FloatArray:
+        return _last_observed(context_BLC)[0][:, None]
 
 
 class RecentMeanConfig(Config):
@@ -105,7 +93,7 @@ class RecentMean(_Baseline):
         total_BC = np.where(seen, recent, 0).sum(axis=1, dtype=np.float64)
         n_BC = seen.sum(axis=1)
         mean_BC = np.where(n_BC > 0, total_BC / np.maximum(n_BC, 1), _last_observed(context_BLC)[0])
-        return np.repeat(mean_BC[:, None, :], self.horizon, axis=1)
+        return mean_BC[:, None]
 
 
 class Drift(_Baseline):
@@ -158,25 +146,20 @@ class SeasonalNaive(_Baseline):
         started = time.process_time()
         panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
-        names = panel.channel_names
-        notes: tuple[str, ...] = ()
-        if self.config.period is None:
-            seasons = [detect_season(panel, train, c) for c in range(len(names))]
-            notes = _season_notes(dict(zip(names, seasons, strict=True)), panel.step)
-        else:
-            seasons = [Season(self.config.period) for _ in names]
-        self.periods = tuple(season.period for season in seasons)
+        given = self.config.period
+        seasons = {
+            name: detect_season(panel, train, c) if given is None else Season(given)
+            for c, name in enumerate(panel.channel_names)
+        }
+        self.periods = tuple(season.period for season in seasons.values())
         self.context = max(self.context, *self.periods)
+        rows = [{"channel": name, **row} for name, season in seasons.items() for row in season.candidates]
         return FitReport(
             model=self.name,
             cpu_seconds=time.process_time() - started,
-            chosen={"period": dict(zip(names, self.periods, strict=True))},
-            candidates=tuple(
-                {"channel": name, **candidate}
-                for name, season in zip(names, seasons, strict=True)
-                for candidate in season.candidates
-            ),
-            notes=notes,
+            chosen={"period": dict(zip(seasons, self.periods, strict=True))},
+            candidates=tuple(rows),
+            notes=_season_notes(seasons, panel.step) if given is None else (),
         )
 
     def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:

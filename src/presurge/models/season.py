@@ -1,8 +1,7 @@
 """Finding the season of a series: a lag at which it resembles itself more than at the lags half a period beside it."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ _AS_HIGH = 0.9
 """The first peak of the autocorrelation counts if it reaches this share of the highest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Season:
+class Season(NamedTuple):
     """A period in rows (1 where no season was found) and the candidates that it was chosen from."""
 
     period: int
@@ -39,25 +37,20 @@ def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
     do not achieve that, and bursts weigh little. Among the seasons, the one whose repetition has the least mean absolute
     error on these rows wins.
     """
-    pieces = [
-        panel.values[a:b, channel].astype(np.float64)
-        for a, b in zip(span.first, span.last, strict=True)
-        if b > a
-    ]
+    rows = zip(span.first, span.last, strict=True)
+    pieces = [panel.values[a:b, channel].astype(np.float64) for a, b in rows]
     level = [_detrended(x_R) for x_R in pieces]
-    longest = max(level, key=len, default=np.zeros(0))
+    longest = max(level, key=len)
     calendar = [unit // panel.step for unit in _CALENDAR if unit % panel.step == 0]
-    periods = [period for period in calendar if period >= 2 and 2 * period <= len(longest)]
-    peak = _autocorrelation_peak(longest)
-    uncommon = [peak] if peak is not None and peak not in periods else []
+    periods = [period for period in calendar if 2 <= period <= len(longest) // 2]
     best, lowest = 1, np.inf
     candidates: list[dict[str, Any]] = []
-    for period in (*periods, *uncommon):
+    for period in dict.fromkeys([*periods, *_autocorrelation_peak(longest)]):
+        uncommon = period not in periods
         error, contrast = _difference(pieces, period), _contrast(level, period)
         candidates.append({"period": period, "error": error, "contrast": contrast})
-        strict = period in uncommon or 3 * period > len(longest)
-        enough = lowest * (_UNCOMMON if period in uncommon else 1)
-        if contrast <= (_CLEAR_UNCOMMON if strict else _CLEAR) and error < enough:
+        clear = _CLEAR_UNCOMMON if uncommon or 3 * period > len(longest) else _CLEAR
+        if contrast <= clear and error < lowest * (_UNCOMMON if uncommon else 1):
             best, lowest = period, error
     return Season(best, tuple(candidates))
 
@@ -99,21 +92,21 @@ def _difference(series: list[Float64Array], lag: int) -> float:
     return float(gaps_R[known].mean()) if known.any() else 0.0
 
 
-def _autocorrelation_peak(x_R: Float64Array) -> int | None:
-    """The first lag, up to a quarter of the rows, at which the autocorrelation peaks about as high as anywhere.
+def _autocorrelation_peak(x_R: Float64Array) -> list[int]:
+    """The first lag, up to a quarter of the rows, at which the autocorrelation peaks about as high as anywhere, if any.
 
     The highest of nearly equal peaks may be any multiple of the period.
     """
     rows, size = len(x_R), 1 << (2 * len(x_R)).bit_length()
     lags = rows // 4
     if lags < 4:
-        return None
+        return []
     clipped = np.clip(np.nan_to_num(x_R), -5, 5)
     power = np.abs(np.fft.rfft(clipped, size)) ** 2
     products_K = np.fft.irfft(power, size)[: lags + 1]
     correlation_K = products_K / (rows - np.arange(lags + 1)) / max(products_K[0] / rows, 1e-12)
     inner = correlation_K[1:-1]
     peaks = 1 + np.flatnonzero((inner > correlation_K[:-2]) & (inner >= correlation_K[2:]) & (inner > 0.1))
-    if len(peaks) == 0:
-        return None
-    return int(peaks[np.argmax(correlation_K[peaks] >= _AS_HIGH * correlation_K[peaks].max())])
+    peak_K = correlation_K[peaks]
+    high: list[int] = peaks[peak_K >= _AS_HIGH * peak_K.max(initial=0)].tolist()
+    return high[:1]

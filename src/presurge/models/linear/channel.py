@@ -13,18 +13,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise, product
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from presurge.models.calendar import Calendar
 from presurge.models.linear.moments import Moments, joint_moments
 from presurge.models.linear.select import Fold, complete_starts, no_window, thinned, window_errors
-from presurge.models.linear.solve import DEFAULT_RIDGE, solve, without_anchor
+from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, without_anchor
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, targets_of
+
+if TYPE_CHECKING:
+    from presurge.models.linear.linear import Linear
 
 WEIGHTS = ("weight", "bias", "calendar", "covariates")
 """What a channel forecasts with: its own past, a bias, and the terms."""
@@ -163,58 +166,45 @@ class ChannelProblem:
     """One target of a panel, with the windows that learn and judge.
 
     Args:
+        model: What to solve for: its sizes, configuration and calendar.
         panel: The target, then the covariates that may help to forecast it.
         train: The training rows.
         folds: Rows to choose by.
-        calendar: The terms of the calendar.
-        context: L.
-        horizon: H.
-        stride: Rows from one training window to the next.
 
     Raises:
         DataError: There is no complete training window.
     """
 
-    def __init__(
-        self,
-        panel: Panel,
-        train: Span,
-        folds: Sequence[Fold],
-        calendar: Calendar,
-        *,
-        context: int,
-        horizon: int,
-        stride: int,
-    ) -> None:
-        self.panel, self.train, self.calendar = panel, train, calendar
-        self.context, self.horizon = context, horizon
-        size = {"context": context, "horizon": horizon}
+    def __init__(self, model: "Linear", panel: Panel, train: Span, folds: Sequence[Fold]) -> None:
+        self.config, self.calendar, self.panel, self.train = model.config, model.calendar, panel, train
+        self.context, self.horizon = model.context, model.horizon
+        size, stride = {"context": model.context, "horizon": model.horizon}, model.config.stride
         learn = (*(fold.learn for fold in folds), train)
         # Each fold, and last the training rows, holds the windows of the one before.
         self.learn_F = [complete_starts(panel, span, **size, stride=stride)[0] for span in learn]
         self.judge_F = [thinned(complete_starts(panel, fold.judge, **size)[0]) for fold in folds]
         if len(self.learn_F[-1]) == 0:
-            raise no_window(train, context, horizon, panel.channels[0].name)
+            raise no_window(train, **size, channel=panel.channels[0].name)
         self.covariates = Scaler.fit(panel.take(train).values[:, 1:], "standard")
         self.known = [channel.role == "known" for channel in panel.channels[1:]]
 
-    def choose(
-        self,
-        transform: TransformName | Literal["auto"],
-        term_sets: Sequence[Mapping[str, bool]],
-        ridges: Sequence[float],
-    ) -> ChannelFit:
+    def choose(self, term_sets: Sequence[Mapping[str, bool]]) -> ChannelFit:
         """Choose by the pooled error over the folds, and fit the winner to all training windows.
 
         The ridge is carried from the folds to the final fit as a number of rows. Where no fold holds windows both to learn
         from and to judge by, the choice is a default: the square root where it is possible, and a firm ridge.
+
+        Args:
+            term_sets: Whether each term that there is may be used, the default first.
         """
-        scales = self._scales(transform)
+        scales = self._scales()
         moments = dict(zip(scales, self._moments_by_fold(list(scales.values())), strict=True))
+        given = self.config.ridge
+        ridges = RIDGES if given is None else (given,)
         chosen: dict[str, Any] = {
             "transform": list(scales)[min(1, len(scales) - 1)],
             **term_sets[0],
-            "ridge": DEFAULT_RIDGE if len(ridges) > 1 else ridges[0],
+            "ridge": DEFAULT_RIDGE if given is None else given,
             "error": None,
         }
         usable = [f for f, judge in enumerate(self.judge_F) if len(judge) and len(self.learn_F[f])]
@@ -238,16 +228,15 @@ class ChannelProblem:
         model = self._solve(moments[name][-1], scales[name], used, [chosen["ridge"]])
         return ChannelFit(model, chosen, candidates, at_fold, len(self.learn_F[-1]))
 
-    def _scales(self, transform: TransformName | Literal["auto"]) -> dict[TransformName, Scale]:
+    def _scales(self) -> dict[TransformName, Scale]:
         """The scales to choose from: roots and logarithms only of channels that are never negative."""
         train_R = self.panel.take(self.train).values[:, 0].astype(np.float64)
         train_R = train_R[~np.isnan(train_R)]
-        if transform != "auto":
-            names: tuple[TransformName, ...] = (transform,)
+        names: tuple[TransformName, ...] = ("identity",)
+        if self.config.transform != "auto":
+            names = (self.config.transform,)
         elif train_R.min() >= 0 and train_R.max() > 0:
             names = ("identity", "sqrt", "log1p")
-        else:
-            names = ("identity",)
         return {name: Scale.fit(train_R, name) for name in names}
 
     def _moments_by_fold(self, scales: Sequence[Scale]) -> list[list[Moments]]:

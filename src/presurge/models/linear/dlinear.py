@@ -202,11 +202,9 @@ def moving_average_matrix(context: int, kernel_size: int) -> Float64Array:
 
     Beyond its ends the context is continued with its first and last value. ``kernel_size`` is odd.
     """
-    matrix = np.zeros((context, context))
-    reach = kernel_size // 2
-    for row in range(context):
-        columns = np.arange(row - reach, row + reach + 1).clip(0, context - 1)
-        np.add.at(matrix[row], columns, 1 / kernel_size)
+    matrix, rows_L1 = np.zeros((context, context)), np.arange(context)[:, None]
+    columns_LK = rows_L1 + np.arange(kernel_size) - kernel_size // 2
+    np.add.at(matrix, (rows_L1, columns_LK.clip(0, context - 1)), 1 / kernel_size)
     return matrix
 
 

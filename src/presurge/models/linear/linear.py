@@ -26,7 +26,6 @@ from presurge.models.linear.channel import (
     further_inputs,
 )
 from presurge.models.linear.select import Fold, rolling_folds
-from presurge.models.linear.solve import RIDGES
 from presurge.progress import Progress, silent
 from presurge.series.panel import Panel
 from presurge.series.scalers import TransformName
@@ -102,17 +101,8 @@ class Linear(Forecaster):
         folds = rolling_folds(train, validation, config.folds)
         fits: dict[str, ChannelFit] = {}
         for name in (channel.name for channel in self.spec.targets):
-            problem = ChannelProblem(
-                panel.select([name, *covariates]),
-                train,
-                folds,
-                self.calendar,
-                context=self.context,
-                horizon=self.horizon,
-                stride=config.stride,
-            )
-            ridges = RIDGES if config.ridge is None else (config.ridge,)
-            fits[name] = problem.choose(config.transform, term_sets, ridges)
+            problem = ChannelProblem(self, panel.select([name, *covariates]), train, folds)
+            fits[name] = problem.choose(term_sets)
             (progress or silent)("Choosing by rolling validation", len(fits) / len(self.spec.targets))
         self.channels = [fit.model for fit in fits.values()]
         if any("covariates" in channel.weights for channel in self.channels):
