@@ -151,6 +151,7 @@ def test_custom_params_reach_the_model_and_the_loop() -> None:
         ("dlinear", {"mixed_precision": True}, "precision: dlinear is solved in closed form"),
         ("dlinear", {"gradient_checkpointing": True}, "unknown key 'gradient_checkpointing'"),
         ("dlinear", {"solver": "sgd", "optimizer": "none"}, "optimizer"),
+        ("dlinear", {"solver": "sgd", "device": "cuda"}, "unknown key 'device'"),
     ],
 )
 def test_a_custom_param_is_honoured_or_refused(model: str, params: dict[str, Any], words: str) -> None:

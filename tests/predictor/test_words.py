@@ -65,12 +65,14 @@ def test_hints_never_mention_the_command_line(
         .otherwise(pl.col("Request_tokens_sum"))
         .alias("Request_tokens_sum")
     )
+    still = minutes.with_columns(pl.lit(60).alias("Timestamp"))
     negative = minutes.with_columns(pl.lit(-1).alias("Concurrent_requests"))
     attempts = (
         (lambda: by_minute.predict(holes), "interpolate()"),
         (lambda: by_minute.predict(minutes, 4), "train with prediction_horizon=4"),
         (lambda: by_minute.predict(requests), "the step that the model was trained on"),
         (lambda: by_minute.predict(negative), "Mend or remove this row"),
+        (lambda: by_minute.train(still), "Mend or remove this row"),
         (lambda: by_minute.train(minutes.head(20)), "sequence_length"),
         (lambda: by_minute.load_model("nowhere"), "that save_model wrote"),
         (lambda: ForecasterPredictor(ModelConfig("oracle")), "model_type: there is no model 'oracle'"),

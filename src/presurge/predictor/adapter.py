@@ -13,8 +13,6 @@ from pydantic import Field, PositiveInt
 
 from presurge.config import Config, validated
 from presurge.errors import ConfigError, ModelError
-from presurge.evaluation.backtest import evaluate
-from presurge.evaluation.fit import fit_model
 from presurge.models import plugins, registry
 from presurge.models.forecaster import Forecaster
 from presurge.predictor import config as cfg
@@ -22,15 +20,18 @@ from presurge.predictor.frames import Frame, History, fingerprint, level_of, rea
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
-from presurge.training.config import TrainerConfig, TrainingConfig, require_torch
+from presurge.training.config import TrainerConfig, require_torch
+from presurge.workflows.config import TrainConfig
+from presurge.workflows.evaluate import fit, score_fitted
 from presurge.workflows.train import measured_error
 
 MAX_EPOCHS = "PRESURGE_MAX_EPOCHS"
 """Environment variable: the maximum number of epochs of any training, for smoke runs; each cut is logged as a warning."""
 
 _TOKENS = ("input_tokens", "output_tokens")
-_SHARED = ("batch_size", "epochs", "learning_rate", "patience")
-"""Settings of the training loop that are fields of ``ModelConfig`` too, beside the device."""
+_LOOP = TrainerConfig.model_fields.keys() - {*cfg.FIELDS, "device"}
+"""Settings of the training loop that are not fields of ``ModelConfig``."""
+
 _STEP_ROWS = 100
 """Least number of minutes to read, so that their step can be inferred even if some are missing."""
 
@@ -61,6 +62,9 @@ class ForecasterPredictor(BasePredictor):
 
     The last part of the rows validates: it stops a training by gradient, calibrates the intervals and gives the rolling
     errors, but it shapes no weight.
+
+    Attributes:
+        run: The configuration, as one of ``presurge train``.
     """
 
     model: Forecaster
@@ -69,6 +73,7 @@ class ForecasterPredictor(BasePredictor):
         super().__init__(config)
         self.model = self.build_model()
 
+    @cfg.own_words()
     def prepare_data(self, data: Frame) -> History:
         """Read a frame."""
         return read_history(data)
@@ -84,7 +89,7 @@ class ForecasterPredictor(BasePredictor):
         config, where = self.config, f"custom_params of {self.model_name}"
         kind, own = registry.model_class(str(self.model_type)), dict(config.custom_params)
         mixed = [own.pop(name, False) for name in ("mixed_precision", "amp")]
-        loop = {key: own.pop(key) for key in TrainerConfig.model_fields if key in own and key not in _SHARED}
+        loop = {key: own.pop(key) for key in sorted(_LOOP & own.keys())}
         if any(mixed):
             loop.setdefault("precision", "bf16")
         limit = cfg.checked(PositiveInt, os.environ.get(MAX_EPOCHS) or config.epochs, MAX_EPOCHS)
@@ -92,16 +97,15 @@ class ForecasterPredictor(BasePredictor):
             cfg.logger.warning(
                 "%s: at most %d of %d epochs (%s)", self.model_name, limit, config.epochs, MAX_EPOCHS
             )
-        training = {**kind.training_defaults, **loop, **{key: getattr(config, key) for key in _SHARED}}
-        training |= {"epochs": min(limit, config.epochs), "device": self.device}
+        values = {**kind.training_defaults, **loop, "model_settings": own, "device": self.device}
+        values |= {setting: getattr(config, field) for setting, field in cfg.FIELDS.items()}
+        values["epochs"] = min(limit, config.epochs)
         if not config.early_stopping:
-            training["patience"] = None
+            values["patience"] = None
+        self.run = run = validated(TrainConfig, values, where=where)
+        settings, training = validated(kind.config_class, own, where=where), run.training()
         model = plugins.make(
-            kind,
-            context=config.sequence_length,
-            horizon=config.prediction_horizon,
-            config=validated(kind.config_class, own, where=where),
-            training=validated(TrainingConfig, training, where=where),
+            kind, context=run.context, horizon=run.horizon, config=settings, training=training
         )
         if loop and model.refits:
             what = f"{', '.join(loop)}: {model.name} is solved in closed form and has no training loop"
@@ -124,16 +128,9 @@ class ForecasterPredictor(BasePredictor):
         dataset = Dataset(
             panel=panel, train=train, validation=validation, test=validation, validation_given=True, source={}
         )
-        fitted = fit_model(
-            self.model.name,
-            dataset,
-            context=self.config.sequence_length,
-            horizon=self.config.prediction_horizon,
-            settings=self.model.config.model_dump(exclude_unset=True),
-            training=self.model.training,
-        )
+        fitted = fit(dataset, self.run, training=self.model.training)
         self.model, report = fitted.model, fitted.report
-        evaluation = evaluate([self.model], panel, validation, train=train)
+        evaluation = score_fitted([fitted], dataset)
         self.model.error = measured_error(evaluation, self.model.name)
         scores = evaluation.scores[self.model.name]
         self.keep_errors(scores["wape"][:, -2:])  # both levels end with the tokens
@@ -232,28 +229,30 @@ class ForecasterPredictor(BasePredictor):
             ModelError: It is damaged, holds anything but tensors and text, or is a model of another type.
             MissingDependencyError: It needs a package that is not installed.
         """
-        if _is_torch_file(path):
+        where = str(path)
+        if _is_torch_file(where):
             from presurge.models.networks.torch_file import read_torch_file
 
             document, arrays = read_torch_file(Path(path))
-            model = registry.from_document(document, arrays, where=path)
+            model = registry.from_document(document, arrays, where=where)
         else:
             model, document = registry.load(Path(path))
         if model.name != self.model_type:
             what = f"is a model of the type {model.name!r}, not {str(self.model_type)!r}"
-            raise ModelError(what, where=path, hint=f"Give ModelConfig(model_type={model.name!r}).")
+            raise ModelError(what, where=where, hint=f"Give ModelConfig(model_type={model.name!r}).")
         if missing := set(_TOKENS) - {channel.name for channel in model.fitted_spec().channels}:
-            raise ModelError(f"does not forecast {' and '.join(sorted(missing))}", where=path)
+            raise ModelError(f"does not forecast {' and '.join(sorted(missing))}", where=where)
         try:
             record = _record(model, document)
             own = {"model_type": model.name, "model_name": self.model_name, "device": self.config.device}
             lengths = {"sequence_length": model.context, "prediction_horizon": model.horizon}
             config = cfg.ModelConfig(**{**(record.predictor or {}), **own, **lengths})
-            model.training = ForecasterPredictor(config).model.training
+            twin = ForecasterPredictor(config)
+            model.training = twin.model.training
         except Exception as error:  # content that passes its checksum and makes no sense may fail in any way
             what = f"does not describe a model that can be rebuilt: {getattr(error, 'what', error)}"
-            raise ModelError(what, where=path, hint="Save or train it again.") from error
-        self.model, self.config, self.is_trained = model, config, True
+            raise ModelError(what, where=where, hint="Save or train it again.") from error
+        self.model, self.config, self.run, self.is_trained = model, config, twin.run, True
         for name in _KEPT:
             setattr(self, name, getattr(record, name))
         return True
@@ -282,10 +281,10 @@ def _record(model: Forecaster, document: dict[str, Any]) -> Record:
     if record.predictor is not None:
         return record
     settings, rows = training.get("settings", {}), training.get("rows", {}).get("test")
-    usual = TrainerConfig(**model.training_defaults).model_dump(mode="json", exclude={*_SHARED, "device"})
+    usual = TrainerConfig(**model.training_defaults).model_dump(mode="json", include=_LOOP)
     further = {key: settings[key] for key in usual if settings.get(key, usual[key]) != usual[key]}
     params = document["settings"] | ({} if model.refits else further)
-    shared = {key: settings[key] for key in _SHARED if key in settings}
+    shared = {field: settings[key] for key, field in cfg.FIELDS.items() if key in settings}
     found: dict[str, Any] = {"predictor": {**shared, "custom_params": params}}
     errors = [model.error[name]["wape"] for name in _TOKENS if "wape" in model.error.get(name, {})]
     if errors and training.get("data"):

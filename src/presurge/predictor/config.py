@@ -33,18 +33,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 """How models that are added without a configuration differ from the defaults of ``ModelConfig``. Their layers are the
 defaults of the models."""
 
-_NAMES = {
-    "context": "sequence_length",
-    "horizon": "prediction_horizon",
-    "model": "model_type",
-    "plugin": "presurge.models.registry.load_plugin",
-    "allow_fallback": f"allow_fallback=True, or {ALLOW_FALLBACK}=1",
-}
+FIELDS = {"model": "model_type", "context": "sequence_length", "horizon": "prediction_horizon"}
+FIELDS |= {name: name for name in ("batch_size", "epochs", "learning_rate", "patience")}
+"""Setting of a training run -> the field of ``ModelConfig`` that means the same."""
+
+_LOADER = "presurge.models.registry.load_plugin"
+_NAMES = {**FIELDS, "plugin": _LOADER, "allow_fallback": f"allow_fallback=True, or {ALLOW_FALLBACK}=1"}
 _BAD_ROW = "Mend or remove this row, or what else is wrong with the data frame."
 _HINTS = {
     "another `step`": "Give rows of the step that the model was trained on.",
     "`fill_gaps": "Fill the gaps first, for example with the data frame's interpolate().",
     "`kind": _BAD_ROW,
+    "`step=": _BAD_ROW,
     "`time_unit`": _BAD_ROW,
     "`presurge train`": "Name a file or directory that save_model wrote, or the directory of a training run.",
 }
@@ -62,11 +62,8 @@ def own_words() -> Iterator[None]:
     try:
         yield
     except PresurgeError as error:
-        for words, hint in _HINTS.items():
-            if error.hint and words in error.hint:
-                error.hint = hint
-        error.what = errors.spelled(error.what, spell)
-        error.hint = error.hint and errors.spelled(error.hint, spell)
+        hint = next((hint for words, hint in _HINTS.items() if words in (error.hint or "")), error.hint)
+        error.what, error.hint = errors.spelled(error.what, spell), hint and errors.spelled(hint, spell)
         error.setting = error.setting and spell(error.setting)
         raise
 

@@ -43,11 +43,6 @@ class EnhancedRequestPredictor:
         self.last_error: Exception | None = None
         self._given: dict[str, str] = {}  # model_name -> the name it was added under, the latest last
 
-    @property
-    def supported_models(self) -> list[str]:
-        """Names that ``add_model`` accepts without a configuration."""
-        return [str(each) for each in model_registry.get_available_model_types()]
-
     def add_model(self, name: str, config: cfg.ModelConfig | None = None) -> bool:
         """Add an untrained model under a name; without a configuration, with a preset. Always returns True.
 
@@ -148,7 +143,9 @@ class EnhancedRequestPredictor:
 
     def get_available_models(self) -> list[str]:
         """Names that ``add_model`` accepts without a configuration."""
-        return self.supported_models
+        return model_registry.get_available_model_types()
+
+    supported_models = property(get_available_models)
 
     def get_active_models(self) -> list[str]:
         """The ``model_name`` of every model that was added."""

@@ -220,8 +220,8 @@ class ModelRegistry:
             from presurge.predictor.adapter import ForecasterPredictor
 
             return ForecasterPredictor
-        types = ", ".join(map(str, self.get_available_model_types()))
-        hint = f"Choose one of: {types}. Register a class of your own with @register_model(type)."
+        types = self.get_available_model_types()
+        hint = f"Choose one of: {', '.join(types)}. Register a class of your own with @register_model(type)."
         raise ConfigError(
             f"there is no model of the type {str(model_type)!r}", setting="model_type", hint=hint
         )
@@ -269,9 +269,9 @@ class ModelRegistry:
         """Forget a predictor; return whether there was one."""
         return self._models.pop(name, None) is not None
 
-    def get_available_model_types(self) -> list[cfg.ModelType | str]:
+    def get_available_model_types(self) -> list[str]:
         """Everything that ``create_model`` can make."""
-        return [cfg.model_type_of(name) for name in dict.fromkeys([*model_names(), *self._classes])]
+        return list(map(str, dict.fromkeys([*model_names(), *self._classes])))
 
 
 model_registry = ModelRegistry()
