@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training_cases import RegressionTask, ScriptedTask, settings
+from training_cases import Recorder, RegressionTask, ScriptedTask, settings
 
 from presurge.errors import DataError
 from presurge.training.devices import OutOfDeviceMemoryError
@@ -68,27 +68,6 @@ RECORDED = [
 ]  # fmt: skip
 
 
-class Recorder:
-    """Keeps what it is told."""
-
-    name = "recorder"
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self.rows.append({"step": step, **values})
-
-    def mark(self) -> int:
-        return len(self.rows)
-
-    def rewind(self, mark: int) -> None:
-        del self.rows[mark:]
-
-    def finish(self, summary: dict[str, Any], figures: list[Any]) -> None:
-        raise AssertionError("finishing is the caller's")
-
-
 def test_parts_and_metrics_are_averaged_over_batches_and_sizes() -> None:
     task = RegressionTask(rows=20, batch_size=8, validation=15)
     recorder = Recorder()
@@ -131,13 +110,6 @@ def test_what_counts_as_better() -> None:
     assert outcome.best_epoch == 2
     with pytest.raises(IndexError):  # nothing stops early
         fit(ScriptedTask([1.0, 2.0, 3.0]), settings(epochs=4, patience=None))
-
-
-def test_plateau_halves_the_rate_after_its_patience() -> None:
-    losses = [1.0, 2.0, 2.0, 2.0, 2.0, 0.5, 2.0, 2.0, 2.0]
-    chosen = settings(epochs=9, schedule="plateau", plateau_patience=2, patience=None, learning_rate=0.8)
-    rates = [row["learning_rate"] for row in fit(ScriptedTask(losses), chosen).history]
-    assert rates == [0.8, 0.8, 0.8, 0.4, 0.4, 0.2, 0.2, 0.2, 0.1]
 
 
 @pytest.mark.parametrize("rows", [96, 72, 88])
@@ -224,48 +196,6 @@ def test_a_task_must_give_the_batches_that_it_promised() -> None:
 
     with pytest.raises(ValueError, match="shorter"):
         fit(Short(), settings())
-
-
-class AutoencoderTask(RegressionTask):
-    """The first of two stages: a code of the inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder = nn.Linear(4, 2), nn.Linear(2, 4)
-        self.module = Stage(lambda batch: (self.decoder(self.encoder(batch[0])) - batch[0]).square().mean())
-        self.module.parts = nn.ModuleList([self.encoder, self.decoder])
-
-
-class CodeTask(RegressionTask):
-    """The second stage: forecasts from the code, which stays as it is."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.head = nn.Linear(2, 1)
-        self.module = Stage(lambda batch: (self.head(encoder(batch[0]))[:, 0] - batch[1]).square().mean())
-        self.module.parts = nn.ModuleList([encoder.requires_grad_(False), self.head])
-
-
-class Stage(nn.Module):
-    """A module around a loss."""
-
-    def __init__(self, loss: Any) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
-        return {LOSS: self.loss(batch)}
-
-
-def test_two_stages_are_two_tasks(tmp_path: Any) -> None:
-    first = AutoencoderTask()
-    one = fit(first, settings(epochs=5), directory=tmp_path / "first")
-    code = copy.deepcopy(first.encoder.state_dict())
-    second = CodeTask(first.encoder)
-    other = fit(second, settings(epochs=5), directory=tmp_path / "second")
-    assert_same(first.encoder.state_dict(), code)
-    for outcome in (one, other):
-        assert outcome.history[-1]["validation_loss"] < outcome.history[0]["validation_loss"]
 
 
 class EnergyTask(Task):

@@ -110,3 +110,24 @@ class ScriptedTask(Task):
 
     def describe(self, epoch: Epoch, index: int) -> str:
         return "nothing"
+
+
+class Recorder:
+    """Keeps what it is told."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, **values})
+
+    def mark(self) -> int:
+        return len(self.rows)
+
+    def rewind(self, mark: int) -> None:
+        del self.rows[mark:]
+
+    def finish(self, summary: dict[str, Any], figures: list[Any]) -> None:
+        raise AssertionError("finishing is the caller's")
