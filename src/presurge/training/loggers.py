@@ -83,8 +83,6 @@ class JsonLinesLogger(MetricLogger):
 class WandbLogger(MetricLogger):
     """Weights & Biases: curves, configuration, final metrics and pictures; offline with ``WANDB_MODE=offline``."""
 
-    name = "wandb"
-
     def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
         import wandb
 
@@ -113,8 +111,6 @@ class WandbLogger(MetricLogger):
 class TensorBoardLogger(MetricLogger):
     """TensorBoard event files, written by tensorboardX."""
 
-    name = "tensorboard"
-
     def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
         from tensorboardX import SummaryWriter
 
@@ -136,8 +132,6 @@ class TensorBoardLogger(MetricLogger):
 
 class MlflowLogger(MetricLogger):
     """MLflow, at ``MLFLOW_TRACKING_URI`` or in the run directory."""
-
-    name = "mlflow"
 
     def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
         import mlflow

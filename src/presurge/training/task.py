@@ -149,7 +149,10 @@ class Task:
         return f"batch {index + 1} of epoch {epoch.number + 1}"
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
-        """The batch on the device, without waiting for it; override it if the data already lie there."""
+        """The batch on the device; override it if the data already lie there.
+
+        Do not wait for the device: while a GPU works on a batch, the next ones are gathered and copied.
+        """
         return move(batch, device)
 
 

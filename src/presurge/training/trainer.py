@@ -52,14 +52,12 @@ class TrainingOutcome:
         best_epoch: Epoch (from 0) whose weights were kept.
         best_value: Its monitored value.
         stopped_early: The patience ran out.
-        seconds: Wall time of this process.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     best_value: float
     stopped_early: bool
-    seconds: float
 
 
 def fit(
@@ -224,7 +222,6 @@ class _Run:
             best_epoch=self.at.best_epoch,
             best_value=self.sign * self.at.best_value,
             stopped_early=self.out_of_patience,
-            seconds=time.monotonic() - self.began,
         )
 
     def _epoch(self) -> None:
