@@ -81,7 +81,9 @@ def get(options: GetOptions, common: Common) -> None:
         fetched = get_trace(options.name, cache=options.cache, out=options.out, progress=progress)
     trace, path = find_trace(options.name), options.out or fetched.path
     if fetched.recorded:
-        console.say(f"No checksum is published; recorded for later ones: sha256 {fetched.sha256}")
+        console.say(
+            f"No checksum is published. Recorded this one to check later downloads: sha256 {fetched.sha256}"
+        )
     if common.json:
         source = "download" if fetched.downloaded else "cache"
         console.result_json(

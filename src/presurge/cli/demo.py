@@ -1,4 +1,4 @@
-"""``presurge demo``: the whole way on a synthetic trace, from requests to a forecast and a report."""
+"""``presurge demo``: the whole job on a synthetic trace, from requests to a forecast and a report."""
 
 from dataclasses import dataclass
 from pathlib import Path

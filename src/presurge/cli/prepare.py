@@ -21,7 +21,7 @@ _STAMPS = ("first", "last", "densest_second")
 
 
 class _WholeByDefault(TyperGroup):
-    """A group whose first word may be left out: unless it names a step, the arguments are those of all steps in one."""
+    """A group whose subcommand is optional: arguments that do not begin with a step run all steps at once."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -34,7 +34,7 @@ class _WholeByDefault(TyperGroup):
         return "" if name == _ALL else name, command, rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Show the help of all steps in one, which names the steps too."""
+        """Show the help of the whole command, which also names the steps."""
         command = self.commands[_ALL]
         with typer.Context(command, info_name=ctx.info_name, parent=ctx.parent) as own:
             command.format_help(own, formatter)

@@ -30,7 +30,7 @@ _GUIDE_NAMES = {
 """Keys of the training guide's configuration file, and what Presurge calls them."""
 
 MODEL_KEYS = ("individual", "kernel_size", "solver", "loss")
-"""Settings of a model that have a key of their own; all others stand in ``model_settings``."""
+"""Model settings that may stand at the top of a configuration; all others belong in ``model_settings``."""
 
 
 class TrainConfig(TrainerConfig):
@@ -80,7 +80,7 @@ class TrainConfig(TrainerConfig):
 
 
 def resolve_config(given: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
-    """Build a configuration by precedence: given over file over preset over what suits the model over default.
+    """Resolve a configuration: what is given overrides the file, the file the preset, and that the defaults of the model.
 
     Args:
         given: What the caller asks for, by key; None means not given.
@@ -140,7 +140,7 @@ def resolve_each(
 
     Args:
         models: Their names. The baselines are always added; a setting reaches them only by their names.
-        training: What holds for every training; None means not given.
+        training: Settings of every training; None means not given.
         own: The models' own settings: ``"gru:stride"`` is for ``gru``, and ``"stride"`` for each model that has it.
 
     Raises:
@@ -165,7 +165,7 @@ def resolve_each(
 
 
 def _own_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's own settings among some values, with or without a key of their own."""
+    """The model's own settings among some values, at the top or in ``model_settings``."""
     own = values.get("model_settings") or {}
     if not isinstance(own, dict):
         raise ConfigError(f"must hold keys and values (got {own!r})", setting="model_settings")

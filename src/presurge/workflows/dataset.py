@@ -28,7 +28,7 @@ Fill = Literal["auto", "zero", "missing"]
 
 
 class TableConfig(Config):
-    """How to read a table; a model remembers it for the table that it was trained on.
+    """How to read a table; a model stores how its training table was read.
 
     Attributes:
         time: Column with the timestamps.
@@ -194,6 +194,6 @@ def _tail(span: Span, fraction: float | None, setting: str) -> tuple[Span, Span]
     share = 0.2 if fraction is None else fraction
     if not 0 < share < 1:
         raise ConfigError(
-            f"{share:g} is not a part of the rows", setting=setting, hint="Give a number between 0 and 1."
+            f"{share:g} cannot be a share of the rows", setting=setting, hint="Give a number between 0 and 1."
         )
     return span.cut_tail(repr(share))

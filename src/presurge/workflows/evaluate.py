@@ -101,7 +101,7 @@ def evaluate(
     validation_fraction: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """Score a trained model on the test rows of DATA; also gives notes on how the data were read.
+    """Score a trained model on the test rows of DATA; also return notes on how the data were read.
 
     Raises:
         HistoryError: The data do not fit the model.

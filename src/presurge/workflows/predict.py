@@ -125,7 +125,7 @@ def _future_table(
 def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[str, ...]]:
     """Fill missing values in each item's context by straight lines between observed neighbours; flag what was filled.
 
-    A gap that reaches the end of the history stays: nothing behind it could end the line.
+    A gap that reaches the end of the history stays: there is no later value to interpolate to.
     """
     values, filled = panel.values.copy(), 0
     for item in range(len(panel.items)):
@@ -143,10 +143,10 @@ def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[s
 
 
 def _time_column(file: RowFile, channels: Sequence[str]) -> str | None:
-    """The column with the usual name of a time, beside columns named as the channels; None for a known format.
+    """The column with a usual name for times, in a file with the columns of the channels; None for a known format.
 
     Raises:
-        HistoryError: The file is of no known format and lacks a channel, or its time column is not clear.
+        HistoryError: The file is of no known format and lacks a channel, or its time column is ambiguous.
     """
     columns = file.columns
     times = [name for name in columns if name.lower() in TIME_NAMES]
@@ -157,7 +157,7 @@ def _time_column(file: RowFile, channels: Sequence[str]) -> str | None:
     except FormatError as error:
         missing = [name for name in channels if name not in columns]
         what = (
-            f"no column {', '.join(map(repr, missing))}" if missing else "no column that is plainly the time"
+            f"no column {', '.join(map(repr, missing))}" if missing else "no column that is clearly the time"
         )
         raise HistoryError(
             f"{what}; the columns are: {', '.join(columns)}",

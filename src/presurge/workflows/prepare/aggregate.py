@@ -29,8 +29,8 @@ class PrepareConfig:
     """How to read a trace and what to write from it.
 
     Attributes:
-        step: Distance of the rows in microseconds, from 1 s to 1 week.
-        dense: Whether to write the series of seconds too.
+        step: Time between two rows in microseconds, from 1 s to 1 week.
+        dense: Whether to also write the series with one row per second.
         split: Shares of the rows for train, val, rl and test, in chronological order; they add up to 1.
         name: Prefix of the file names; by default the name of the input.
         analyze: Whether to compute statistics of the trace, in a second pass over it.
@@ -75,9 +75,9 @@ class Aggregate:
     Attributes:
         buckets: The sums.
         totals: The sums over the rows of the input itself.
-        clock: Of its stamps.
+        clock: Clock of its timestamps.
         source: Path, format and size of the input, as JSON values.
-        reading_notes: What was changed on the way in.
+        reading_notes: What reading the input changed.
         partial: Whether the input covers the first and the last bucket only in part.
         statistics: Statistics of a trace in seconds, if asked for.
     """
@@ -102,7 +102,7 @@ class Aggregate:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was changed on the way in, and which edge buckets the input covers only in part."""
+        """What reading the input changed, and which edge buckets the input covers only in part."""
         edges = " and ".join(name for name, flag in zip(("first", "last"), self.partial, strict=True) if flag)
         edge_note = f"The trace covers the {edges} bucket only in part; flagged as partial"
         return (*self.reading_notes, edge_note) if edges else self.reading_notes
@@ -147,7 +147,7 @@ def count_guide_file(file: GuideFile, step: int) -> Aggregate:
     """Sum a second or minute file over equal or wider buckets.
 
     Raises:
-        DataError: The step is not a multiple of the distance of its rows.
+        DataError: The step is not a multiple of the time between two rows.
     """
     where = str(file.path)
     if step % file.step:
@@ -172,7 +172,7 @@ def count_guide_file(file: GuideFile, step: int) -> Aggregate:
 
 
 def describe_source(path: Path, form: str) -> dict[str, Any]:
-    """What a manifest says of an input: path, format and size, and whether it is labelled as synthetic."""
+    """Describe an input for the manifest: path, format and size, and whether it is labelled as synthetic."""
     label = {"synthetic": True} if is_synthetic(path) else {}
     return {"path": str(path), "format": form, "bytes": path.stat().st_size, **label}
 
@@ -230,7 +230,7 @@ def covered_rows(panel: Panel, partial: tuple[bool, bool], where: Path) -> Span:
 def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any]:
     """Describe a trace in numbers from its one-second buckets and one more pass, which compares stamps.
 
-    Shares are between 0 and 1, and stamps in the form in which they came in. ``duplicate_stamps`` counts requests whose
+    Shares are between 0 and 1, and timestamps have the form of the input. ``duplicate_stamps`` counts requests whose
     exact stamp an earlier one has too, ``unsorted_requests`` those earlier than the one before them in the file,
     ``empty_share`` the seconds without an arrival; ``mean_in_flight`` is None where elapsed times are unknown.
     """

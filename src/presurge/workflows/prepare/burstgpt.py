@@ -1,6 +1,6 @@
-"""The files of the training guide for BurstGPT: names, columns, and the way between them and buckets.
+"""The files of the training guide for BurstGPT: names, columns, and how they become buckets and back.
 
-A second file has one row per second, a minute file one row per step, whatever the step. Stamps are whole seconds: since
+A second file has one row per second, a minute file one row per step, whatever the step. Timestamps are whole seconds since
 the trace's own zero, or since the Unix epoch.
 """
 
@@ -37,7 +37,7 @@ PARTS = {
     "rl": "burstgpt_rl_train_minute",
     "test": "burstgpt_final_test_minute",
 }
-"""The parts of a split and the guide's names of their files, which it keeps whatever the step."""
+"""The parts of a split and the guide's names for their files, which do not depend on the step."""
 
 _INTERVAL = GUIDE_COLUMNS[1]
 _AVERAGES = {
@@ -122,8 +122,8 @@ class GuideFile:
 
     Attributes:
         path: The file.
-        frame: Its columns, the counts as Int64, in the order of time.
-        step: Distance of its rows in microseconds.
+        frame: Its columns in chronological order, the counts as Int64.
+        step: Time between two rows in microseconds.
         clock: ``utc`` if the stamps are seconds since the Unix epoch.
         partial: Whether the trace covers the first and the last row only in part, if the file tells.
     """
@@ -179,7 +179,7 @@ def _whole_numbers(rows: Rows, column: str) -> pl.Series:
 
 
 def _step_of(frame: pl.DataFrame, path: Path) -> int:
-    """The distance of the rows; the only row of a file tells it in its column ``Time_interval``."""
+    """The time between two rows; a file with a single row states it in its column ``Time_interval``."""
     if len(frame) == 1:
         return int(frame[_INTERVAL][0]) * SECOND if _INTERVAL in frame.columns else SECOND
     stamps = frame[GUIDE_TIME].to_numpy()

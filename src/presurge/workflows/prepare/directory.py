@@ -1,4 +1,4 @@
-"""Write a prepared directory: every table as CSV and Parquet, each only if its sums are those of the trace."""
+"""Write a prepared directory: every table as CSV and Parquet, if its sums match those of the trace."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,10 +31,10 @@ class Prepared:
     """What was written.
 
     Attributes:
-        directory: Where.
-        files: The files, relative to it.
+        directory: Where the files are.
+        files: The files, relative to the directory.
         rows: Rows of the series: seconds for the dense step, else steps.
-        step: Distance of those rows in microseconds.
+        step: Time between two of those rows in microseconds.
         totals: Exact sums over the input, and so over every file.
         notes: What reading the input changed, and what to know about the result.
         manifest: Content of ``prepare.json``, if it was written.
