@@ -2,7 +2,7 @@
 
 import pytest
 
-from presurge.errors import ConfigError, DataError, spelled
+from presurge.errors import ConfigError, DataError, spelled, within
 
 
 def shout(setting: str, value: str | None) -> str:
@@ -19,6 +19,13 @@ def test_a_message_reads_where_setting_what_hint() -> None:
 
 def test_a_message_without_a_place_is_the_sentence_alone() -> None:
     assert str(DataError("there are no rows")) == "there are no rows"
+
+
+def test_a_place_is_added_in_front_of_a_narrower_one() -> None:
+    with pytest.raises(DataError, match=r"^load\.csv: it is empty$"), within("load.csv"):
+        raise DataError("it is empty")
+    with pytest.raises(DataError, match=r"^load\.csv, row 3: it is empty$"), within("load.csv"):
+        raise DataError("it is empty", where="row 3")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Request traces: one row per request, scanned lazily, so that a trace may be larger than memory."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -339,30 +340,25 @@ def check_trace(trace: Trace) -> TraceCounts:
     An unsorted trace of more than 25 million requests costs one further pass for every 25 million, each of which counts
     the distinct stamps of one stretch of time.
     """
-    unsorted = repeated = fractional = failures = inputs = outputs = 0
+    counts = Counter[str]()
     previous = np.zeros(0, np.int64)
     events = trace.events.select(TIME, "input_tokens", "output_tokens", "failed")
     for batch in events.collect_batches(chunk_size=_BATCH, maintain_order=True, engine="streaming"):
         stamps = np.concatenate((previous, batch[TIME].to_numpy()))
         gaps = np.diff(stamps)
-        unsorted += int(np.count_nonzero(gaps < 0))
-        repeated += int(np.count_nonzero(gaps == 0))
-        fractional += int(np.count_nonzero(stamps[len(previous) :] % SECOND))
-        failures += int(batch["failed"].sum())
-        inputs += int(batch["input_tokens"].sum())
-        outputs += int(batch["output_tokens"].sum())
+        counts.update(
+            unsorted_steps=int(np.count_nonzero(gaps < 0)),
+            duplicate_stamps=int(np.count_nonzero(gaps == 0)),
+            fractional_stamps=int(np.count_nonzero(stamps[len(previous) :] % SECOND)),
+            failures=int(batch["failed"].sum()),
+            input_tokens=int(batch["input_tokens"].sum()),
+            output_tokens=int(batch["output_tokens"].sum()),
+        )
         previous = stamps[-1:]
+    if counts["unsorted_steps"]:
+        counts["duplicate_stamps"] = trace.rows - _distinct(trace)
     return TraceCounts(
-        rows=trace.rows,
-        first_us=trace.first_us,
-        last_us=trace.last_us,
-        unsorted_steps=unsorted,
-        duplicate_stamps=trace.rows - _distinct(trace) if unsorted else repeated,
-        fractional_stamps=fractional,
-        failures=failures,
-        bad_rows=trace.dropped,
-        input_tokens=inputs,
-        output_tokens=outputs,
+        rows=trace.rows, first_us=trace.first_us, last_us=trace.last_us, bad_rows=trace.dropped, **counts
     )
 
 
