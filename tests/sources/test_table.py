@@ -70,6 +70,11 @@ def test_the_values_of_a_column_decide_its_kind(tmp_path: Path, values: list[str
     assert table.panel.channels[0].kind == kind
 
 
+def test_a_column_may_have_any_name(tmp_path: Path) -> None:
+    table = read(tmp_path, "t,cell,0\n0,1,5\n60,2,6\n60,3,7\n", "cell,0")
+    assert (column(table, 0), column(table, 1)) == ([1, 5], [5, 13])
+
+
 def test_types_of_parquet_columns(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {"t": [0, 60], "i8": [1, 2], "dec": [1, 2], "flag": [True, False], "text": ["1", "2.5"]}

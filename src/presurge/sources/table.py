@@ -279,24 +279,27 @@ def _fill_grid(
     rows = int(grid.indptr[-1])
     filled = np.empty((rows, len(channels)), np.float32)
     filled[:] = np.where(np.array(zero), np.float32(0), np.float32(np.nan))
-    frame = pl.DataFrame(
-        [pl.Series("cell", grid.cell_N), *(v.alias(c.name) for v, c in zip(values, channels, strict=True))]
-    )
+    # Columns have numbers for names here: a channel may be called anything.
+    frame = pl.DataFrame({"cell": grid.cell_N} | {str(c): column for c, column in enumerate(values)})
     if len(grid.cell_N) > 1 and not bool((np.diff(grid.cell_N) > 0).all()):  # some rows share a bucket
-        frame = frame.group_by("cell").agg(_merge(frame[c.name], c) for c in channels)
+        merged = [_merge(str(c), frame[str(c)].dtype, channel.kind) for c, channel in enumerate(channels)]
+        frame = frame.group_by("cell").agg(merged)
     cells = frame["cell"].to_numpy()
-    for index, channel in enumerate(channels):
-        filled[cells, index] = frame[channel.name].cast(pl.Float32).fill_null(np.nan).to_numpy()
+    for c in range(len(channels)):
+        filled[cells, c] = frame[str(c)].cast(pl.Float32).fill_null(np.nan).to_numpy()
     return filled, rows - len(cells)
 
 
-def _merge(values: pl.Series, channel: Channel) -> pl.Expr:
-    value = pl.col(channel.name)
-    if channel.kind == "count":
-        # A sum of floats depends on their order, and must not depend on that of the rows: so they are sorted first.
-        total = value.sum() if values.dtype.is_integer() else value.sort().sum()
-        return pl.when(value.count() > 0).then(total).alias(channel.name)
-    return value.sort().mean().alias(channel.name)
+def _merge(column: str, dtype: pl.DataType, kind: ChannelKind) -> pl.Expr:
+    """The value of a bucket: the sum of a count, the mean of a gauge, missing if no row has one.
+
+    A sum of floats depends on their order, and must not depend on that of the rows: so they are sorted first.
+    """
+    value = pl.col(column)
+    if kind == "gauge":
+        return value.sort().mean()
+    total = value.sum() if dtype.is_integer() else value.sort().sum()
+    return pl.when(value.count() > 0).then(total).alias(column)
 
 
 def _notes(counts: TableCounts, panel: Panel, zero: Sequence[bool], *, guessed: bool) -> list[str]:
