@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 
 from presurge.errors import ConfigError, DataError, within
 from presurge.series.buckets import BUSY, Buckets, Totals, bucket, bucket_queries, bucketed, check_conserved
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Channel, Clock, Panel
 from presurge.series.spans import Span
-from presurge.series.timestamps import TimeUnit, format_stamp
+from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
 from presurge.sources.files import RowFile, open_file
 from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
 from presurge.sources.synthetic import is_synthetic
 from presurge.sources.trace import BadRows, FailureRule, Trace, check_trace, counted, open_trace
-from presurge.workflows.prepare.burstgpt import PARTS, GuideFile, channel_values, name_of, read_guide_file
+from presurge.workflows.prepare.burstgpt import PARTS, channel_values, guide_columns, guide_sums, name_of
 
 EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
 """Further channels of a series, where the trace has them; they are forecast only on request."""
@@ -91,14 +92,22 @@ class Aggregate:
     statistics: dict[str, Any] | None = None
 
     def coarsen(self, step: int) -> Self:
-        """The same in wider buckets of ``step`` microseconds, a multiple of the present step.
+        """The same in buckets of ``step`` microseconds.
 
         Raises:
-            DataError: A sum was not conserved.
+            DataError: The step is not a multiple of the present one, or a sum was not conserved.
         """
+        if step % self.buckets.step:
+            raise DataError(
+                f"its rows are {format_step(self.buckets.step)} apart, and {format_step(step)} is not a multiple of that",
+                where=self.source["path"],
+                hint="Use a wider `step`, or start again from the trace.",
+            )
         buckets = self.buckets.coarsen(step)
-        check_conserved(self.totals, buckets.totals(), f"buckets of {format_step(step)}")
-        return replace(self, buckets=buckets, partial=_partial(buckets))
+        check_conserved(
+            self.totals, buckets.totals(), f"{self.source['path']}, buckets of {format_step(step)}"
+        )
+        return replace(self, buckets=buckets, partial=_partial(buckets, self.partial))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -143,32 +152,28 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     )
 
 
-def count_guide_file(file: GuideFile, step: int) -> Aggregate:
-    """Sum a second or minute file over equal or wider buckets.
+def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
+    """Read a second or minute file, with a bucket for each of its rows, and its columns as they are.
 
     Raises:
-        DataError: The step is not a multiple of the time between two rows.
+        DataError: It cannot be read, a count is missing, negative or not whole, or rows are missing in between.
     """
-    where = str(file.path)
-    if step % file.step:
-        raise DataError(
-            f"its rows are {format_step(file.step)} apart, and {format_step(step)} is not a multiple of that",
-            where=where,
-            hint="Use a wider `step`, or start again from the trace.",
-        )
-    buckets, totals = bucket(file.rows(), step)
+    file = open_file(source)
+    frame, step = guide_columns(file)
+    buckets, totals = bucket(guide_sums(frame, step), step)
     # The last row covers its whole step, not only the instant of its stamp.
-    buckets = replace(buckets, last=buckets.last + file.step - 1)
-    check_conserved(totals, buckets.totals(), f"{where}, buckets of {format_step(step)}")
-    first, last = _partial(buckets)
-    return Aggregate(
+    buckets = replace(buckets, last=buckets.last + step - 1)
+    check_conserved(totals, buckets.totals(), f"{file.path}, buckets of {format_step(step)}")
+    flags = frame["Partial"].cast(pl.Boolean) if "Partial" in frame.columns else pl.Series([False])
+    found = Aggregate(
         buckets=buckets,
         totals={name: total for name, total in totals.items() if name != BUSY},
-        clock=file.clock,
+        clock=TimeForm(kind="number").clock(buckets.first),
         source=describe_source(file.path, GUIDE_SERIES),
         reading_notes=() if "failures" in totals else ("The file does not say which requests failed.",),
-        partial=(first or file.partial[0], last or file.partial[1]),
+        partial=_partial(buckets, (bool(flags[0]), bool(flags[-1]))),
     )
+    return found, frame
 
 
 def describe_source(path: Path, form: str) -> dict[str, Any]:
@@ -177,9 +182,10 @@ def describe_source(path: Path, form: str) -> dict[str, Any]:
     return {"path": str(path), "format": form, "bytes": path.stat().st_size, **label}
 
 
-def _partial(buckets: Buckets) -> tuple[bool, bool]:
+def _partial(buckets: Buckets, known: tuple[bool, bool] = (False, False)) -> tuple[bool, bool]:
+    """Whether the events leave a part of the first and the last bucket uncovered, or that is known already."""
     edges = buckets.partial()
-    return bool(edges[0]), bool(edges[-1])
+    return known[0] or bool(edges[0]), known[1] or bool(edges[-1])
 
 
 def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[str, ...]]:
@@ -194,8 +200,8 @@ def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[st
     """
     file = open_file(source)
     if recognise_file(file) == GUIDE_SERIES:
-        guide = read_guide_file(file)
-        found = count_guide_file(guide, max(step, guide.step))
+        found, _ = read_guide_file(file)
+        found = found.coarsen(max(step, found.buckets.step))
     else:
         found = count_trace(file, step, PrepareConfig())
     values = channel_values(found.buckets)

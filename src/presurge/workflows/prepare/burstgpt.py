@@ -5,7 +5,6 @@ the trace's own zero, or since the Unix epoch.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,8 @@ import polars as pl
 from presurge.errors import DataError
 from presurge.series.buckets import BUSY, TIME, Buckets, Totals
 from presurge.series.frequency import SECOND, infer_step
-from presurge.series.panel import Clock
-from presurge.series.timestamps import TimeForm
 from presurge.sources.columns import Rows, read_numbers, without_blank
-from presurge.sources.files import RowFile, check_columns, open_file, reading
+from presurge.sources.files import RowFile, check_columns, reading
 from presurge.sources.formats import GUIDE_COLUMNS, GUIDE_COUNTS, GUIDE_TIME
 
 Values = npt.NDArray[np.int64] | npt.NDArray[np.float64]
@@ -116,55 +113,30 @@ def series_frame(compressed: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GuideFile:
-    """A second or minute file.
-
-    Attributes:
-        path: The file.
-        frame: Its columns in chronological order, the counts as Int64.
-        step: Time between two rows in microseconds.
-        clock: ``utc`` if the stamps are seconds since the Unix epoch.
-        partial: Whether the trace covers the first and the last row only in part, if the file tells.
-    """
-
-    path: Path
-    frame: pl.DataFrame
-    step: int
-    clock: Clock
-    partial: tuple[bool, bool]
-
-    def rows(self) -> pl.LazyFrame:
-        """The rows as ``series.buckets.bucket`` takes them."""
-        counts = [
-            pl.col(column).alias(name) for name, column in COUNTS.items() if column in self.frame.columns
-        ]
-        if "In_flight" in self.frame.columns:
-            counts.append((pl.col("In_flight") * self.step).round().cast(pl.Int64).alias(BUSY))
-        return self.frame.lazy().select((pl.col(GUIDE_TIME) * SECOND).alias(TIME), *counts)
+def guide_sums(frame: pl.DataFrame, step: int) -> pl.LazyFrame:
+    """The rows of a second or minute file as ``series.buckets.bucket`` takes them."""
+    sums = [pl.col(column).alias(name) for name, column in COUNTS.items() if column in frame.columns]
+    if "In_flight" in frame.columns:
+        sums.append((pl.col("In_flight") * step).round().cast(pl.Int64).alias(BUSY))
+    return frame.lazy().select((pl.col(GUIDE_TIME) * SECOND).alias(TIME), *sums)
 
 
-def read_guide_file(source: Path | RowFile) -> GuideFile:
-    """Read a second or minute file, CSV or Parquet, written by Presurge or by the guide's own scripts.
+def guide_columns(file: RowFile) -> tuple[pl.DataFrame, int]:
+    """Read the columns of a second or minute file, CSV or Parquet, written by Presurge or by the guide's own scripts.
+
+    Returns:
+        The columns in chronological order, the counts as Int64, and the time between two rows in microseconds.
 
     Raises:
         DataError: It cannot be read, a count is missing, negative or not whole, or rows are missing in between.
     """
-    file = open_file(source)
     check_columns(file, [GUIDE_TIME, *GUIDE_COUNTS.values()])
     known = {GUIDE_TIME, _INTERVAL, *COLUMNS.values(), *_AVERAGES.values(), "Partial"}
     with reading(file.path):
         rows = without_blank(file, file.read([column for column in file.columns if column in known]))
     whole = [GUIDE_TIME, *(column for column in COUNTS.values() if column in file.columns)]
     frame = rows.frame.with_columns(_whole_numbers(rows, name) for name in whole).sort(GUIDE_TIME)
-    flags = frame["Partial"].cast(pl.Boolean) if "Partial" in frame.columns else pl.Series([False])
-    return GuideFile(
-        path=file.path,
-        frame=frame,
-        step=_step_of(frame, file.path),
-        clock=TimeForm(kind="number").clock(int(frame[GUIDE_TIME][0]) * SECOND),
-        partial=(bool(flags[0]), bool(flags[-1])),
-    )
+    return frame, _step_of(frame, file.path)
 
 
 def _whole_numbers(rows: Rows, column: str) -> pl.Series:

@@ -85,7 +85,7 @@ def prepare_compress(
     file = open_file(source or _default(out, config.name, burstgpt.DENSE, burstgpt.DENSE))
     progress("Reading the input", 0.0)
     if config.format is None and recognise_file(file) == GUIDE_SERIES:
-        found = aggregate.count_guide_file(burstgpt.read_guide_file(file), config.step)
+        found = aggregate.read_guide_file(file)[0].coarsen(config.step)
     else:
         found = aggregate.count_trace(file, config.step, config)
     progress("Reading the input", 1.0)
@@ -108,11 +108,10 @@ def prepare_split(source: Input = None, out: Path = OUT, config: PrepareConfig =
         StorageError: The file system refused; ``out`` is as it was.
     """
     file = open_file(source or _default(out, config.name, burstgpt.compressed("*"), burstgpt.compressed(60)))
-    guide = burstgpt.read_guide_file(file)
-    found = aggregate.count_guide_file(guide, guide.step)
+    found, frame = aggregate.read_guide_file(file)
     name = config.name_for(file.path)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
-        manifest, written = directory.write_split(folder, name, guide.frame, found, config.split)
+        manifest, written = directory.write_split(folder, name, frame, found, config.split)
     return Prepared.of(found, out, written, manifest)
 
 
