@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from presurge.evaluation.report.plots_figures import burst_figure
-from presurge.evaluation.report.plots_style import MUTED, WIDE, styled
+from presurge.evaluation.report.plots_style import MUTED, WIDE, finish, styled
 from presurge.evaluation.walk import rolling_forecast
 from presurge.models import registry
 from presurge.workflows.dataset import load_dataset
@@ -31,11 +31,11 @@ def main(output: Path) -> None:
         quantiles_NQC=rolling.quantiles_NQC[:, :, kept],
         channels=tuple(dataset.panel.channels[c] for c in kept),
     )
-    figure = burst_figure(part)
-    with styled(WIDE):
-        figure.supxlabel(LABEL, x=0.99, ha="right", fontsize=11, color=MUTED)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    with styled(WIDE):
+        figure = burst_figure(part)
+        figure.supxlabel(LABEL, x=0.99, ha="right", fontsize=11, color=MUTED)
+        finish(figure, WIDE).savefig(buffer, format="png", dpi=DPI)
     picture = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     picture.save(Path(__file__).with_name("forecast.png"), optimize=True)
 

@@ -1,5 +1,6 @@
 """The learning curve: both losses, the epoch that was kept, a log scale where it helps."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from presurge.evaluation.report.plots_figures import best_epoch, learning_figure
-from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout
+from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout, styled
 
 History = list[dict[str, float]]
+
+
+@pytest.fixture(autouse=True)
+def drawn_wide() -> Iterator[None]:
+    with styled(WIDE):
+        yield
 
 
 def history(train: Any, validation: Any = None) -> History:

@@ -1,6 +1,7 @@
 """The pictures: written as PNG with something on them, drawn from the right numbers."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,12 @@ NAMES = ("burst", "coverage", "forecast", "horizon", "hours", "residuals")
 @pytest.fixture(scope="module")
 def blocks(run: RunSummary) -> RollingForecast:
     return rolling_forecast(run.model, run.dataset.panel, run.dataset.test)
+
+
+@pytest.fixture(autouse=True)
+def drawn_wide() -> Iterator[None]:
+    with styled(WIDE):
+        yield
 
 
 def ink(path: Path) -> float:

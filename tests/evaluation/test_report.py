@@ -110,6 +110,12 @@ def test_it_is_readable_on_a_phone(text: str) -> None:
     assert "prefers-color-scheme" in style[1]
 
 
+def test_words_in_the_pictures_stay_words(text: str) -> None:
+    """So they follow the font of the page, and a reader can search for them."""
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    assert {"requests (1/h)", "forecast", "80 % interval"} <= set(words)
+
+
 def test_the_numbers_are_those_of_the_evaluation(run: RunSummary, text: str) -> None:
     words = Page(text).words
     for row in run.evaluation.table():

@@ -8,18 +8,11 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from presurge.evaluation.report import plots_figures as figures
-from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout, arrange, to_png, to_svg
+from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout, finish, styled, to_png, to_svg
 from presurge.evaluation.report.summary import RunSummary
 from presurge.evaluation.walk import error_by_hour, rolling_forecast
 from presurge.progress import Progress
 from presurge.series.frequency import HOUR, format_step
-
-
-class _Drawing(NamedTuple):
-    name: str
-    title: str
-    draw: Callable[[Layout], Figure]
-    note: str = ""
 
 
 class Picture(NamedTuple):
@@ -41,16 +34,19 @@ def pictures(summary: RunSummary, progress: Progress | None = None) -> list[Pict
         with warnings.catch_warnings():
             # A channel may be named in a script that Matplotlib's font lacks; the page has the reader's fonts.
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            figure = arrange(draw(WIDE))
-            wide = to_svg(figure, f"{name}-wide", title)
-            narrow = to_svg(arrange(draw(NARROW)), f"{name}-narrow", title)
-            found.append(Picture(name, title, note, wide, narrow, to_png(figure)))
+            with styled(WIDE):
+                figure = finish(draw(WIDE), WIDE)
+                wide, png = to_svg(figure, f"{name}-wide", title), to_png(figure)
+            with styled(NARROW):
+                narrow = to_svg(finish(draw(NARROW), NARROW), f"{name}-narrow", title)
+        found.append(Picture(name, title, note, wide, narrow, png))
         if progress is not None:
             progress("Drawing the report", len(found) / len(drawings))
     return found
 
 
-def _drawings(summary: RunSummary) -> Iterator[_Drawing]:
+def _drawings(summary: RunSummary) -> Iterator[tuple[str, str, Callable[[Layout], Figure], str]]:
+    """Name, title, function and caption of each picture."""
     model, data, evaluation = summary.model, summary.dataset, summary.evaluation
     panel, history = data.panel, summary.fitted.report.history
     item = int((data.test.last - data.test.first).argmax())
@@ -62,21 +58,19 @@ def _drawings(summary: RunSummary) -> Iterator[_Drawing]:
         f"The first {most} of {channels} channels." if channels > most else "",
     ]
     draw = partial(figures.forecast_figure, blocks)
-    yield _Drawing("forecast", "Forecast against actual", draw, " ".join(filter(None, notes)))
+    yield "forecast", "Forecast against actual", draw, " ".join(filter(None, notes))
     title = f"Around the largest burst of {blocks.channels[0].name}"
-    yield _Drawing("burst", title, partial(figures.burst_figure, blocks))
+    yield "burst", title, partial(figures.burst_figure, blocks), ""
     draw = partial(figures.horizon_figure, evaluation, model.name)
-    yield _Drawing("horizon", "Error by horizon step", draw)
+    yield "horizon", "Error by horizon step", draw, ""
     if panel.step <= HOUR:
         hourly = error_by_hour(model, panel, data.test, stride=evaluation.stride)
-        draw = partial(figures.hour_figure, hourly, evaluation)
-        yield _Drawing("hours", "Error by hour of the day", draw)
+        yield "hours", "Error by hour of the day", partial(figures.hour_figure, hourly, evaluation), ""
     one_step = rolling_forecast(model, panel, data.test, item=item, lead=1)
-    yield _Drawing("residuals", "Errors one step ahead", partial(figures.residual_figure, one_step))
+    yield "residuals", "Errors one step ahead", partial(figures.residual_figure, one_step), ""
     if model.calibration is not None:
         draw = partial(figures.coverage_figure, evaluation, model.name)
-        yield _Drawing("coverage", "Coverage of the intervals", draw)
+        yield "coverage", "Coverage of the intervals", draw, ""
     if history:
         best = figures.best_epoch(history, summary.fitted.report.chosen.get("epoch"))
-        draw = partial(figures.learning_figure, history, best)
-        yield _Drawing("learning_curve", "Learning curve", draw)
+        yield "learning_curve", "Learning curve", partial(figures.learning_figure, history, best), ""

@@ -38,17 +38,17 @@ def forecast_figure(rolling: RollingForecast, layout: Layout = WIDE) -> Figure:
     size, channels = rows_a_point(rolling, layout), rolling.channels[:MAX_CHANNELS]
     x, label = style.time_values(rolling.times_us, rolling.clock)
     height = 190 if layout is WIDE else 165
-    with style.panels(layout, len(channels), height, stacked=True) as (figure, grid):
-        for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
-            _draw_intervals(axes, x[::size], rolling, c, size)
-            _draw_rows(axes, x[::size], rolling.actual_NC[:, c], size, INK, 0.16, "actual")
-            mean = reduce_rows(rolling.mean_NC[:, c], size, "mean")
-            axes.plot(x[::size], mean, color=FORECAST, label="forecast")
-            axes.set_title(style.channel_title(channel))
-            style.number_axis(axes)
-            if channel.kind == "count":
-                axes.set_ylim(bottom=0)
-        style.time_axis(grid[-1], label, rolling.clock, layout)
+    figure, grid = style.panels(layout, len(channels), height, stacked=True)
+    for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
+        _draw_intervals(axes, x[::size], rolling, c, size)
+        _draw_rows(axes, x[::size], rolling.actual_NC[:, c], size, INK, 0.16, "actual")
+        mean = reduce_rows(rolling.mean_NC[:, c], size, "mean")
+        axes.plot(x[::size], mean, color=FORECAST, label="forecast")
+        axes.set_title(style.channel_title(channel))
+        style.number_axis(axes)
+        if channel.kind == "count":
+            axes.set_ylim(bottom=0)
+    style.time_axis(grid[-1], label, rolling.clock, layout)
     return figure
 
 
@@ -109,18 +109,18 @@ def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) ->
     """WAPE (MAE where it is undefined) of every model at each horizon step, a panel per channel."""
     channels = evaluation.channels[:MAX_CHANNELS]
     others = [name for name in evaluation.models if name != model]
-    with style.panels(layout, len(channels), 210) as (figure, grid):
-        for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
-            x = style.step_axis(axes, evaluation.step, evaluation.horizon)
-            metric = "mae" if np.isnan(evaluation.scores[model]["wape"][:, c]).any() else "wape"
-            for place, name in enumerate([*others, model], start=1):
-                color, marker = style.series_look(0 if name == model else place, len(x))
-                width, line = (2.4, "-") if name == model else (1.2, "--")
-                values = evaluation.scores[name][metric][:, c]
-                axes.plot(x, values, color=color, marker=marker, ms=5, lw=width, ls=line, label=name)
-            axes.set_title(f"{channel.name}: {metric.upper()}")
-            if metric == "mae":
-                style.number_axis(axes)
+    figure, grid = style.panels(layout, len(channels), 210)
+    for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
+        x = style.step_axis(axes, evaluation.step, evaluation.horizon)
+        metric = "mae" if np.isnan(evaluation.scores[model]["wape"][:, c]).any() else "wape"
+        for place, name in enumerate([*others, model], start=1):
+            color, marker = style.series_look(0 if name == model else place, len(x))
+            width, line = (2.4, "-") if name == model else (1.2, "--")
+            values = evaluation.scores[name][metric][:, c]
+            axes.plot(x, values, color=color, marker=marker, ms=5, lw=width, ls=line, label=name)
+        axes.set_title(f"{channel.name}: {metric.upper()}")
+        if metric == "mae":
+            style.number_axis(axes)
     return figure
 
 
@@ -128,13 +128,13 @@ def hour_figure(hourly: HourlyError, evaluation: Evaluation, layout: Layout = WI
     """Mean absolute error beside the mean load, by hour of the day, a panel per channel."""
     channels, hours, error = evaluation.channels[:MAX_CHANNELS], np.arange(24), "mean absolute error"
     label = "hour of the day (UTC)" if evaluation.clock == "utc" else "hour of the trace’s clock, modulo 24"
-    with style.panels(layout, len(channels), 200) as (figure, grid):
-        for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
-            axes.step(hours, hourly.load_TC[:, c], where="mid", color=INK, lw=1.2, label="mean load")
-            axes.bar(hours, hourly.mae_TC[:, c], width=0.75, color=FORECAST, alpha=0.85, label=error)
-            axes.set_title(style.channel_title(channel))
-            axes.set(xlabel=label, xticks=range(0, 24, 4 if layout is WIDE else 3), xlim=(-0.7, 23.7))
-            style.number_axis(axes)
+    figure, grid = style.panels(layout, len(channels), 200)
+    for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
+        axes.step(hours, hourly.load_TC[:, c], where="mid", color=INK, lw=1.2, label="mean load")
+        axes.bar(hours, hourly.mae_TC[:, c], width=0.75, color=FORECAST, alpha=0.85, label=error)
+        axes.set_title(style.channel_title(channel))
+        axes.set(xlabel=label, xticks=range(0, 24, 4 if layout is WIDE else 3), xlim=(-0.7, 23.7))
+        style.number_axis(axes)
     return figure
 
 
@@ -144,20 +144,19 @@ def residual_figure(one_step: RollingForecast, layout: Layout = WIDE) -> Figure:
     mosaic = [["time", "time", "shape", "memory"]] if wide else [["time", "time"], ["shape", "memory"]]
     size = -(-len(one_step.times_us) // (layout.points // 2))
     x, label = style.time_values(one_step.times_us, one_step.clock)
-    with style.styled(layout):
-        figure = style.new_figure(layout, len(channels) * (185 if wide else 320) + 10)
-        stacked = figure.subfigures(len(channels), 1, squeeze=False)[:, 0]
-        for c, (channel, inner) in enumerate(zip(channels, stacked, strict=True)):
-            axes = inner.subplot_mosaic(mosaic)
-            error = one_step.mean_NC[:, c].astype(np.float64) - one_step.actual_NC[:, c]
-            over = axes["time"]
-            _draw_rows(over, x[::size], error.astype(np.float32), size, FORECAST, 0.3)
-            over.axhline(0, color=INK, lw=0.8)
-            over.set_title(f"{channel.name}: forecast − actual")
-            style.number_axis(over)
-            style.time_axis(over, label, one_step.clock, layout)
-            _draw_distribution(axes["shape"], error)
-            _draw_autocorrelation(axes["memory"], error)
+    figure = style.new_figure(layout, len(channels) * (185 if wide else 320) + 10)
+    stacked = figure.subfigures(len(channels), 1, squeeze=False)[:, 0]
+    for c, (channel, inner) in enumerate(zip(channels, stacked, strict=True)):
+        axes = inner.subplot_mosaic(mosaic)
+        error = one_step.mean_NC[:, c].astype(np.float64) - one_step.actual_NC[:, c]
+        over = axes["time"]
+        _draw_rows(over, x[::size], error.astype(np.float32), size, FORECAST, 0.3)
+        over.axhline(0, color=INK, lw=0.8)
+        over.set_title(f"{channel.name}: forecast − actual")
+        style.number_axis(over)
+        style.time_axis(over, label, one_step.clock, layout)
+        _draw_distribution(axes["shape"], error)
+        _draw_autocorrelation(axes["memory"], error)
     return figure
 
 
@@ -166,23 +165,23 @@ def coverage_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) -
     scores, channels = evaluation.scores[model], evaluation.channels[:MAX_CHANNELS]
     shown_IHC = np.stack([scores[f"coverage_{percent}"] for percent in INTERVALS])[:, :, :MAX_CHANNELS]
     least, at = max(-0.02, float(np.nanmin(shown_IHC, initial=1)) - 0.07), np.arange(len(INTERVALS))
-    with style.panels(layout, 2, 210) as (figure, (left, right)):
-        x = style.step_axis(right, evaluation.step, evaluation.horizon)
-        for position, percent in zip(at, INTERVALS, strict=True):
-            left.hlines(percent / 100, position - 0.42, position + 0.42, color=MUTED, lw=1.4, ls=":")
-        for c, channel in enumerate(channels):
-            color, marker = style.series_look(c, len(x))
-            place = at + 0.6 * ((c + 0.5) / len(channels) - 0.5)
-            left.plot(place, shown_IHC[:, :, c].mean(axis=1), marker, color=color, ms=7, label=channel.name)
-            right.plot(x, shown_IHC[1, :, c], color=color, marker=marker, ms=5)
-        left.set_xticks(at, [f"{percent} % interval" for percent in INTERVALS])
-        left.set_title("measured (marks), nominal (dotted)")
-        right.axhline(0.8, color=MUTED, lw=1.4, ls=":")
-        right.axhspan(0.75, 0.85, color=MUTED, alpha=0.12, lw=0)
-        right.set_title("80 % interval by horizon step")
-        for axes, usual in ((left, 0.3), (right, 0.5)):
-            axes.set_ylim(min(usual, least), 1.03)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    figure, (left, right) = style.panels(layout, 2, 210)
+    x = style.step_axis(right, evaluation.step, evaluation.horizon)
+    for position, percent in zip(at, INTERVALS, strict=True):
+        left.hlines(percent / 100, position - 0.42, position + 0.42, color=MUTED, lw=1.4, ls=":")
+    for c, channel in enumerate(channels):
+        color, marker = style.series_look(c, len(x))
+        place = at + 0.6 * ((c + 0.5) / len(channels) - 0.5)
+        left.plot(place, shown_IHC[:, :, c].mean(axis=1), marker, color=color, ms=7, label=channel.name)
+        right.plot(x, shown_IHC[1, :, c], color=color, marker=marker, ms=5)
+    left.set_xticks(at, [f"{percent} % interval" for percent in INTERVALS])
+    left.set_title("measured (marks), nominal (dotted)")
+    right.axhline(0.8, color=MUTED, lw=1.4, ls=":")
+    right.axhspan(0.75, 0.85, color=MUTED, alpha=0.12, lw=0)
+    right.set_title("80 % interval by horizon step")
+    for axes, usual in ((left, 0.3), (right, 0.5)):
+        axes.set_ylim(min(usual, least), 1.03)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     return figure
 
 
@@ -197,22 +196,22 @@ def learning_figure(history: Sequence[dict[str, float]], best: int, layout: Layo
     looks = {"train_loss": ("training", OTHERS[0], "s", "--", 1.4)}
     if all("validation_loss" in row for row in history):
         looks["validation_loss"] = ("validation", FORECAST, "o", "-", 2.2)
-    with style.panels(layout, 1, 240 if layout is WIDE else 220) as (figure, (axes,)):
-        for key, (label, color, marker, line, width) in looks.items():
-            losses = [row[key] for row in history]
-            mark = style.marker_at(marker, len(losses))
-            epochs = range(1, len(losses) + 1)
-            axes.plot(epochs, losses, color=color, marker=mark, ms=5, ls=line, lw=width, label=label)
-        loss = history[best - 1][list(looks)[-1]]
-        axes.axvline(best, color=MUTED, lw=1.2, ls=":")
-        label = f"best epoch: {best} ({style.short_number(loss)})"
-        axes.plot([best], [loss], "o", ms=11, mfc="none", mec=INK, mew=1.6, ls="", label=label)
-        logarithmic = _loss_axis(axes, [row[key] for row in history for key in looks])
-        axes.set_title("loss, on the model’s scale" + (" (logarithmic axis)" if logarithmic else ""))
-        axes.set_xlabel("epoch")
-        nbins = 10 if layout is WIDE else 5
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=nbins, integer=True, min_n_ticks=1))
-        axes.margins(x=0.02)
+    figure, (axes,) = style.panels(layout, 1, 240 if layout is WIDE else 220)
+    for key, (label, color, marker, line, width) in looks.items():
+        losses = [row[key] for row in history]
+        mark = style.marker_at(marker, len(losses))
+        epochs = range(1, len(losses) + 1)
+        axes.plot(epochs, losses, color=color, marker=mark, ms=5, ls=line, lw=width, label=label)
+    loss = history[best - 1][list(looks)[-1]]
+    axes.axvline(best, color=MUTED, lw=1.2, ls=":")
+    label = f"best epoch: {best} ({style.short_number(loss)})"
+    axes.plot([best], [loss], "o", ms=11, mfc="none", mec=INK, mew=1.6, ls="", label=label)
+    logarithmic = _loss_axis(axes, [row[key] for row in history for key in looks])
+    axes.set_title("loss, on the model’s scale" + (" (logarithmic axis)" if logarithmic else ""))
+    axes.set_xlabel("epoch")
+    nbins = 10 if layout is WIDE else 5
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=nbins, integer=True, min_n_ticks=1))
+    axes.margins(x=0.02)
     return figure
 
 

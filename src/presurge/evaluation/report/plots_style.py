@@ -31,13 +31,13 @@ INK, MUTED, GRID, PAPER = "#20242b", "#6b7280", "#e3e6ea", "#ffffff"
 FORECAST = "#0072b2"
 # Okabe and Ito's palette, after the blue that belongs to the model itself.
 OTHERS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31")
-_NAMES = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER, "forecast": FORECAST}
-VARIABLES = {colour: name for name, colour in _NAMES.items()}
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", FORECAST: "forecast"}
 VARIABLES |= {colour: f"other{index}" for index, colour in enumerate(OTHERS)}
 """Colour -> name of the CSS variable that replaces it in SVG."""
 _FEW_POINTS = 24
 """Lines with no more points than these have a mark at each."""
 _ROUND_STEPS = (1, 2, 2.5, 5, 10)
+_UNITS = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ NARROW = Layout(name="narrow", width=350, text=11, columns=1, points=180, zoom=6
 
 @contextmanager
 def styled(layout: Layout) -> Iterator[None]:
-    """Matplotlib's settings for a layout, while the body runs."""
+    """Matplotlib's settings for a layout, while the body draws and writes a figure."""
     sizes = {"font.size": 0, "axes.titlesize": 0, "legend.fontsize": 1}
     sizes |= {"axes.labelsize": 1, "xtick.labelsize": 1, "ytick.labelsize": 1}
     colours = {"text.color": INK, "axes.titlecolor": INK, "legend.labelcolor": INK, "grid.color": GRID}
@@ -77,25 +77,30 @@ def new_figure(layout: Layout, height: float) -> Figure:
     return Figure(figsize=(layout.width / 72, height / 72), dpi=72, layout=padding)
 
 
-@contextmanager
-def panels(
-    layout: Layout, count: int, height: float, *, stacked: bool = False
-) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with ``count`` panels of a height in points, filled by the body, under the legend of the first panel.
+def panels(layout: Layout, count: int, height: float, *, stacked: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels of a height in points, and room for the legend.
 
     The panels stand side by side, as many as the layout has columns, or are stacked over one shared horizontal axis.
     """
     columns = 1 if stacked else min(count, layout.columns)
     rows = -(-count // columns)
-    with styled(layout):
-        figure = new_figure(layout, rows * height + 60)
-        grid = list(figure.subplots(rows, columns, sharex=stacked, squeeze=False).reshape(-1))
-        for empty in grid[count:]:
-            empty.remove()
-        yield figure, grid[:count]
-        handles, labels = grid[0].get_legend_handles_labels()
+    figure = new_figure(layout, rows * height + 60)
+    grid = list(figure.subplots(rows, columns, sharex=stacked, squeeze=False).reshape(-1))
+    for empty in grid[count:]:
+        empty.remove()
+    return figure, grid[:count]
+
+
+def finish(figure: Figure, layout: Layout) -> Figure:
+    """Add the legend of the first panel and lay the figure out for good, so that every file drawn from it saves that work."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
         columns = min(len(labels), 6 if layout is WIDE else 2)
         figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    return figure
 
 
 def marker_at(marker: str, points: int) -> str:
@@ -122,13 +127,10 @@ def number_axis(axes: Axes, *, horizontal: bool = False) -> None:
 
 def short_number(value: float) -> str:
     """1,234 and 12,340, but 1.2 M and 3 G; a true minus sign."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
-        if abs(value) >= size:
-            text = f"{value / size:,.4g}{unit}"
-            break
-    else:
-        text = f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:,.4g}"
-    return text.replace("-", "−")
+    units = ((1e12, " T"), (1e9, " G"), (1e6, " M"))
+    size, unit = next((one for one in units if abs(value) >= one[0]), (1, ""))
+    whole = not unit and (abs(value) >= 100 or value == round(value))
+    return f"{value / size:{',.0f' if whole else ',.4g'}}{unit}".replace("-", "−")
 
 
 def step_axis(axes: Axes, step: int, horizon: int) -> Float64Array:
@@ -141,8 +143,7 @@ def step_axis(axes: Axes, step: int, horizon: int) -> Float64Array:
 
 def lead_times(step: int, horizon: int) -> tuple[Float64Array, str]:
     """How far ahead each horizon step is, in the largest unit that divides the step, and the label of that axis."""
-    units = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
-    size, name = next(unit for unit in units if step % unit[0] == 0)
+    size, name = next(unit for unit in _UNITS if step % unit[0] == 0)
     return np.arange(1, horizon + 1, dtype=np.float64) * (step / size), f"{name} ahead"
 
 
@@ -150,9 +151,8 @@ def time_values(times_us: npt.NDArray[np.int64], clock: Clock) -> tuple[Float64A
     """Times as numbers for an axis, and the label of that axis: dates for UTC, else a unit that fits their span."""
     if clock == "utc":
         return times_us / DAY, "time (UTC)"
-    units = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"))
     span = times_us[-1] - times_us[0]
-    size, name = next((unit for unit in units if span >= 3 * unit[0]), (SECOND, "seconds"))
+    size, name = next((unit for unit in _UNITS if span >= 3 * unit[0]), _UNITS[-1])
     return times_us / size, f"{name} on the trace’s clock"
 
 
@@ -169,14 +169,6 @@ def time_axis(axes: Axes, label: str, clock: Clock, layout: Layout) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=9 if layout is WIDE else 5, steps=_ROUND_STEPS))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axes.margins(x=0.01)
-
-
-def arrange(figure: Figure) -> Figure:
-    """Lay the figure out for good, so that every file drawn from it afterwards saves that work."""
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-    figure.set_layout_engine(None)
-    return figure
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
