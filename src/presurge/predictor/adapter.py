@@ -40,21 +40,21 @@ class Record(Config, extra="ignore"):
     """What is stored of a predictor beside its Forecaster.
 
     Attributes:
-        predictor: The fields of its configuration; None in a model that ``presurge train`` wrote.
+        predictor: The fields of its configuration; empty in a model that ``presurge train`` wrote.
         training_history: Like the next three, an attribute of ``BasePredictor``.
         rolling_errors: For each step.
         measured_on: Fingerprint of the rows.
         baseline_errors: Naive model -> rolling error for each step.
     """
 
-    predictor: dict[str, Any] | None = None
+    predictor: dict[str, Any] = Field(default_factory=dict)
     training_history: dict[str, Any] = Field(default_factory=dict)
     rolling_errors: tuple[float, ...] = ()
     measured_on: str = ""
     baseline_errors: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
 
-_KEPT = Record.model_fields.keys() - {"predictor"}
+_KEPT = [name for name in Record.model_fields if name != "predictor"]
 
 
 class ForecasterPredictor(BasePredictor):
@@ -197,7 +197,7 @@ class ForecasterPredictor(BasePredictor):
         level_of(data, self.model.context + (level_of(data) == "request"))
         return True
 
-    def to_device(self, device: cfg.ModelDevice | str) -> None:
+    def to_device(self, device: cfg.Device) -> None:
         """Choose where the model trains from now on; a trained model forecasts on the CPU."""
         super().to_device(device)
         self.model.training = self.model.training.model_copy(update={"device": self.device})
@@ -246,7 +246,7 @@ class ForecasterPredictor(BasePredictor):
             record = _record(model, document)
             own = {"model_type": model.name, "model_name": self.model_name, "device": self.config.device}
             lengths = {"sequence_length": model.context, "prediction_horizon": model.horizon}
-            config = cfg.ModelConfig(**{**(record.predictor or {}), **own, **lengths})
+            config = cfg.ModelConfig(**{**record.predictor, **own, **lengths})
             twin = ForecasterPredictor(config)
             model.training = twin.model.training
         except Exception as error:  # content that passes its checksum and makes no sense may fail in any way
@@ -278,7 +278,7 @@ def _record(model: Forecaster, document: dict[str, Any]) -> Record:
     """
     training = document["training"]
     record = Record.model_validate(training)
-    if record.predictor is not None:
+    if record.predictor:
         return record
     settings, rows = training.get("settings", {}), training.get("rows", {}).get("test")
     usual = TrainerConfig(**model.training_defaults).model_dump(mode="json", include=_LOOP)

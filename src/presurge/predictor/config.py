@@ -97,8 +97,8 @@ class ModelType(StrEnum):
     CUSTOM = "custom"
 
 
-Device = ModelDevice | str
-"""A device or its text."""
+Device = ModelDevice | str | None
+"""A device or its text; None means ``auto``."""
 
 
 def model_type_of(value: ModelType | str) -> ModelType | str:
@@ -197,8 +197,8 @@ Given = InstanceOf[ModelConfig]
 
 
 @own_words()
-def usable_device(device: Device | None, *, allow_fallback: bool = False) -> ModelDevice:
-    """The device to use for the requested one (None means ``auto``).
+def usable_device(device: Device, *, allow_fallback: bool = False) -> ModelDevice:
+    """The device to use for the requested one.
 
     Args:
         device: The requested device.

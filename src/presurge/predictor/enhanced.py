@@ -36,7 +36,7 @@ class EnhancedRequestPredictor:
         ConfigError: This machine has no such device.
     """
 
-    def __init__(self, device: cfg.Device | None = None, *, allow_fallback: bool = False) -> None:
+    def __init__(self, device: cfg.Device = None, *, allow_fallback: bool = False) -> None:
         self.allow_fallback = allow_fallback
         self.device = cfg.usable_device(device, allow_fallback=allow_fallback)
         self.model_manager = ModelManager()
@@ -210,12 +210,11 @@ class EnhancedRequestPredictor:
             config = cfg.ModelConfig(name, f"{name}_default", self.device, **preset)
         device = cfg.checked(cfg.Given, config, "config").device
         model_name = config.model_name or name
+        # The models that stay answer to their model_name and to the name that they were given, unless it is given again.
         others = {own: given for own, given in self._given.items() if (own, given) != (model_name, name)}
         if taken := {name, model_name} & {*others, *(given for given in others.values() if given != name)}:
-            what, where = (
-                f"the name {min(taken)!r} belongs to another model",
-                f"model {name!r}, model_name {model_name!r}",
-            )
+            what = f"the name {min(taken)!r} belongs to another model"
+            where = f"model {name!r}, model_name {model_name!r}"
             raise ConfigError(what, where=where, hint=f"Choose others than: {', '.join(self._names())}.")
         usable = cfg.usable_device(device, allow_fallback=self.allow_fallback)
         return replace(config, model_type=config.model_type or name, model_name=model_name, device=usable)
@@ -251,10 +250,7 @@ class EnhancedRequestPredictor:
 
 
 def create_enhanced_predictor(
-    models: Iterable[str] = ("lstm", "dlinear"),
-    device: cfg.Device | None = None,
-    *,
-    allow_fallback: bool = False,
+    models: Iterable[str] = ("lstm", "dlinear"), device: cfg.Device = None, *, allow_fallback: bool = False
 ) -> EnhancedRequestPredictor:
     """A predictor with the named models in their presets.
 

@@ -162,7 +162,7 @@ class BasePredictor(ABC):
             "training_history": self.training_history,
         }
 
-    def to_device(self, device: cfg.ModelDevice | str) -> None:
+    def to_device(self, device: cfg.Device) -> None:
         """Choose where the model trains from now on, and move a torch module in ``self.model`` there.
 
         Raises:
