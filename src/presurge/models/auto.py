@@ -134,21 +134,23 @@ class Auto(Forecaster):
         """Compare a challenger with the linear model: for each channel a row of WAPEs over all folds, and whether it won."""
         if not judged:
             return []
-        sums = [
-            _errors(linear, self._fitted(name, panel, fold.learn), panel, fold.judge)
-            for fold, linear in judged
-        ]
-        linear_FC, rival_FC, size_FC = np.array(sums).transpose(1, 0, 2)
-        size_C = np.maximum(size_FC.sum(axis=0), np.finfo(np.float64).tiny)
-        wapes = {"error": rival_FC.sum(axis=0) / size_C, "linear_error": linear_FC.sum(axis=0) / size_C}
-        won_C = clearly_better(rival_FC, linear_FC, self.config.margin)
+        sums_FKC = np.array(
+            [
+                _errors(linear, self._fitted(name, panel, fold.learn), panel, fold.judge)
+                for fold, linear in judged
+            ]
+        )
+        won_C = clearly_better(sums_FKC[:, 1], sums_FKC[:, 0], self.config.margin)
+        linear_C, rival_C, size_C = sums_FKC.sum(axis=0)
+        wape_KC = np.array([rival_C, linear_C]) / np.maximum(size_C, np.finfo(np.float64).tiny)
         return [
             (
-                {"model": name, "channel": panel.channel_names[column]}
-                | {key: float(wape_C[c]) for key, wape_C in wapes.items()},
-                bool(won_C[c]),
+                {"model": name, "channel": panel.channel_names[column], "error": error, "linear_error": own},
+                won,
             )
-            for c, column in enumerate(panel.targets)
+            for column, (error, own), won in zip(
+                panel.targets, wape_KC.T.tolist(), won_C.tolist(), strict=True
+            )
         ]
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
@@ -243,7 +245,7 @@ def _errors_of(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Arr
     """The sum of absolute errors of every window: float64 [B, C], NaN where anything is missing."""
 
     def forecast(batch: WindowBatch) -> FloatArray:
-        return plugins.predict(model, batch).mean_BHC[:, :, None]
+        return plugins.predict(model, batch).mean_BHC
 
-    pieces = window_errors(forecast, panel, origins, context=model.context, horizon=model.horizon)
-    return np.concatenate([np.zeros((0, len(panel.targets))), *(error_BPC[:, 0] for error_BPC in pieces)])
+    errors = window_errors(forecast, panel, origins, model.context, model.horizon)
+    return np.concatenate([np.zeros((0, len(panel.targets))), *(error_B1C[:, 0] for error_B1C in errors)])

@@ -304,19 +304,11 @@ class ChannelProblem:
 
         def forecast(model: ChannelModel, batch: WindowBatch) -> Float64Array:
             inputs = further_inputs(terms, self.calendar, batch)
-            y_BN = model.predict(batch.context_BLC[:, :, 0], inputs)
-            return y_BN.reshape(len(y_BN), ridges, self.horizon, 1).swapaxes(1, 2)
+            return model.predict(batch.context_BLC[:, :, 0], inputs)[:, :, None]
 
         for f, model in fits.items():
             origins = self.judge_F[f] + self.context - 1
-            pieces = window_errors(
-                partial(forecast, model),
-                self.panel,
-                origins,
-                context=self.context,
-                horizon=self.horizon,
-                alternatives=ridges,
-            )
-            total_P += sum(error_BP1.sum(axis=(0, 2)) for error_BP1 in pieces)
+            errors = window_errors(partial(forecast, model), self.panel, origins, self.context, self.horizon)
+            total_P += sum(error_BP1.sum(axis=(0, 2)) for error_BP1 in errors)
             size += float(np.abs(targets_of(self.panel, origins, self.horizon)).sum(dtype=np.float64))
         return total_P / size

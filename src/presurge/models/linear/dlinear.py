@@ -5,28 +5,46 @@ with M the moving average, ``Ws (I - M) + Wt M`` reaches every matrix W, and doe
 exact solver stores, so that the weights are those of a genuine DLinear; a forecast folds them back into one matrix. Source
 of the model: Zeng, Chen, Zhang, Xu, "Are Transformers Effective for Time Series Forecasting?", AAAI 2023.
 
-Shapes: B windows, L context, H horizon, C channels, G groups of channels that share weights (C or 1).
+Shapes: R rows, B windows, L context, H horizon, W = L + H, C channels, G groups of channels that share weights (C or 1),
+P ridges, N outputs (H, or P x H).
 """
 
 import time
-from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
 from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
-from presurge.models.linear.exact import ExactProblem, FoldedLinear, Normalisation
+from presurge.models.linear.moments import LEAST_SIZE, Moments, moments_of, no_moments
+from presurge.models.linear.select import complete_starts, no_window, window_errors
+from presurge.models.linear.solve import (
+    DEFAULT_RIDGE,
+    RIDGES,
+    Normalisation,
+    anchor,
+    solve,
+    squared_errors,
+    without_anchor,
+)
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
-from presurge.series.scalers import Float64Array, Scaler, ScalerName, TransformName
+from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, ScalerName, Transform, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch
+from presurge.series.windows import WindowBatch, window_origins
 from presurge.store import Arrays
 from presurge.training.config import require_torch
+
+_TAIL = "0.2"
+"""The share of the training rows that chooses the ridge where there are no validation rows."""
+_Maps = tuple[Float64Array, Float64Array]
+"""Weights [P, H, L] and biases [P, H] of P ridges."""
 
 
 class DLinearConfig(Config):
@@ -74,6 +92,62 @@ class DLinearConfig(Config):
 
 
 _SGD = {"solver": ["sgd"]}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldedLinear:
+    """Forecast = inverse(weight @ transform(context) + bias), not below the floor; original units in and out.
+
+    Attributes:
+        weight_CHL: float64, one matrix a channel.
+        bias_C1H: float64.
+        floor_C11: float64, zero for counts, minus infinity for gauges.
+        transform: Applied to contexts, and taken back from forecasts.
+        size_C11: If given, the bias is multiplied by the mean absolute transformed context as a share of this.
+    """
+
+    weight_CHL: Float64Array
+    bias_C1H: Float64Array
+    floor_C11: Float64Array
+    transform: Transform
+    size_C11: Float64Array | None
+
+    @classmethod
+    def build(
+        cls,
+        weight_GHL: Float64Array,
+        bias_GH: Float64Array,
+        scaler: Scaler,
+        count_C: npt.NDArray[np.bool_],
+        normalisation: Normalisation,
+    ) -> Self:
+        """Fold a scaler into weights for scaled values; G is the number of channels, or 1 for weights they share."""
+        shift_C1, scale_C1 = scaler.shift_C[:, None], scaler.scale_C[:, None]
+        bias_CH = scale_C1 * bias_GH + shift_C1 * (1 - weight_GHL.sum(axis=2))
+        return cls(
+            weight_CHL=np.broadcast_to(weight_GHL, (len(count_C), *weight_GHL.shape[1:])),
+            bias_C1H=bias_CH[:, None],
+            floor_C11=np.where(count_C, 0.0, -np.inf)[:, None, None],
+            transform=TRANSFORMS[scaler.transform],
+            size_C11=scale_C1[:, None] if normalisation == "meanabs" else None,
+        )
+
+    def predict(self, context_BLC: FloatArray) -> FloatArray:
+        """Forecast B windows: [B, L, C] to float32 [B, H, C]. A channel with a missing value is forecast as NaN."""
+        x_CBL = self.transform.forward(context_BLC.transpose(2, 0, 1).astype(np.float64, order="C"))
+        bias_CBH = self.bias_C1H
+        if self.size_C11 is not None:
+            share_CB1 = np.abs(x_CBL).mean(axis=2, keepdims=True) / self.size_C11
+            bias_CBH = bias_CBH * np.maximum(share_CB1, LEAST_SIZE)
+        y_CBH = self.transform.inverse(x_CBL @ self.weight_CHL.transpose(0, 2, 1) + bias_CBH)
+        mean_CBH = np.maximum(y_CBH, self.floor_C11)
+        mean_BHC: FloatArray = mean_CBH.transpose(1, 2, 0).astype(np.float32, order="C")
+        return mean_BHC
+
+    def predict_one(self, context_LC: FloatArray) -> FloatArray:
+        """Forecast one window: [L, C] to float32 [H, C]."""
+        mean_HC: FloatArray = self.predict(context_LC[None])[0]
+        return mean_HC
 
 
 class DLinear(Forecaster):
@@ -127,8 +201,19 @@ class DLinear(Forecaster):
         divides = self.config.normalisation == "meanabs"
         scaler = "meanabs" if divides else self.config.scaler
         self.scaler = Scaler.fit(panel.take(train).values, scaler, self.config.transform)
-        find = self._solve if self.solver == "exact" else self._learn
-        report = find(panel, train, validation, progress or silent)
+        if self.solver == "exact":
+            weight_GHL, bias_GH, report = ExactProblem(self, panel, train).solve(validation)
+            weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
+            maps = [{f"{name}.weight": weights, f"{name}.bias": biases} for name in ("seasonal", "trend")]
+            self._adopt(maps[0] | maps[1])
+            (progress or silent)("Solving", 1.0)
+        else:
+            require_torch("training by gradient")
+            from presurge.models.networks.linear_maps import learn
+
+            arrays, report = learn(self, panel, train, validation, progress)
+            self._adopt(arrays)
+            report = replace(report, chosen={"solver": "sgd", **report.chosen})
         seconds = time.process_time() - started
         return replace(report, n_parameters=self.n_parameters, cpu_seconds=seconds)
 
@@ -144,22 +229,6 @@ class DLinear(Forecaster):
     def refits(self) -> bool:
         """Only the exact solution is cheap enough to compute twice."""
         return self.solver == "exact"
-
-    def _solve(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
-        weight_GHL, bias_GH, report = ExactProblem(self, panel, train).solve(validation)
-        weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
-        maps = [{f"{name}.weight": weights, f"{name}.bias": biases} for name in ("seasonal", "trend")]
-        self._adopt(maps[0] | maps[1])
-        progress("Solving", 1.0)
-        return report
-
-    def _learn(self, panel: Panel, train: Span, validation: Span | None, progress: Progress) -> FitReport:
-        require_torch("training by gradient")
-        from presurge.models.networks.linear_maps import learn
-
-        arrays, report = learn(self, panel, train, validation, progress)
-        self._adopt(arrays)
-        return replace(report, chosen={"solver": "sgd", **report.chosen})
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
@@ -195,6 +264,128 @@ class DLinear(Forecaster):
             self.fitted_spec().count_mask,
             self.config.normalisation,
         )
+
+
+class ExactProblem:
+    """A series as the solver sees it, on a scale of its own so that sums of products lose no digits.
+
+    Args:
+        model: What to solve for: its sizes and configuration, and its scaler, which is fitted to the training rows.
+        panel: The series.
+        train: The training rows.
+    """
+
+    def __init__(self, model: DLinear, panel: Panel, train: Span) -> None:
+        self.model, self.panel, self.train = model, panel, train
+        self.context, self.horizon, self.scaler = model.context, model.horizon, model.scaler
+        self.shared, self.normalisation = not model.config.individual, model.config.normalisation
+        self.level_L = anchor(self.normalisation, self.context)
+        self.work_CR = np.ascontiguousarray(self.scaler.scale(panel.values).T)
+        rows = zip(train.first, train.last, strict=True)
+        train_CR = np.concatenate([self.work_CR[:, a:b] for a, b in rows], axis=1)
+        # Neither least squares nor its ridge notices a shift or a scale, unless windows are divided by their size.
+        kind: ScalerName = "none" if self.normalisation == "meanabs" else "standard"
+        own = Scaler.fit(train_CR.reshape(1 if self.shared else len(train_CR), -1).T, kind)
+        self.centre_G1, self.spread_G1 = own.shift_C[:, None], own.scale_C[:, None]
+        self.work_CR -= self.centre_G1
+        self.work_CR /= self.spread_G1
+
+    def solve(self, validation: Span | None) -> tuple[Float64Array, Float64Array, FitReport]:
+        """Solve for the training windows: weights [G, H, L] and biases [G, H] on the scale of the scaler, and a report.
+
+        Unless the ridge is given, validation rows choose it and shape no weight. Without them the last fifth of the
+        training rows chooses it, and the solution is then that of all training rows. One ridge serves all channels: one
+        choice from all of them is steadier than one for each.
+
+        Raises:
+            DataError: A channel has no complete training window.
+        """
+        moments_G = self._moments(self.train, self.model.config.stride)
+        for group, moments in enumerate(moments_G):
+            if moments.n == 0:
+                name = None if self.shared else self.panel.channels[group].name
+                raise no_window(self.train, self.context, self.horizon, name)
+        ridge, notes = self.model.config.ridge, []
+        errors: dict[float, float] = {}
+        if ridge is None:
+            errors = self._validation_errors(moments_G, validation)
+            ridge = min(errors, key=errors.__getitem__, default=DEFAULT_RIDGE)
+            if not errors:
+                notes.append(f"Too few rows to choose the ridge: it is {ridge:g}.")
+        n_windows = max(moments.n for moments in moments_G)
+        if n_windows < self.context:
+            notes.append(
+                f"There are fewer training windows ({n_windows}) than rows in a context ({self.context}): "
+                "a shorter context or more data would give steadier weights."
+            )
+        report = FitReport(
+            model=self.model.name,
+            n_windows=n_windows // len(self.panel.channels) if self.shared else n_windows,
+            chosen={"solver": "exact", "ridge": ridge},
+            candidates=tuple({"ridge": tried, "validation_error": error} for tried, error in errors.items()),
+            notes=tuple(notes),
+        )
+        return *self._scaled([solve(moments, self.context, [ridge]) for moments in moments_G]), report
+
+    def _moments(self, span: Span, stride: int = 1) -> list[Moments]:
+        """The moments of the complete windows of a span, for each group of channels."""
+        width = self.context + self.horizon
+        starts_C = complete_starts(
+            self.panel, span, context=self.context, horizon=self.horizon, stride=stride
+        )
+        sized_by = self.context if self.normalisation == "meanabs" else None
+        pairs = zip(self.work_CR, starts_C, strict=True)
+        channels = [moments_of(x_R, starts, width, sized_by=sized_by) for x_R, starts in pairs]
+        groups = [sum(channels, no_moments(width))] if self.shared else channels
+        if self.level_L is None:
+            return groups
+        # The level is that of the context, and taken off the targets too.
+        return [group.relative_to(np.append(self.level_L, np.zeros(self.horizon))) for group in groups]
+
+    def _validation_errors(self, moments_G: list[Moments], validation: Span | None) -> dict[float, float]:
+        """The mean error of every ridge on rows that shape no weight; none if there are too few of them."""
+        judge = validation
+        if judge is None:
+            head, judge = self.train.cut_tail(_TAIL)
+            moments_G = self._moments(head, self.model.config.stride)
+        if min(moments.n for moments in moments_G) == 0:
+            return {}
+        maps_G = [solve(moments, self.context, RIDGES) for moments in moments_G]
+        if self.scaler.transform == "identity" and self.normalisation != "meanabs":
+            pairs = zip(self._moments(judge), maps_G, strict=True)
+            errors = [squared_errors(moments, *maps) for moments, maps in pairs if moments.n]
+        else:
+            errors = self._errors_in_original_units(maps_G, judge)
+        return dict(zip(RIDGES, np.mean(errors, axis=0).tolist(), strict=True)) if errors else {}
+
+    def _errors_in_original_units(self, maps_G: Sequence[_Maps], judge: Span) -> list[Float64Array]:
+        """Mean squared error of every ridge over the variance of the training rows, for each channel that has one.
+
+        Moments cannot give it where the transform or the normalisation is not linear.
+        """
+        panel, context, horizon = self.panel, self.context, self.horizon
+        folded = FoldedLinear.build(*self._scaled(maps_G), self.scaler, panel.count_mask, self.normalisation)
+        origins = window_origins(panel, judge, context=context, horizon=horizon)
+
+        def forecast(batch: WindowBatch) -> FloatArray:
+            return folded.predict(batch.context_BLC)
+
+        n_C, total_PC = np.zeros(len(panel.channels)), np.zeros((len(RIDGES), len(panel.channels)))
+        for square_BPC in window_errors(forecast, panel, origins, context, horizon, np.square):
+            n_C += (~np.isnan(square_BPC[:, 0])).sum(axis=0)
+            total_PC += np.nansum(square_BPC, axis=0)
+        known_C = [x_R[~np.isnan(x_R)] for x_R in panel.take(self.train).values.T]
+        variance_C = [x_R.var(dtype=np.float64) if x_R.size else 0.0 for x_R in known_C]
+        size_C = horizon * n_C * variance_C
+        return list((total_PC[:, size_C > 0] / size_C[size_C > 0]).T)
+
+    def _scaled(self, maps_G: Sequence[_Maps]) -> tuple[Float64Array, Float64Array]:
+        """Weights [G, N, L] and biases [G, N] for scaled values of plain windows; N is P x H."""
+        weight_GNL = np.array([weight_PHL.reshape(-1, self.context) for weight_PHL, _ in maps_G])
+        bias_GN = np.array([bias_PH.reshape(-1) for _, bias_PH in maps_G])
+        if self.level_L is not None:
+            weight_GNL = without_anchor(weight_GNL, self.level_L)
+        return weight_GNL, self.spread_G1 * bias_GN + self.centre_G1 * (1 - weight_GNL.sum(axis=2))
 
 
 def moving_average_matrix(context: int, kernel_size: int) -> Float64Array:

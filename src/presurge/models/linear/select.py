@@ -71,24 +71,23 @@ def window_errors(
     forecast: Callable[[WindowBatch], npt.NDArray[Any]],
     panel: Panel,
     origins: IntArray,
-    *,
     context: int,
     horizon: int,
-    alternatives: int = 1,
     loss: Callable[[Float64Array], Float64Array] = np.abs,
 ) -> Iterator[Float64Array]:
     """Yield the loss of each window, summed over the horizon: float64 [b, P, C], NaN where a value is missing.
 
     Args:
-        forecast: Gives P alternative forecasts of b windows, [b, H, P, C].
+        forecast: Forecasts b windows: [b, P x H, C], up to ten alternatives one after another.
         panel: Has the C targets.
         origins: The last context row of every window.
         context: L.
         horizon: H.
-        alternatives: P.
         loss: Of the difference between forecast and actual value.
     """
-    at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + horizon * alternatives))
+    at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + 10 * horizon))
     for part in chunks(origins, max(1, at_once)):
-        mean_BHPC = forecast(batch_of(panel, part, context, horizon))
-        yield loss(mean_BHPC - targets_of(panel, part, horizon)[:, :, None].astype(np.float64)).sum(axis=1)
+        actual_BHC = targets_of(panel, part, horizon).astype(np.float64)
+        mean_BNC = forecast(batch_of(panel, part, context, horizon))
+        mean_BPHC = mean_BNC.reshape(len(part), -1, *actual_BHC.shape[1:])
+        yield loss(mean_BPHC - actual_BHC[:, None]).sum(axis=2)

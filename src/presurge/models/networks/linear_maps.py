@@ -11,8 +11,8 @@ from torch import nn
 
 from presurge.models.forecaster import FitReport
 from presurge.models.linear.dlinear import DLinear, moving_average_matrix
-from presurge.models.linear.exact import Normalisation, anchor
 from presurge.models.linear.moments import LEAST_SIZE
+from presurge.models.linear.solve import Normalisation, anchor
 from presurge.models.networks.task import train_network
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS
