@@ -11,7 +11,7 @@ import numpy as np
 
 from presurge.config import validated
 from presurge.errors import DataError
-from presurge.evaluation.walk import uncalibrated, usable_origins, walk
+from presurge.evaluation.walk import Piece, uncalibrated, usable_origins, walk
 from presurge.models import plugins
 from presurge.models.conformal import Calibration
 from presurge.models.forecaster import FitReport, Forecaster
@@ -19,10 +19,9 @@ from presurge.models.linear.select import rolling_folds
 from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
-from presurge.series.forecast import QUANTILE_LEVELS
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import Panel
 from presurge.series.spans import Span
-from presurge.series.windows import targets_of, window_origins
+from presurge.series.windows import window_origins
 from presurge.training.config import TrainingConfig
 
 logger = logging.getLogger("presurge.fit")
@@ -129,37 +128,25 @@ def calibrate(
     Raises:
         DataError: The span holds no window with a complete context.
     """
-    actuals, centres, levels = zip(
-        *(_forecasts(one, panel, part) for one, part in ((model, span), *earlier)), strict=True
-    )
-    if len(actuals[0]) == 0:
-        raise DataError(
-            f"none of the {len(span):,} validation rows can calibrate the intervals of {model.name}: it needs "
-            f"{model.context} rows of history without a gap and {model.horizon} rows to compare with",
-            hint="Give more validation rows, or a shorter `context` or `horizon`.",
-        )
+    most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (model.horizon * len(panel.targets))))
+    pieces: list[Piece] = []
+    for one, part in ((model, span), *earlier):
+        origins = usable_origins(one, panel, part)
+        if len(origins) > most:
+            origins = origins[np.linspace(0, len(origins) - 1, most).round().astype(np.int64)]
+        pieces += walk([uncalibrated(one)], panel, origins)
+        if not pieces:
+            raise DataError(
+                f"none of the {len(span):,} validation rows can calibrate the intervals of {model.name}: it needs "
+                f"{model.context} rows of history without a gap and {model.horizon} rows to compare with",
+                hint="Give more validation rows, or a shorter `context` or `horizon`.",
+            )
     before = panel.start - panel.step
     last_us = np.where(span.last > panel.indptr[:-1], panel.times_of(span.last - 1), before)
     return Calibration.measure(
-        np.concatenate(actuals),
-        np.concatenate(centres),
+        np.concatenate([piece.actual() for piece in pieces]),
+        np.concatenate([p.mean_BHC if p.quantiles_BHQC is None else p.quantiles_BHQC for p in pieces]),
         model.fitted_spec().count_mask,
-        levels[0],
+        pieces[0].levels,
         until=dict(zip(panel.items, map(int, last_us), strict=True)),
     )
-
-
-def _forecasts(
-    model: Forecaster, panel: Panel, span: Span
-) -> tuple[FloatArray, FloatArray, tuple[float, ...]]:
-    """Targets [B, H, C] of the windows of a span, their forecasts (learned quantiles, or else points), and the levels."""
-    horizon, channels = model.horizon, len(panel.targets)
-    origins = usable_origins(model, panel, span)
-    most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (horizon * channels)))
-    if len(origins) > most:
-        origins = origins[np.linspace(0, len(origins) - 1, most).round().astype(np.int64)]
-    pieces = list(walk([uncalibrated(model)], panel, origins))
-    centres = [p.mean_BHC if p.quantiles_BHQC is None else p.quantiles_BHQC for p in pieces]
-    centre = np.concatenate(centres) if centres else np.zeros((0, horizon, channels), np.float32)
-    levels = pieces[0].levels if pieces else QUANTILE_LEVELS
-    return targets_of(panel, origins, horizon), centre, levels

@@ -39,10 +39,11 @@ class ScoreSums:
         self.scale_C = scale_C
         self.count_HC = np.zeros(shape, np.int64)
         self.error_HC, self.absolute_HC, self.squared_HC = np.zeros((3, *shape))
-        self.size_HC, self.mean_HC, self.spread_HC, self.pinball_HC = np.zeros((4, *shape))
+        self.size_HC, self.mean_HC, self.spread_HC = np.zeros((3, *shape))
         self.pairs = {percent: pair for percent in INTERVALS if (pair := interval_bounds(percent, levels))}
-        self.inside_HC = {percent: np.zeros(shape) for percent in self.pairs}
-        self.width_HC = {percent: np.zeros(shape) for percent in self.pairs}
+        names = ["pinball"] if levels else []
+        names += [f"{name}_{percent}" for name in ("coverage", "width") for percent in self.pairs]
+        self.of_quantiles_HC = {name: np.zeros(shape) for name in names}
 
     def add(
         self, actual_BHC: FloatArray, mean_BHC: FloatArray, quantiles_BHQC: FloatArray | None = None
@@ -62,14 +63,15 @@ class ScoreSums:
         for index, level in enumerate(self.levels):
             over = actual - quantiles_BHQC[:, :, index]
             loss = np.maximum(level * over, (level - 1) * over)
-            self.pinball_HC += loss.sum(axis=0, where=known) / len(self.levels)
+            self.of_quantiles_HC["pinball"] += loss.sum(axis=0, where=known) / len(self.levels)
         for percent, (low, high) in self.pairs.items():
             lower, upper = quantiles_BHQC[:, :, low], quantiles_BHQC[:, :, high]
             # Bounds of counts are squares of roots: 6.9999995 has to cover 7.
             inside = actual >= lower - _ROUNDING * np.abs(lower)
             inside &= actual <= upper + _ROUNDING * np.abs(upper)
-            self.inside_HC[percent] += (inside & known).sum(axis=0)
-            self.width_HC[percent] += np.subtract(upper, lower, dtype=np.float64).sum(axis=0, where=known)
+            self.of_quantiles_HC[f"coverage_{percent}"] += (inside & known).sum(axis=0)
+            width = np.subtract(upper, lower, dtype=np.float64)
+            self.of_quantiles_HC[f"width_{percent}"] += width.sum(axis=0, where=known)
 
     def _add_spread(self, actual: Float64Array, known: npt.NDArray[np.bool_]) -> None:
         """Mean and squared spread of the actual values, merged as by Chan, Golub and LeVeque (1979)."""
@@ -95,7 +97,6 @@ class ScoreSums:
         rounding = 1e-28 * self.count_HC * self.mean_HC**2
         spread = np.where(self.spread_HC > rounding, self.spread_HC, 0)
         mse = _ratio(self.squared_HC, self.count_HC)
-        nothing = np.full_like(mae, np.nan)
         scores = {
             "wape": _ratio(self.absolute_HC, self.size_HC),
             "mae": mae,
@@ -104,13 +105,12 @@ class ScoreSums:
             "mase": _ratio(mae, np.broadcast_to(self.scale_C, mae.shape)),
             "r2": 1 - _ratio(self.squared_HC, spread),
             "bias": _ratio(self.error_HC, self.count_HC),
-            "pinball": _ratio(self.pinball_HC, self.count_HC) if self.levels else nothing,
         }
-        for name, sums in (("coverage", self.inside_HC), ("width", self.width_HC)):
-            for percent in INTERVALS:
-                known = percent in self.pairs
-                scores[f"{name}_{percent}"] = _ratio(sums[percent], self.count_HC) if known else nothing
-        return scores
+        unknown = np.full_like(mae, np.nan)
+        sums = {
+            metric: self.of_quantiles_HC.get(metric, unknown) for metric in METRICS if metric not in scores
+        }
+        return scores | {metric: _ratio(total, self.count_HC) for metric, total in sums.items()}
 
 
 def naive_scale(panel: Panel, train: Span) -> Float64Array:

@@ -12,8 +12,6 @@ from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock
 from presurge.series.timestamps import format_stamp
 
-_DECISIVE = ("wape", "mae")
-"""What decides a duel: the second where the first is undefined (a channel that is zero throughout)."""
 _ROUNDING = 1e-9
 
 
@@ -129,12 +127,9 @@ class Evaluation:
                 model: {metric: float(scores[metric][:, c].mean()) for metric in METRICS}
                 for model, scores in self.scores.items()
             }
-            best = {
-                metric: _best(metric, {m: row[metric] for m, row in values.items()}) for metric in METRICS
-            }
             for model, row in values.items():
-                won = frozenset(metric for metric in METRICS if model in best[metric])
-                rows.append(TableRow(model, channel.name, row, won))
+                best = (m for m in METRICS if model in _best(m, {name: v[m] for name, v in values.items()}))
+                rows.append(TableRow(model, channel.name, row, frozenset(best)))
         return rows
 
     def duels(self) -> tuple[Duel, ...]:
@@ -183,15 +178,13 @@ def duels(
     """
     reference, found = set(baselines), []
     for (model, channel), values in averages.items():
-        metric = next((m for m in _DECISIVE if not math.isnan(values[m])), None)
-        if model in reference or metric is None:
-            continue
+        metric = "mae" if math.isnan(values["wape"]) else "wape"  # it is undefined where all values are zero
         rivals = {
             rival: other[metric]
             for (rival, of), other in averages.items()
             if of == channel and rival in reference and not math.isnan(other[metric])
         }
-        if rivals:
+        if rivals and model not in reference and not math.isnan(values[metric]):
             best = min(rivals, key=rivals.__getitem__)
             found.append(Duel(model, best, channel, metric, values[metric], rivals[best]))
     return tuple(found)
@@ -211,8 +204,8 @@ def _apart(first: float, second: float) -> tuple[str, str]:
 
 def _best(metric: str, values: dict[str, float]) -> set[str]:
     """The models that no other beats: least error, highest R², bias nearest to 0, coverage nearest to its nominal."""
-    distance = {model: _distance(metric, value) for model, value in values.items()}
-    distance = {model: value for model, value in distance.items() if not math.isnan(value)}
+    distances = {model: _distance(metric, value) for model, value in values.items()}
+    distance = {model: value for model, value in distances.items() if not math.isnan(value)}
     least = min(distance.values(), default=0.0)
     return {model for model, value in distance.items() if value <= least + _ROUNDING * abs(least)}
 

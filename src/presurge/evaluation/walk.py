@@ -15,6 +15,7 @@ import numpy.typing as npt
 from presurge.evaluation.metrics import Float64Array
 from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import IntervalTracker
+from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.frequency import DAY, HOUR
 from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel
 from presurge.series.spans import Span
@@ -89,9 +90,9 @@ def uncalibrated(model: Forecaster) -> Forecaster:
     return bare
 
 
-def chunk_size(context: int, horizon: int, channels: int, levels: int = 7) -> int:
+def chunk_size(context: int, horizon: int, channels: int) -> int:
     """How many windows to hold at once, so that neither contexts nor quantiles outgrow a few tens of MiB."""
-    return max(1, min(CHUNK, _VALUES_AT_ONCE // (channels * max(context, horizon * levels))))
+    return max(1, min(CHUNK, _VALUES_AT_ONCE // (channels * max(context, horizon * len(QUANTILE_LEVELS)))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -176,16 +177,12 @@ class HourlyError(NamedTuple):
 
 def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> HourlyError:
     """Average the absolute errors of a model over every ``stride``-th window of a span by hour of the day."""
-    error_TC, load_TC = np.zeros((2, 24, len(panel.targets)))
-    count_TC = np.zeros((24, len(panel.targets)), np.int64)
+    error_TC, load_TC, count_TC = np.zeros((3, 24, len(panel.targets)))
     for piece in walk([uncalibrated(model)], panel, usable_origins(model, panel, span, stride=stride)):
         actual_BHC = piece.actual().astype(np.float64)
-        error_BHC = np.abs(piece.mean_BHC - actual_BHC)
         hour_BH = panel.times_of(piece.origins_B[:, None] + np.arange(1, model.horizon + 1)) % DAY // HOUR
-        for hour in range(24):
-            at_BH = hour_BH == hour
-            error_TC[hour] += np.nansum(error_BHC[at_BH], axis=0)
-            load_TC[hour] += np.nansum(np.abs(actual_BHC[at_BH]), axis=0)
-            count_TC[hour] += np.isfinite(actual_BHC[at_BH]).sum(axis=0)
+        np.add.at(error_TC, hour_BH, np.nan_to_num(np.abs(piece.mean_BHC - actual_BHC)))
+        np.add.at(load_TC, hour_BH, np.nan_to_num(np.abs(actual_BHC)))
+        np.add.at(count_TC, hour_BH, ~np.isnan(actual_BHC))
     seen_TC = np.where(count_TC > 0, count_TC, np.nan)
-    return HourlyError(error_TC / seen_TC, load_TC / seen_TC, count_TC)
+    return HourlyError(error_TC / seen_TC, load_TC / seen_TC, count_TC.astype(np.int64))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from presurge.evaluation.result import Evaluation
+from presurge.evaluation.result import Evaluation, TableRow
 from presurge.series.panel import Channel
 
 HEADINGS = {
@@ -30,6 +30,10 @@ class Cell(NamedTuple):
     best: bool = False
 
 
+Lines = list[tuple[str, list[Cell]]]
+"""Models with their cells."""
+
+
 def number(value: float | None) -> str:
     """A number in four digits with thousands separated, its whole part complete; a dash where it is undefined."""
     if value is None or math.isnan(value):
@@ -49,27 +53,17 @@ def cell(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if metric.startswith("coverage_") else number(value)
 
 
-def accuracy(
-    evaluation: Evaluation, metrics: Sequence[str] = tuple(HEADINGS)
-) -> list[tuple[Channel, list[tuple[str, list[Cell]]]]]:
+def accuracy(evaluation: Evaluation, metrics: Sequence[str] = tuple(HEADINGS)) -> list[tuple[Channel, Lines]]:
     """The accuracy table: for each channel its models with their cells, the smallest WAPE (or else MAE) first."""
-    rows = sorted(
-        evaluation.table(),
-        key=lambda row: tuple(
-            math.inf if math.isnan(value) else value for value in (row.values["wape"], row.values["mae"])
-        ),
-    )
-    return [
-        (
-            channel,
-            [
-                (row.model, [Cell(cell(m, row.values[m]), m in row.best) for m in metrics])
-                for row in rows
-                if row.channel == channel.name
-            ],
-        )
-        for channel in evaluation.channels
-    ]
+
+    def errors(row: TableRow) -> list[float]:
+        return [math.inf if math.isnan(row.values[m]) else row.values[m] for m in ("wape", "mae")]
+
+    table: dict[str, Lines] = {channel.name: [] for channel in evaluation.channels}
+    for row in sorted(evaluation.table(), key=errors):
+        cells = [Cell(cell(m, row.values[m]), m in row.best) for m in metrics]
+        table[row.channel].append((row.model, cells))
+    return list(zip(evaluation.channels, table.values(), strict=True))
 
 
 def text_table(evaluation: Evaluation) -> str:
