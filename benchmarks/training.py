@@ -1,7 +1,8 @@
 """The training loop: its cost beside a bare torch loop, its memory, and what DLinear by gradient reaches with it.
 
-Parts: transformer (a million parameters), gloo (two processes, flat against DistributedDataParallel), windows (840,000 windows, 120 -> 3, 3 channels), memory (the same in a process of its own), length (a step on short
-and on long series), etth1 (the recipe of the LTSF-Linear repository). Run with one thread:
+Parts: transformer (a million parameters), gloo (gradients of two processes in one flat message, and through
+DistributedDataParallel), windows (840,000 windows, 120 -> 3, 3 channels), memory (the same in a separate process), length
+(a step on a short and on a long series), etth1 (the recipe of the LTSF-Linear repository). Run with one thread:
 
     OMP_NUM_THREADS=1 python benchmarks/training.py [--part NAME] [--json]
 """
@@ -40,7 +41,7 @@ ETTH1 = SHARED / "data" / "benchmark" / "ETTh1.csv.gz"
 
 
 def row(what: str, value: float, unit: str, reference: float | None = None, name: str = "") -> Row:
-    """A line of the table; the ratio is to the named reference."""
+    """Return a line of the table, with the ratio to the named reference."""
     ratio = None if reference is None else value / reference
     return {"what": what, "value": value, "unit": unit, "reference": reference, "named": name, "ratio": ratio}
 
@@ -59,7 +60,7 @@ def scaled_errors(model: DLinear, panel: Panel, span: Span) -> tuple[float, floa
 
 
 def task_of(panel: Panel, span: Span) -> WindowTask:
-    """DLinear 120 -> 3 with weights of its own for each channel, on every window of a span."""
+    """Build DLinear 120 -> 3 with separate weights for each channel, on every window of a span."""
     torch.manual_seed(0)
     channels = len(panel.channels)
     network = DLinearNetwork(
@@ -83,7 +84,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def bare_epoch(task: Task) -> None:
-    """What nobody can leave out: gather, forward, backward, step."""
+    """Train an epoch with nothing but gather, forward, backward and step."""
     optimizer = torch.optim.Adam(task.module.parameters(), lr=1e-3, fused=True)
     task.module.train()
     for batch in task.train_batches(Epoch(number=0, seed=0)):
@@ -105,7 +106,7 @@ def measure_windows() -> list[Row]:
     task = task_of(panel, train)
     steps = task.batches_per_epoch
     chosen = TrainerConfig(epochs=1, device="cpu")
-    fit(task_of(panel, Span(np.array([0]), np.array([2000]))), chosen)  # what torch imports at the first step
+    fit(task_of(panel, Span(np.array([0]), np.array([2000]))), chosen)  # torch imports more at its first step
     gathering = min(cpu_seconds(lambda: list(_drained(task))) for _ in range(3)) / steps
     bare = min(cpu_seconds(lambda: bare_epoch(task_of(panel, train))) for _ in range(2))
     loop = min(cpu_seconds(lambda: fit(task_of(panel, train), chosen)) for _ in range(2))
@@ -151,18 +152,18 @@ class Bare(torch.nn.Module):
 
 
 class BatchTask(Task):
-    """The same batch again and again."""
+    """Repeats one batch."""
 
     def __init__(self, module: torch.nn.Module, x: torch.Tensor, batches: int) -> None:
         self.module, self.x, self.batches_per_epoch = module, x, batches
 
     def batch(self, epoch: Epoch, index: int) -> torch.Tensor:
-        """It."""
+        """Return the batch."""
         return self.x
 
 
 def measure_transformer() -> list[Row]:
-    """CPU seconds of 12 steps at batch 16, loop and bare steps taken in turns."""
+    """Measure 12 steps at batch 16, alternately by the loop and by a bare loop."""
     torch.set_num_threads(1)
     task = BatchTask(Bare(), torch.randn(16, 64, 3), 12)
     count = sum(parameter.numel() for parameter in task.module.parameters())
@@ -179,8 +180,8 @@ def measure_transformer() -> list[Row]:
 WIDTHS = (32, 256, 800)
 
 
-def rank_steps(rank: int, told: Any) -> None:
-    """One of two gloo processes: wall seconds of a step on layers of each width, by either way."""
+def rank_steps(rank: int, measured: Any) -> None:
+    """Run one of two gloo processes: time a step on layers of each width, both ways."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
     torch.set_num_threads(1)
     for width, way in product(WIDTHS, ("flat", "ddp")):
@@ -195,11 +196,11 @@ def rank_steps(rank: int, told: Any) -> None:
         chosen = TrainerConfig(epochs=1, device="cpu", gradient_sync=way, optimizer="sgd")
         fit(Timed(module, torch.randn(32, width), 25), chosen)
         if rank == 0:
-            told.put((float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters())))
+            measured.put((float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters())))
 
 
 class Reconstruction(torch.nn.Module):
-    """A body that gives its input back."""
+    """Scores how well a body reproduces its input."""
 
     def __init__(self, body: torch.nn.Module) -> None:
         super().__init__()
@@ -211,15 +212,15 @@ class Reconstruction(torch.nn.Module):
 
 
 def measure_gloo() -> list[Row]:
-    """A step on two processes: gradients in one flat message against DistributedDataParallel."""
+    """Measure a step on two processes: gradients in one flat message against DistributedDataParallel."""
     context = torch.multiprocessing.get_context("spawn")
-    told = context.Queue()
-    workers = [context.Process(target=rank_steps, args=(rank, told)) for rank in range(2)]
+    measured = context.Queue()
+    workers = [context.Process(target=rank_steps, args=(rank, measured)) for rank in range(2)]
     for worker in workers:
         worker.start()
     rows = []
     for _ in WIDTHS:
-        (flat, count), (ddp, _) = told.get(timeout=300), told.get(timeout=300)
+        (flat, count), (ddp, _) = measured.get(timeout=300), measured.get(timeout=300)
         what = f"a step with {count / 1e6:.2f} M parameters, flat"
         rows.append(row(what, flat * 1e3, "ms", ddp * 1e3, "DistributedDataParallel"))
     for worker in workers:
@@ -228,7 +229,7 @@ def measure_gloo() -> list[Row]:
 
 
 def train_once() -> None:
-    """What the memory is measured of: a whole fit of 840,000 windows, validation and forecasts of it included."""
+    """Fit 840,000 windows, including validation and calibration; `measure_memory` runs this in a separate process."""
     panel = synthetic()
     train, validation = halves(panel)
     training = TrainingConfig(epochs=1, device="cpu", batch_size=BATCH)
@@ -238,9 +239,9 @@ def train_once() -> None:
 
 def measure_memory() -> list[Row]:
     def peak(code: str) -> float:
-        told = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        report = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {sys.path[0]!r}); {code}; {told}"],
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {sys.path[0]!r}); {code}; {report}"],
             capture_output=True,
             text=True,
             check=True,
@@ -266,7 +267,7 @@ def panel_of(values: np.ndarray) -> Panel:
 
 
 def measure_length() -> list[Row]:
-    """The same number of steps on ETTh1 and on ETTh1 five times over, taken in turns."""
+    """Measure a step on ETTh1 and on ETTh1 repeated five times, alternately."""
     torch.set_num_threads(1)
     table = etth1_table()
     panels = [panel_of(np.tile(table, (times, 1))[:length]) for times, length in ((1, 17_000), (5, 87_000))]
@@ -281,7 +282,7 @@ def measure_length() -> list[Row]:
 
 
 def measure_etth1() -> list[Row]:
-    """ETTh1 336 -> 96 by the recipe: shared weights, Adam 0.005, batch 32, halved every epoch, 10 epochs, patience 3."""
+    """Train ETTh1 336 -> 96 by the recipe: shared weights, Adam 0.005, batch 32, halved every epoch, 10 epochs, patience 3."""
     values = etth1_table()[:14_400]
     panel = panel_of((values - values[:8640].mean(axis=0)) / values[:8640].std(axis=0))
     bounds = np.array([[0], [8640], [11_520], [14_400]])
@@ -308,7 +309,7 @@ def measure_etth1() -> list[Row]:
     return [
         row("ETTh1 336 -> 96, MSE, mean of three seeds", mse, "", 0.375, "published"),
         row("ETTh1 336 -> 96, MAE, mean of three seeds", mae, "", 0.399, "published"),
-        row("a training of it", seconds, "CPU-s"),
+        row("one training", seconds, "CPU-s"),
     ]
 
 
@@ -331,7 +332,7 @@ def main() -> int:
     rows: list[Row] = []
     for part in options.part or PARTS:
         if part in NEED_ETTH1 and not ETTH1.is_file():
-            print(f"{part} left out: no {ETTH1} (set PRESURGE_SHARED)", file=sys.stderr)
+            print(f"skipping {part}: {ETTH1} not found (set PRESURGE_SHARED)", file=sys.stderr)
             continue
         rows += [{"part": part, **one} for one in PARTS[part]()]
     if options.json:
