@@ -1,4 +1,4 @@
-"""The main job in an environment as the core install leaves it: no torch, no pandas, nothing of the test tools."""
+"""The main job in an environment as the core install leaves it: no torch, matplotlib or pandas, nothing of the test tools."""
 
 import json
 import os
@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
-ABSENT = ("torch", "functorch", "torchgen", "pandas", "pyarrow", "scipy", "sklearn", "statsmodels", "pytest")
+ABSENT = (
+    "torch",
+    "functorch",
+    "torchgen",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "statsmodels",
+    "pytest",
+)
 
 
 @pytest.fixture(scope="module")
