@@ -8,6 +8,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= 2
 ONLY ?= *
 
 # The first Python on the path that is new enough and can make environments.
@@ -25,8 +26,8 @@ help: ## Show this list
 demo: $(SMALL) ## Run the main job on an embedded synthetic trace: accuracy table, forecast, HTML report
 	$(BIN)/python -m presurge demo --out demo_output $(ARGS)
 
-test: $(FULL) ## Run every test (ARGS="tests/series -x" for some)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+test: $(FULL) ## Run every test in two processes (ARGS="tests/series -x" for some, WORKERS=0 for one process)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(FULL) ## Check style, format and types; change nothing
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""What every test shares: the folder of real series, a plain terminal, property tests without a clock."""
+"""What every test shares: the folder of real series, a plain terminal, Ctrl-C, property tests without a clock."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -22,6 +23,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"shared data folder not found: {folder} (set PRESURGE_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C interrupts what tests start, even where a shell runs them in the background and has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
