@@ -26,7 +26,7 @@ help: ## Show this list
 demo: $(SMALL) ## Run the main job on an embedded synthetic trace: accuracy table, forecast, HTML report
 	$(BIN)/python -m presurge demo --out demo_output $(ARGS)
 
-test: $(FULL) ## Run every test in two processes (ARGS="tests/series -x" for some, WORKERS=0 for one process)
+test: $(FULL) ## Run every test in two processes (ARGS="tests/series -x" for some, WORKERS=0 for one)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(FULL) ## Check style, format and types; change nothing

@@ -196,7 +196,9 @@ def rank_steps(rank: int, measured: Any) -> None:
         chosen = TrainerConfig(epochs=1, device="cpu", gradient_sync=way, optimizer="sgd")
         fit(Timed(module, torch.randn(32, width), 25), chosen)
         if rank == 0:
-            measured.put((float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters())))
+            measured.put(
+                (float(np.median(np.diff(seconds[5:]))), sum(p.numel() for p in module.parameters()))
+            )
 
 
 class Reconstruction(torch.nn.Module):
