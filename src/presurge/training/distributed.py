@@ -126,15 +126,15 @@ class GradientSync:
     def __init__(self, module: nn.Module, ranks: Ranks, device: torch.device, way: str) -> None:
         self.module, self.ranks, self.device = module, ranks, device
         self.learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.call = module
         self.ddp: nn.parallel.DistributedDataParallel | None = None
-        self._last: Batch = None
         if ranks.world == 1:
             return
         for tensor in chain(module.parameters(), module.buffers()):
             dist.broadcast(tensor.detach(), 0)
         sizes = [parameter.numel() for parameter in self.learned]
         if way == "ddp" or (way == "auto" and device.type == "cuda" and sum(sizes) >= DDP_PARAMETERS):
-            self.ddp = nn.parallel.DistributedDataParallel(
+            self.call = self.ddp = nn.parallel.DistributedDataParallel(
                 _OnlyLoss(module), find_unused_parameters=True, gradient_as_bucket_view=True
             )
             self.ddp.broadcast_buffers = False
@@ -146,15 +146,9 @@ class GradientSync:
 
     def close(self) -> None:
         """Free what refers to the process group before it ends, so that the group ends its threads at once."""
-        self.ddp = None
-        gc.collect()
-
-    def call(self, batch: Batch) -> Any:
-        """The module's parts of a batch."""
-        if self.ddp is None:
-            return self.module(batch)
-        self._last = batch
-        return self.ddp(batch)
+        if self.ddp is not None:
+            self.call, self.ddp = self.module, None
+            gc.collect()
 
     def postponed(self) -> AbstractContextManager[None]:
         """Around a batch that is not the last one of its step."""
@@ -162,10 +156,11 @@ class GradientSync:
 
     def without_batch(self) -> dict[str, Any]:
         """Take part in a step to which this process adds nothing."""
-        if self.ddp is not None:  # it takes as many backward passes as the others: one that weighs nothing
-            if self._last is None:
+        if self.ddp is not None:
+            # It takes as many backward passes as the others: one that weighs nothing.
+            if self.ddp.module.last is None:
                 raise ValueError("the first batch of a process must not be empty")
-            (0.0 * self.ddp(self._last)[LOSS]).backward()
+            (0.0 * self.ddp(self.ddp.module.last)[LOSS]).backward()
         return {}
 
     def add_up(self, weight: float | torch.Tensor, flags: Sequence[bool]) -> torch.Tensor:
@@ -204,7 +199,12 @@ class GradientSync:
 
 
 class _OnlyLoss(nn.Module):
-    """A module whose loss alone asks for gradients: ``DistributedDataParallel`` waits for one of each output that does."""
+    """A module whose loss alone asks for gradients: ``DistributedDataParallel`` waits for one of each output that does.
+
+    It remembers its last batch.
+    """
+
+    last: Batch = None
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -212,11 +212,10 @@ class _OnlyLoss(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Any]:
         """The parts, all but the loss detached."""
-        parts = self.module(batch)
-        return {
-            name: v.detach() if name != LOSS and isinstance(v, torch.Tensor) else v
-            for name, v in parts.items()
-        }
+        self.last = batch
+        parts: dict[str, Any] = self.module(batch)
+        metrics = {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in parts.items()}
+        return {**metrics, LOSS: parts[LOSS]}
 
 
 def average_buffers(module: nn.Module, ranks: Ranks) -> None:
