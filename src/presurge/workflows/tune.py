@@ -33,6 +33,7 @@ from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
+from presurge.training.loggers import MetricLogger
 from presurge.workflows.config import TrainConfig
 from presurge.workflows.tune_space import Space, applied, brief, own_values, usual_values
 
@@ -200,7 +201,7 @@ class _PrunedError(optuna.TrialPruned, PresurgeError):
     """Optuna's signal, as an error of Presurge: raised inside a plugin's training, it is no fault of the plugin."""
 
 
-class Watcher:
+class Watcher(MetricLogger):
     """A metric logger that reports every epoch to a trial, and stops the training when Optuna prunes the trial.
 
     Optuna's median pruner judges from the third epoch on, and only among trials whose loss is on the same scale.
@@ -237,16 +238,6 @@ class Watcher:
             trial.report(self._best, self.epochs - 1)
         if self._trials[1].should_prune():
             raise _PrunedError("the trial is worse than others")
-
-    def mark(self) -> int:
-        """Nothing to return to."""
-        return 0
-
-    def rewind(self, mark: int) -> None:
-        """Nothing to forget: a trial is never resumed."""
-
-    def finish(self, summary: dict[str, Any], figures: list[Path]) -> None:
-        """Nothing to close."""
 
 
 def _identity(dataset: Dataset, settings: TrainConfig, space: Space) -> dict[str, Any]:

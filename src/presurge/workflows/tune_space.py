@@ -162,22 +162,20 @@ def _from_file(path: Path, settings: TrainConfig, declared: Space, known: set[st
             where=str(path),
             hint=f"Choose from: {', '.join(sorted(known))}.",
         )
-    space = {}
+    own = {key: value for key, value in settings.model_settings.items() if key not in document}
+    base, space = settings.model_copy(update={"model_settings": own}), {}
     for name, value in document.items():
         knob = Knob.of(value, where=f"{path}: {name}")
-        if name in declared and not knob.only_with:
-            knob = knob.model_copy(update={"only_with": declared[name].only_with})
-        space[name] = knob
-    # Refuse a value that is wrong whatever stands beside it; only a trial finds values that do not go together.
-    own = {key: value for key, value in settings.model_settings.items() if key not in space}
-    base = settings.model_copy(update={"model_settings": own})
-    for name, knob in space.items():
-        for value in knob.extremes():
+        # Refuse a value that is wrong whatever stands beside it; only a trial finds values that do not go together.
+        for extreme in knob.extremes():
             try:
-                check_model(applied(base, {name: value}))
+                check_model(applied(base, {name: extreme}))
             except ConfigError as error:
                 error.where, error.setting = f"{path}: {error.setting or name}", None
                 raise
+        if name in declared and not knob.only_with:
+            knob = knob.model_copy(update={"only_with": declared[name].only_with})
+        space[name] = knob
     return space
 
 
