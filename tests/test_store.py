@@ -202,7 +202,7 @@ def test_an_error_while_writing_leaves_what_was_there(model: Path) -> None:
     assert [path.name for path in model.parent.iterdir()] == ["model"]
 
 
-def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
+def test_a_file_where_a_directory_should_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for place in (tmp_path / "file" / "model", tmp_path / "file"):
         with pytest.raises(StorageError, match="cannot be written"):

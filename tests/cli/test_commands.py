@@ -56,7 +56,7 @@ def table(path: str, rows: int = 1500, *, start: datetime = datetime(2024, 3, 1,
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_teaches(run: Run, command: list[str]) -> None:
+def test_the_help_of_every_command_shows_an_example(run: Run, command: list[str]) -> None:
     code, out, _ = run(*command, "--help")
     assert code == 0
     assert re.search(r"Examples?:", out)

@@ -25,7 +25,7 @@ def test_a_model_meets_the_best_baseline() -> None:
     ]
 
 
-def test_a_model_that_is_no_better_is_said_to_be_so() -> None:
+def test_the_verdict_says_when_a_model_is_no_better() -> None:
     assert sentences(errors(0.3), errors(0.4), errors(0.25)) == [
         "linear does not beat drift on x: WAPE 0.300 against 0.250."
     ]

@@ -266,7 +266,7 @@ def test_without_validation_the_tail_chooses_and_all_rows_shape_the_weights(load
     np.testing.assert_array_equal(alone.weights["trend.weight"], whole.weights["trend.weight"])
 
 
-def test_few_rows_are_said(make_panel: MakePanel) -> None:
+def test_few_rows_get_a_note_and_too_few_an_error(make_panel: MakePanel) -> None:
     panel = make_panel(np.random.default_rng(6).normal(size=30))
     report = DLinear(context=24, horizon=3).fit(panel, panel.full_span())
     assert report.n_windows == 4

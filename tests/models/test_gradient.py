@@ -235,7 +235,7 @@ def test_validation_weighs_what_is_known(gauges: Panel) -> None:
     assert row["validation_loss"] == pytest.approx(np.nanmean(squares), rel=1e-4)
 
 
-def test_no_window_is_said(make_panel: MakePanel) -> None:
+def test_a_series_without_a_complete_window_is_an_error(make_panel: MakePanel) -> None:
     values = np.random.default_rng(5).normal(size=60)
     values[::8] = np.nan
     panel = make_panel(values)

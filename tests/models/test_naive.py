@@ -180,7 +180,7 @@ def test_the_contrast_of_a_pure_season_is_its_uncertainty_alone(make_panel: Make
 
 
 @pytest.mark.parametrize("kind", ["noise", "walk", "ramp", "constant", "short"])
-def test_no_season_is_said_and_repeats_the_last_value(make_panel: MakePanel, kind: str) -> None:
+def test_without_a_season_a_note_says_so_and_the_last_value_repeats(make_panel: MakePanel, kind: str) -> None:
     rng = np.random.default_rng(6)
     series = {
         "noise": rng.gamma(0.3, 10, 3000),

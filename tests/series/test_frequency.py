@@ -28,7 +28,7 @@ def test_parse(text: str | int, step: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0s", "-5m", "1.5h", "500ms", "2w", "8d", "an hour", "1y"])
-def test_what_is_no_step(text: str) -> None:
+def test_invalid_steps_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_step(text)
 
@@ -59,6 +59,6 @@ def test_guessed_through_gaps_duplicates_and_jitter(seed: int, seconds: int) -> 
 
 
 @pytest.mark.parametrize("stamps", [[], [5], [7, 7, 7], [0, 30 * DAY, 60 * DAY]])
-def test_no_step_to_be_told(stamps: list[int]) -> None:
+def test_a_step_that_cannot_be_inferred_is_an_error(stamps: list[int]) -> None:
     with pytest.raises(DataError):
         infer_step(np.array(stamps, np.int64))

@@ -158,7 +158,7 @@ def test_the_notes_say_how_the_stamps_were_read() -> None:
     assert detect_form(pl.Series([5e11]), where="here").describe("utc") == "milliseconds since 1970 (UTC)"
 
 
-def test_no_times_at_all() -> None:
+def test_a_column_without_times_is_an_error() -> None:
     with pytest.raises(DataError, match=r"'hello' in row 2 cannot be read as a time"):
         detect_form(pl.Series([None, "hello"]), where="a.csv, column 't'")
     with pytest.raises(DataError, match="empty"):

@@ -25,7 +25,7 @@ def test_names(name: str, available: tuple[str, ...], expected: str, monkeypatch
     assert str(resolve_device(name, local_rank=1)) == expected
 
 
-def test_what_is_not_there_is_an_error_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device_is_an_error_unless_fallback_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "available_devices", lambda: ("cpu",))
     with pytest.raises(ConfigError, match="no cuda device") as caught:
         resolve_device("cuda")

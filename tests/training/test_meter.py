@@ -25,7 +25,7 @@ def test_means(every: int) -> None:
     assert meter.epoch.means() == {"loss": pytest.approx(26 / 7), "half": pytest.approx(13 / 7)}
 
 
-def test_how_long_ago_the_loss_was_no_number() -> None:
+def test_the_meter_tells_how_long_ago_the_loss_became_non_finite() -> None:
     meter = Meter()
     for loss in (1.0, 2.0, math.inf, 3.0, math.nan, 4.0):
         meter.add(parts(loss))

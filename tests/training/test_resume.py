@@ -140,7 +140,7 @@ def test_interrupted_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: 
     assert_as_uninterrupted(SignallingTask(), tmp_path)
 
 
-def test_whoever_presses_twice_is_in_a_hurry(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     chosen = settings(checkpoint_steps=4)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -239,7 +239,7 @@ def test_without_a_directory_nothing_is_written(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_to_resume_from_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resuming_without_a_checkpoint_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(RegressionTask(), tmp_path, resume=True)
     assert "There is no checkpoint" in caplog.text
     caplog.clear()

@@ -141,7 +141,7 @@ def test_mixed_precision_learns_and_keeps_full_weights(precision: str) -> None:
 
 
 @pytest.mark.parametrize(("spoiled", "kept"), [(5, False), (40, True)])
-def test_a_loss_that_is_no_number_stops_the_run(spoiled: int, kept: bool, tmp_path: Any) -> None:
+def test_a_non_finite_loss_stops_the_run(spoiled: int, kept: bool, tmp_path: Any) -> None:
     task = RegressionTask(spoiled=spoiled)
     with pytest.raises(NonFiniteLossError) as caught:
         fit(task, settings(epochs=9), directory=tmp_path)
@@ -160,7 +160,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run() -> None:
         fit(ScriptedTask([1.0, float("nan")]), settings())
 
 
-def test_a_device_without_memory_is_said_plainly_and_its_checkpoint_resumes(tmp_path: Any) -> None:
+def test_a_device_out_of_memory_is_a_plain_error_and_the_run_resumes(tmp_path: Any) -> None:
     task = RegressionTask()
 
     class Greedy(nn.Module):
