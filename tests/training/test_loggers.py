@@ -209,7 +209,7 @@ def test_a_package_that_is_not_installed(
 
 def test_unknown_names() -> None:
     with pytest.raises(ConfigError, match="no logger 'visdom'") as caught:
-        open_logger("visdom", Path(), {})
+        open_logger("visdom", Path(), {}, {})
     assert "mlflow, tensorboard, wandb" in str(caught.value)
 
 

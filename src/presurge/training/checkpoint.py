@@ -134,8 +134,6 @@ def check_identity(
         if stored.get(key) != current.get(key)
     ]
     if differences:
-        raise ConfigError(
-            "belongs to another configuration: " + "; ".join(differences),
-            where=str(path),
-            hint="Give the same settings and data to resume, or another `out` to start anew.",
-        )
+        what = "belongs to another configuration: " + "; ".join(differences)
+        hint = "Give the same settings and data to resume, or another `out` to start anew."
+        raise ConfigError(what, where=str(path), hint=hint)

@@ -39,11 +39,8 @@ def resolve_device(name: DeviceName, *, allow_fallback: bool = False, local_rank
     kind: str = kinds[0] if name == "auto" else name
     if kind not in kinds:
         if not allow_fallback:
-            raise ConfigError(
-                f"this machine has no {kind} device",
-                setting="device",
-                hint="Use `device=auto` or `device=cpu`, or allow the cpu in its place: `allow_fallback`",
-            )
+            hint = "Use `device=auto` or `device=cpu`, or allow the cpu in its place: `allow_fallback`"
+            raise ConfigError(f"this machine has no {kind} device", setting="device", hint=hint)
         kind = "cpu"
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
@@ -76,8 +73,7 @@ def enough_memory(device: torch.device) -> Iterator[None]:
 def threads(count: int | None) -> Iterator[None]:
     """Let torch use ``count`` threads while the body runs."""
     before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

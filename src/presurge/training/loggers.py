@@ -18,6 +18,10 @@ SPEED = "rows_per_second"
 """Name of the one value that depends on the clock."""
 
 
+Options = dict[str, str | None]
+"""What a service is told of a run: ``project``, ``entity`` and ``run_name``, where given."""
+
+
 class MetricLogger:
     """Takes the numbers of a run; this one forgets them.
 
@@ -83,7 +87,7 @@ class JsonLinesLogger(MetricLogger):
 class WandbLogger(MetricLogger):
     """Weights & Biases: curves, configuration, final metrics and pictures; offline with ``WANDB_MODE=offline``."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any], options: Options) -> None:
         import wandb
 
         self._wandb = wandb
@@ -111,7 +115,7 @@ class WandbLogger(MetricLogger):
 class TensorBoardLogger(MetricLogger):
     """TensorBoard event files, written by tensorboardX."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any], options: Options) -> None:
         from tensorboardX import SummaryWriter
 
         del options
@@ -133,7 +137,7 @@ class TensorBoardLogger(MetricLogger):
 class MlflowLogger(MetricLogger):
     """MLflow, at ``MLFLOW_TRACKING_URI`` or in the run directory."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], options: dict[str, str | None]) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any], options: Options) -> None:
         import mlflow
 
         self._mlflow = mlflow
@@ -199,7 +203,7 @@ class Forgiving(MetricLogger):
             self._inner = MetricLogger()
 
 
-LoggerFactory = Callable[[Path, dict[str, Any], dict[str, str | None]], MetricLogger]
+LoggerFactory = Callable[[Path, dict[str, Any], Options], MetricLogger]
 
 LOGGERS: dict[str, LoggerFactory] = {
     "mlflow": MlflowLogger,
@@ -210,9 +214,7 @@ LOGGERS: dict[str, LoggerFactory] = {
 ``run_name``. Add one by putting its factory here."""
 
 
-def open_logger(
-    name: str, directory: Path, config: dict[str, Any], options: dict[str, str | None] | None = None
-) -> MetricLogger:
+def open_logger(name: str, directory: Path, config: dict[str, Any], options: Options) -> MetricLogger:
     """Start an optional logger; if it cannot start, a warning says why and the training goes on without it.
 
     Raises:
@@ -221,7 +223,7 @@ def open_logger(
     if name not in LOGGERS:
         known = ", ".join(sorted(LOGGERS))
         raise ConfigError(f"there is no logger {name!r}", hint=f"Choose among: {known}.")
-    return Forgiving(name, lambda: LOGGERS[name](directory, config, options or {}))
+    return Forgiving(name, lambda: LOGGERS[name](directory, config, options))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -162,10 +162,8 @@ class Learner:
         """
         for name, digest in state["frozen"].items():
             if name not in self._frozen or self._frozen[name][1] != digest:
-                raise ConfigError(
-                    f"the frozen weights {name} are not those that the run to resume began with",
-                    hint="Load the same frozen weights, or start anew without `resume`.",
-                )
+                what = f"the frozen weights {name} are not those that the run to resume began with"
+                raise ConfigError(what, hint="Load the same frozen weights, or start anew without `resume`.")
         self.load_weights(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -220,11 +218,8 @@ def multiplier(config: TrainerConfig, step: int, *, total: int | None, epoch: in
         epoch: Number of the epoch, from 0.
     """
     if config.needs_total and total is None:
-        raise ConfigError(
-            f"the schedule {config.schedule} depends on the number of steps, which this task does not know",
-            setting="schedule",
-            hint="Give `max_steps`, or another `schedule`.",
-        )
+        what = f"the schedule {config.schedule} depends on the number of steps, which this task does not know"
+        raise ConfigError(what, setting="schedule", hint="Give `max_steps`, or another `schedule`.")
     if config.schedule == "one-cycle":
         return _one_cycle(config, step, total or 0)
     if config.schedule == "step":

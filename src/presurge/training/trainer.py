@@ -147,8 +147,8 @@ class _Run:
     @property
     def ended(self) -> bool:
         """Whether there is nothing more to train."""
-        steps, epochs = self.config.max_steps, self.config.epochs
-        over = self.at.epoch >= epochs or (steps is not None and self.at.step >= steps)
+        most = self.config.max_steps or math.inf
+        over = self.at.epoch >= self.config.epochs or self.at.step >= most
         return over or self.out_of_time or self.out_of_patience
 
     def begin(self) -> None:
@@ -344,11 +344,8 @@ class _Run:
         usual = next(name for name in (f"validation_{LOSS}", f"train_{LOSS}") if name in values)
         name = self.config.monitor or usual
         if name not in values:
-            raise ConfigError(
-                f"there is no value {name!r} to watch",
-                setting="monitor",
-                hint=f"Choose one of: {', '.join(values)}.",
-            )
+            hint = f"Choose one of: {', '.join(values)}."
+            raise ConfigError(f"there is no value {name!r} to watch", setting="monitor", hint=hint)
         if not math.isfinite(values[name]):
             what = f"the {name.replace('_', ' ')} is not a number after epoch {self.at.epoch + 1}"
             raise self._not_finite(what)
