@@ -99,7 +99,7 @@ class Auto(Forecaster):
         report, judged = linear.fit_with_folds(panel, train, validation, progress=progress)
         rivals: list[dict[str, Any]] = []
         best: dict[str, dict[str, Any]] = {}
-        for done, name in enumerate(challengers, 1):
+        for done, name in enumerate(challengers if judged else (), 1):
             for rival, won in self._challenge(name, panel, judged):
                 rivals.append(rival)
                 leader = best.get(rival["channel"])
@@ -107,23 +107,21 @@ class Auto(Forecaster):
                     best[rival["channel"]] = rival
             (progress or silent)("Comparing with the baselines", done / len(challengers), name)
         names = [best[name]["model"] if name in best else linear.name for name in report.chosen]
-        models = [
-            linear if name == linear.name else self._fitted(name, panel, train)
-            for name in dict.fromkeys(names)
-        ]
-        self.members = [Member(model, np.flatnonzero(np.array(names) == model.name)) for model in models]
-        self.context = max(model.context for model in models)
+        self.members = []
+        for name in dict.fromkeys(names):
+            model = linear if name == linear.name else self._fitted(name, panel, train)
+            self.members.append(Member(model, np.flatnonzero(np.array(names) == name)))
+        self.context = max(member.model.context for member in self.members)
         # With the covariates that linear uses, if it is in use.
-        self.spec = linear.spec if linear in models else SeriesSpec.of(panel.only_targets())
+        self.spec = linear.spec if linear.name in names else SeriesSpec.of(panel.only_targets())
+        unbeaten = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
+        why = unbeaten if judged else "too few rows to judge"
         return FitReport(
             model=self.name,
             n_windows=report.n_windows,
             n_parameters=self.n_parameters,
             cpu_seconds=time.process_time() - started,
-            chosen={
-                name: self._reason(row, best.get(name), judged=bool(judged))
-                for name, row in report.chosen.items()
-            },
+            chosen={name: _reason(row, why, best.get(name)) for name, row in report.chosen.items()},
             candidates=(*({"model": linear.name, **row} for row in report.candidates), *rivals),
             notes=report.notes,
         )
@@ -132,26 +130,28 @@ class Auto(Forecaster):
         self, name: str, panel: Panel, judged: Sequence[tuple[Fold, Linear]]
     ) -> list[tuple[dict[str, Any], bool]]:
         """Compare a challenger with the linear model: for each channel a row of WAPEs over all folds, and whether it won."""
-        if not judged:
-            return []
-        sums_FKC = np.array(
-            [
-                _errors(linear, self._fitted(name, panel, fold.learn), panel, fold.judge)
-                for fold, linear in judged
-            ]
-        )
+        sums_FKC = np.array([self._errors(name, panel, fold, linear) for fold, linear in judged])
         won_C = clearly_better(sums_FKC[:, 1], sums_FKC[:, 0], self.config.margin)
         linear_C, rival_C, size_C = sums_FKC.sum(axis=0)
         wape_KC = np.array([rival_C, linear_C]) / np.maximum(size_C, np.finfo(np.float64).tiny)
+        channels = [panel.channel_names[column] for column in panel.targets]
         return [
-            (
-                {"model": name, "channel": panel.channel_names[column], "error": error, "linear_error": own},
-                won,
-            )
-            for column, (error, own), won in zip(
-                panel.targets, wape_KC.T.tolist(), won_C.tolist(), strict=True
-            )
+            ({"model": name, "channel": channel, "error": error, "linear_error": own}, won)
+            for channel, error, own, won in zip(channels, *wape_KC.tolist(), won_C.tolist(), strict=True)
         ]
+
+    def _errors(self, name: str, panel: Panel, fold: Fold, linear: Linear) -> Float64Array:
+        """Sums over the windows of a fold that both models can forecast [3, C].
+
+        They are those of the absolute errors of the linear model and of the challenger, and of the absolute actual values.
+        """
+        rival, horizon = self._fitted(name, panel, fold.learn), self.horizon
+        context = max(linear.context, rival.context)
+        origins = thinned(window_origins(panel, fold.judge, context=context, horizon=horizon))
+        size_BC = np.abs(targets_of(panel, origins, horizon)).sum(axis=1, dtype=np.float64)
+        sums_KBC = np.array([*(_errors_of(model, panel, origins) for model in (linear, rival)), size_BC])
+        sums_KC: Float64Array = sums_KBC.sum(axis=1, where=~np.isnan(sums_KBC).any(axis=0))
+        return sums_KC
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
         model = self._new(name)
@@ -164,15 +164,6 @@ class Auto(Forecaster):
         epochs = {} if self.config.epochs is None else {"epochs": self.config.epochs}
         training = TrainingConfig(**{**kind.training_defaults, **own, **epochs})
         return plugins.make(kind, context=self.context, horizon=self.horizon, training=training)
-
-    def _reason(self, own: dict[str, Any], rival: dict[str, Any] | None, *, judged: bool) -> dict[str, Any]:
-        """The model of a channel, and why."""
-        if rival is not None:
-            why = f"better than linear ({rival['linear_error']:.4g}) in every fold and by the margin"
-            return {"model": rival["model"], "error": rival["error"], "why": why}
-        why = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
-        why = why if judged else "too few rows to judge"
-        return {"model": Linear.name, "solver": "exact", **own, "why": why}
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
@@ -205,11 +196,16 @@ class Auto(Forecaster):
         """
         spec = self.fitted_spec()
         self.members = []
+        earlier = {
+            "series": spec.to_dict(),
+            "horizon": self.horizon,
+            "error": {},
+        }  # left out by earlier versions
         for number, document in enumerate(state["members"]):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
             channels = ", ".join(spec.targets[channel].name for channel in document["channels"])
-            model = registry.from_document(document, own, where=f"the choice for {channels}")
+            model = registry.from_document(earlier | document, own, where=f"the choice for {channels}")
             self.members.append(Member(model, np.array(document["channels"], np.int64)))
 
 
@@ -231,14 +227,12 @@ def _lead(rival: dict[str, Any]) -> float:
     return float(rival["error"] / rival["linear_error"])
 
 
-def _errors(linear: Linear, rival: Forecaster, panel: Panel, judge: Span) -> Float64Array:
-    """Sums of the absolute errors of two models and of the absolute actual values, on windows that both can forecast [3, C]."""
-    context, horizon = max(linear.context, rival.context), linear.horizon
-    origins = thinned(window_origins(panel, judge, context=context, horizon=horizon))
-    size_BC = np.abs(targets_of(panel, origins, horizon)).sum(axis=1, dtype=np.float64)
-    sums_KBC = np.array([*(_errors_of(model, panel, origins) for model in (linear, rival)), size_BC])
-    sums_KC: Float64Array = sums_KBC.sum(axis=1, where=~np.isnan(sums_KBC).any(axis=0))
-    return sums_KC
+def _reason(own: dict[str, Any], why: str, rival: dict[str, Any] | None) -> dict[str, Any]:
+    """The model of a channel and why: a challenger that won, or the linear model."""
+    if rival is None:
+        return {"model": Linear.name, "solver": "exact", **own, "why": why}
+    why = f"better than linear ({rival['linear_error']:.4g}) in every fold and by the margin"
+    return {"model": rival["model"], "error": rival["error"], "why": why}
 
 
 def _errors_of(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:

@@ -3,12 +3,10 @@
 Shapes: B times, M harmonics, K = 2 M terms.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from presurge.config import Config
 from presurge.series.frequency import DAY, WEEK
 from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
@@ -17,8 +15,7 @@ _ORDERS = ((DAY, 8), (WEEK, 6))
 """Harmonics of each period. The seventh of a week is the first of a day, so a week has six of its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calendar:
+class Calendar(Config):
     """Harmonics of the time of an origin.
 
     Attributes:
@@ -59,12 +56,3 @@ class Calendar:
         waves_BM = np.empty(angle_BM.shape, np.complex128)
         waves_BM.real, waves_BM.imag = np.cos(angle_BM), np.sin(angle_BM)
         return waves_BM
-
-    def to_list(self) -> list[list[int]]:
-        """The harmonics as JSON values."""
-        return [list(harmonic) for harmonic in self.harmonics]
-
-    @classmethod
-    def from_list(cls, step: int, harmonics: list[Any]) -> "Calendar":
-        """The inverse of ``to_list``."""
-        return cls(step=step, harmonics=tuple((int(period), int(order)) for period, order in harmonics))

@@ -244,18 +244,14 @@ class ChannelProblem:
         y_R = self.panel.values[:, 0]
         x_TR = np.array([(scale.forward(y_R) - scale.centre) / scale.spread for scale in scales])
         covariate_PR = np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T
-        time_R = self.panel.times()
+        time_R, width = self.panel.times(), self.context + self.horizon
+        nested_F = [self.learn_F[0][:0], *self.learn_F]
+        new_F = [np.setdiff1d(later, earlier, assume_unique=True) for earlier, later in pairwise(nested_F)]
         joint_FT = [
             joint_moments(
-                x_TR,
-                covariate_PR,
-                np.setdiff1d(starts, before, assume_unique=True),
-                self.context + self.horizon,
-                calendar=self.calendar,
-                time_R=time_R,
-                context=self.context,
+                x_TR, covariate_PR, new, width, calendar=self.calendar, time_R=time_R, context=self.context
             )
-            for before, starts in pairwise([self.learn_F[0][:0], *self.learn_F])
+            for new in new_F
         ]
         return [list(accumulate(joint_F)) for joint_F in zip(*joint_FT, strict=True)]
 
@@ -279,17 +275,19 @@ class ChannelProblem:
         differences = joint.relative_to(last_W)
         own = np.trace(differences.gram_WW[:context, :context])
         size = float(np.sqrt(max(own, 0) / (joint.n * context))) or 1.0
-        names = ("weight", *terms)
-        inputs = [column for name in names for column in columns[name]]
-        size_X = np.ones(len(inputs) + self.horizon)
-        size_X[context : len(inputs)] = size
-        joint = differences.take([*inputs, *range(context, width)], size_X)
-        weight_PHI, bias_PH = solve(joint, len(inputs), ridges, least=_SMALLEST_RIDGE)
-        ends = np.cumsum([len(columns[name]) for name in names])[:-1]
-        parts = np.split(weight_PHI.reshape(-1, len(inputs)), ends, axis=1)
-        weights = {name: scale.spread * size * part for name, part in zip(names, parts, strict=True)}
-        weights["weight"] = without_anchor(parts[0], last_W[:context])
-        weights["bias"] = scale.spread * bias_PH.reshape(-1)
+        used = [column for term in terms for column in columns[term]]
+        order = [*range(context), *used, *range(context, width)]
+        size_X = np.repeat((1.0, size, 1.0), (context, len(used), self.horizon))
+        inputs = context + len(used)
+        weight_PHI, bias_PH = solve(differences.take(order, size_X), inputs, ridges, least=_SMALLEST_RIDGE)
+        weight_NI = weight_PHI.reshape(-1, inputs)
+        weights = {
+            "weight": without_anchor(weight_NI[:, :context], last_W[:context]),
+            "bias": scale.spread * bias_PH.reshape(-1),
+        }
+        for term in terms:
+            begin, context = context, context + len(columns[term])
+            weights[term] = scale.spread * size * weight_NI[:, begin:context]
         if "covariates" in weights:  # from their scale to original units
             weights["covariates"] /= np.repeat(self.covariates.scale_C, rows_P)
             weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, rows_P)

@@ -12,10 +12,9 @@ P ridges, N outputs (H, or P x H).
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
 from presurge.config import Config
@@ -111,26 +110,6 @@ class FoldedLinear:
     floor_C11: Float64Array
     transform: Transform
     size_C11: Float64Array | None
-
-    @classmethod
-    def build(
-        cls,
-        weight_GHL: Float64Array,
-        bias_GH: Float64Array,
-        scaler: Scaler,
-        count_C: npt.NDArray[np.bool_],
-        normalisation: Normalisation,
-    ) -> Self:
-        """Fold a scaler into weights for scaled values; G is the number of channels, or 1 for weights they share."""
-        shift_C1, scale_C1 = scaler.shift_C[:, None], scaler.scale_C[:, None]
-        bias_CH = scale_C1 * bias_GH + shift_C1 * (1 - weight_GHL.sum(axis=2))
-        return cls(
-            weight_CHL=np.broadcast_to(weight_GHL, (len(count_C), *weight_GHL.shape[1:])),
-            bias_C1H=bias_CH[:, None],
-            floor_C11=np.where(count_C, 0.0, -np.inf)[:, None, None],
-            transform=TRANSFORMS[scaler.transform],
-            size_C11=scale_C1[:, None] if normalisation == "meanabs" else None,
-        )
 
     def predict(self, context_BLC: FloatArray) -> FloatArray:
         """Forecast B windows: [B, L, C] to float32 [B, H, C]. A channel with a missing value is forecast as NaN."""
@@ -257,12 +236,22 @@ class DLinear(Forecaster):
     def _adopt(self, weights: dict[str, FloatArray]) -> None:
         self.weights = weights
         parts = {name: array.astype(np.float64) for name, array in weights.items()}
-        self.folded = FoldedLinear.build(
-            fold(parts["seasonal.weight"], parts["trend.weight"], self.config.kernel_size),
-            parts["seasonal.bias"] + parts["trend.bias"],
-            self.scaler,
-            self.fitted_spec().count_mask,
-            self.config.normalisation,
+        average_LL = moving_average_matrix(self.context, self.config.kernel_size)
+        seasonal_GHL, trend_GHL = parts["seasonal.weight"], parts["trend.weight"]
+        weight_GHL = seasonal_GHL + (trend_GHL - seasonal_GHL) @ average_LL
+        self.folded = self.fold(weight_GHL, parts["seasonal.bias"] + parts["trend.bias"])
+
+    def fold(self, weight_GHL: Float64Array, bias_GH: Float64Array) -> FoldedLinear:
+        """Fold the scaler into weights for scaled values; G is the number of channels, or 1 for weights they share."""
+        count_C = self.fitted_spec().count_mask
+        shift_C1, scale_C1 = self.scaler.shift_C[:, None], self.scaler.scale_C[:, None]
+        bias_CH = scale_C1 * bias_GH + shift_C1 * (1 - weight_GHL.sum(axis=2))
+        return FoldedLinear(
+            weight_CHL=np.broadcast_to(weight_GHL, (len(count_C), *weight_GHL.shape[1:])),
+            bias_C1H=bias_CH[:, None],
+            floor_C11=np.where(count_C, 0.0, -np.inf)[:, None, None],
+            transform=TRANSFORMS[self.scaler.transform],
+            size_C11=scale_C1[:, None] if self.config.normalisation == "meanabs" else None,
         )
 
 
@@ -364,7 +353,7 @@ class ExactProblem:
         Moments cannot give it where the transform or the normalisation is not linear.
         """
         panel, context, horizon = self.panel, self.context, self.horizon
-        folded = FoldedLinear.build(*self._scaled(maps_G), self.scaler, panel.count_mask, self.normalisation)
+        folded = self.model.fold(*self._scaled(maps_G))
         origins = window_origins(panel, judge, context=context, horizon=horizon)
 
         def forecast(batch: WindowBatch) -> FloatArray:
@@ -397,10 +386,3 @@ def moving_average_matrix(context: int, kernel_size: int) -> Float64Array:
     columns_LK = rows_L1 + np.arange(kernel_size) - kernel_size // 2
     np.add.at(matrix, (rows_L1, columns_LK.clip(0, context - 1)), 1 / kernel_size)
     return matrix
-
-
-def fold(seasonal_GHL: Float64Array, trend_GHL: Float64Array, kernel_size: int) -> Float64Array:
-    """The one linear map [G, H, L] that equals the two on season and trend: ``Ws (I - M) + Wt M``."""
-    average_LL = moving_average_matrix(seasonal_GHL.shape[-1], kernel_size)
-    result: Float64Array = seasonal_GHL + (trend_GHL - seasonal_GHL) @ average_LL
-    return result

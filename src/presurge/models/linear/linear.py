@@ -107,11 +107,12 @@ class Linear(Forecaster):
         self.channels = [fit.model for fit in fits.values()]
         if any("covariates" in channel.weights for channel in self.channels):
             self.spec = SeriesSpec.of(panel)
-        judged = [
-            (fold, self._with([fit.at_fold[f] for fit in fits.values()]))
-            for f, fold in enumerate(folds)
-            if all(f in fit.at_fold for fit in fits.values())
-        ]
+        judged = []
+        for f, fold in enumerate(folds):
+            if all(f in fit.at_fold for fit in fits.values()):
+                model = copy(self)
+                model.channels = [fit.at_fold[f] for fit in fits.values()]
+                judged.append((fold, model))
         return self._report(fits, time.process_time() - started), judged
 
     def _term_sets(self, covariates: Sequence[str]) -> list[dict[str, bool]]:
@@ -142,11 +143,6 @@ class Linear(Forecaster):
             notes=tuple(notes),
         )
 
-    def _with(self, channels: list[ChannelModel]) -> "Linear":
-        model = copy(self)
-        model.channels = channels
-        return model
-
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
         terms = {term for channel in self.channels for term in channel.weights}
@@ -170,12 +166,12 @@ class Linear(Forecaster):
             for c, channel in enumerate(self.channels)
             for name, array in channel.weights.items()
         }
-        return {"scales": scales, "harmonics": self.calendar.to_list()}, arrays
+        return {"scales": scales, "harmonics": self.calendar.harmonics}, arrays
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The inverse of ``state``."""
         spec = self.fitted_spec()
-        self.calendar = Calendar.from_list(spec.step, state["harmonics"])
+        self.calendar = Calendar(step=spec.step, harmonics=state["harmonics"])
         self.channels = [
             ChannelModel(
                 scale=Scale(**scale),

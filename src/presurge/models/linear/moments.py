@@ -165,8 +165,8 @@ def joint_moments(
         for s, x_R in enumerate(x_SR):
             cross_SKW[s] += terms_BK.T @ sliding_window_view(x_R, width)[part]
     result = []
-    for t, plain in enumerate(plain_T):
-        cross_KX = np.concatenate((cross_SKW[t], *cross_SKW[len(plain_T) :]), axis=1)
+    for plain, cross_KW in zip(plain_T, cross_SKW, strict=False):
+        cross_KX = np.concatenate((cross_KW, *cross_SKW[len(plain_T) :]), axis=1)
         gram = np.block([[plain.gram_WW, cross_KX.T], [cross_KX, own.gram_WW]])
         result.append(Moments(plain.n, np.concatenate((plain.total_W, own.total_W)), gram))
     return result
@@ -181,8 +181,8 @@ def _calendar_moments(
     need one pass for the first column; from column to column one product leaves and one arrives.
     """
     n = len(time_R) - width + 1
-    own = no_moments(calendar.size)
-    first_SM = np.zeros((len(x_SR), len(calendar.harmonics)), np.complex128)
+    turn_MW = calendar.waves((context - 1 - np.arange(width)) * calendar.step).T
+    own, first_SM = no_moments(calendar.size), np.zeros((len(x_SR), len(calendar.harmonics)), np.complex128)
     for begin in range(0, n, _VALUES_AT_ONCE // 64):
         end = min(n, begin + _VALUES_AT_ONCE // 64)
         waves_BM = calendar.waves(time_R[begin + context - 1 : end + context - 1])
@@ -190,9 +190,6 @@ def _calendar_moments(
         first_SM += x_SR[:, begin:end] @ waves_BM
     leaving_SMV = x_SR[:, None, : width - 1] * calendar.waves(time_R[: width - 1]).T
     arriving_SMV = x_SR[:, None, n:] * calendar.waves(time_R[n:]).T
-    turn_MW = calendar.waves((context - 1 - np.arange(width)) * calendar.step).T
-    same_SMW = np.empty((*first_SM.shape, width), np.complex128)
-    same_SMW[:, :, 0] = first_SM * turn_MW[:, 0].conj()
-    same_SMW[:, :, 1:] = same_SMW[:, :, :1] + np.cumsum(arriving_SMV - leaving_SMV, axis=2)
-    waves_SMW = same_SMW * turn_MW
+    shifts_SMW = np.pad(np.cumsum(arriving_SMV - leaving_SMV, axis=2), ((0, 0), (0, 0), (1, 0)))
+    waves_SMW = ((first_SM * turn_MW[:, 0].conj())[:, :, None] + shifts_SMW) * turn_MW
     return own, np.concatenate((waves_SMW.imag, waves_SMW.real), axis=1)

@@ -87,13 +87,8 @@ def squared_errors(moments: Moments, weight_PHL: Float64Array, bias_PH: Float64A
 
 def anchor(normalisation: Normalisation, context: int) -> Float64Array | None:
     """float64 [L], the weights of the level that a normalisation takes off every window; None for no level."""
-    match normalisation:
-        case "last":
-            return np.concatenate((np.zeros(context - 1), [1.0]))
-        case "mean":
-            return np.full(context, 1 / context)
-        case _:
-            return None
+    levels = {"last": np.eye(context)[-1], "mean": np.full(context, 1 / context)}
+    return levels.get(normalisation)
 
 
 def without_anchor(weight_XL: Float64Array, anchor_L: Float64Array) -> Float64Array:

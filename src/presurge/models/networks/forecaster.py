@@ -208,7 +208,7 @@ class NetworkForecaster(Forecaster):
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Scalers and calendar, and the weights by their names in the network."""
         weights = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
-        values: dict[str, Any] = {"scaler": self.scaler.to_dict(), "calendar": self.calendar.to_list()}
+        values: dict[str, Any] = {"scaler": self.scaler.to_dict(), "calendar": self.calendar.harmonics}
         return values | {"scalers": {name: one.to_dict() for name, one in self.scalers.items()}}, weights
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
@@ -219,7 +219,7 @@ class NetworkForecaster(Forecaster):
         """
         self.scaler = Scaler.from_dict(state["scaler"])
         self.scalers = {name: Scaler.from_dict(one) for name, one in state.get("scalers", {}).items()}
-        self.calendar = Calendar.from_list(self.fitted_spec().step, state["calendar"])
+        self.calendar = Calendar(step=self.fitted_spec().step, harmonics=state["calendar"])
         self.network = self._build().eval()
         try:
             self.network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
