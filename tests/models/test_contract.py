@@ -55,6 +55,27 @@ def fit(kind: type[Forecaster], panel: Panel) -> tuple[Forecaster, FitReport]:
     return model, model.fit(panel, train, validation)
 
 
+@pytest.fixture(scope="module")
+def fits() -> dict[str, tuple[Forecaster, FitReport]]:
+    """The fits that tests share, by kind."""
+    return {}
+
+
+@pytest.fixture
+def fitted(
+    kind: type[Forecaster], load: Panel, fits: dict[str, tuple[Forecaster, FitReport]]
+) -> tuple[Forecaster, FitReport]:
+    """A model of the load, for tests that leave it as it is."""
+    if kind.name not in fits:
+        fits[kind.name] = fit(kind, load)
+    return fits[kind.name]
+
+
+@pytest.fixture
+def model(fitted: tuple[Forecaster, FitReport]) -> Forecaster:
+    return fitted[0]
+
+
 def means(model: Forecaster, panel: Panel) -> np.ndarray:
     _, _, test = parts(panel)
     origins = window_origins(panel, test, context=model.context, horizon=HORIZON, stride=7)
@@ -77,8 +98,8 @@ def test_before_the_fit_there_is_no_forecast(kind: type[Forecaster], load: Panel
     assert not (tmp_path / "model").exists()
 
 
-def test_the_fit_reports(kind: type[Forecaster], load: Panel) -> None:
-    model, report = fit(kind, load)
+def test_the_fit_reports(kind: type[Forecaster], fitted: tuple[Forecaster, FitReport]) -> None:
+    model, report = fitted
     assert report.model == kind.name
     assert report.n_parameters == model.n_parameters >= 0
     assert report.n_windows >= 0
@@ -86,8 +107,7 @@ def test_the_fit_reports(kind: type[Forecaster], load: Panel) -> None:
     assert model.context >= CONTEXT
 
 
-def test_a_forecast_follows_the_last_row_of_every_item(kind: type[Forecaster], load: Panel) -> None:
-    model, _ = fit(kind, load)
+def test_a_forecast_follows_the_last_row_of_every_item(model: Forecaster, load: Panel) -> None:
     forecast = model.forecast(load)
     assert forecast.mean.shape == (2, HORIZON, 3)
     assert forecast.mean.dtype == np.float32
@@ -99,8 +119,7 @@ def test_a_forecast_follows_the_last_row_of_every_item(kind: type[Forecaster], l
     np.testing.assert_array_equal(shorter.mean, forecast.mean[:, :-1])
 
 
-def test_counts_stay_above_zero_when_they_fall(kind: type[Forecaster], load: Panel) -> None:
-    model, _ = fit(kind, load)
+def test_counts_stay_above_zero_when_they_fall(model: Forecaster, load: Panel) -> None:
     falling = np.linspace(3000, 1, len(load), dtype=np.float32)[:, None] * np.ones(3, np.float32)
     mean_BHC = means(model, load.replace(values=falling))
     assert (mean_BHC[:, :, load.count_mask] >= 0).all()
@@ -127,14 +146,15 @@ def test_saved_and_loaded_bit_by_bit(kind: type[Forecaster], load: Panel, tmp_pa
         assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_the_same_twice(kind: type[Forecaster], load: Panel) -> None:
-    one, other = fit(kind, load), fit(kind, load)
+def test_the_same_twice(kind: type[Forecaster], fitted: tuple[Forecaster, FitReport], load: Panel) -> None:
+    one, other = fitted, fit(kind, load)
     np.testing.assert_array_equal(means(one[0], load), means(other[0], load))
     assert one[1].chosen == other[1].chosen
 
 
-def test_the_order_of_channels_does_not_matter(kind: type[Forecaster], load: Panel) -> None:
-    model, _ = fit(kind, load)
+def test_the_order_of_channels_does_not_matter(
+    kind: type[Forecaster], model: Forecaster, load: Panel
+) -> None:
     turned = load.select(load.channel_names[::-1])
     np.testing.assert_array_equal(model.forecast(turned).mean, model.forecast(load).mean)
     if model.refits:  # a network draws its first weights in the order of the channels
@@ -143,13 +163,12 @@ def test_the_order_of_channels_does_not_matter(kind: type[Forecaster], load: Pan
 
 
 def test_the_order_of_items_does_not_matter(
-    kind: type[Forecaster], load: Panel, make_panel: MakePanel
+    kind: type[Forecaster], model: Forecaster, load: Panel, make_panel: MakePanel
 ) -> None:
     swapped = make_panel(
         np.concatenate([load.values[600:], load.values[:600]]), kinds="ccg", lengths=(400, 600)
     )
     swapped = replace(swapped, items=load.items[::-1])
-    model, _ = fit(kind, load)
     expected = model.forecast(load).mean
     np.testing.assert_allclose(model.forecast(swapped).mean[::-1], expected, rtol=1e-5)
     if model.refits:  # a network sees its windows in an order that depends on their rows
@@ -157,19 +176,16 @@ def test_the_order_of_items_does_not_matter(
         np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_rows_of_the_test_part_are_never_seen(kind: type[Forecaster], load: Panel) -> None:
+def test_rows_of_the_test_part_are_never_seen(kind: type[Forecaster], model: Forecaster, load: Panel) -> None:
     changed = load.values.copy()
     _, _, test = parts(load)
     for a, b in zip(test.first, test.last, strict=True):
         changed[a:b] = np.nan
-    expected = means(fit(kind, load)[0], load)
+    expected = means(model, load)
     np.testing.assert_array_equal(means(fit(kind, load.replace(values=changed))[0], load), expected)
 
 
-def test_a_gap_in_the_context_is_refused_and_does_no_harm_elsewhere(
-    kind: type[Forecaster], load: Panel
-) -> None:
-    model, _ = fit(kind, load)
+def test_a_gap_in_the_context_is_refused_and_does_no_harm_elsewhere(model: Forecaster, load: Panel) -> None:
     values = load.values.copy()
     values[-3, 0] = np.nan
     holed = load.replace(values=values)
@@ -190,8 +206,7 @@ def test_it_fits_through_gaps(kind: type[Forecaster], load: Panel) -> None:
     assert np.isfinite(means(model, load)).all()
 
 
-def test_histories_that_do_not_fit(kind: type[Forecaster], load: Panel, make_panel: MakePanel) -> None:
-    model, _ = fit(kind, load)
+def test_histories_that_do_not_fit(model: Forecaster, load: Panel, make_panel: MakePanel) -> None:
     wrong = {
         "rows, and the model reads": load.take(Span(load.indptr[:-1], load.indptr[:-1] + 5)),
         "no channel 'c1'": load.select(["c0", "c2"]),
