@@ -21,7 +21,7 @@ from exact import SHARED, etth1
 
 from presurge.models.forecaster import Forecaster
 from presurge.models.linear.dlinear import DLinear, DLinearConfig
-from presurge.models.linear.solve import Normalisation
+from presurge.models.linear.moments import Normalisation
 from presurge.models.networks.mlp import MLP, MLPConfig
 from presurge.series.panel import Panel
 from presurge.series.spans import Span

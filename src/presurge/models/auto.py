@@ -20,7 +20,7 @@ from presurge.models.forecaster import FitReport, Forecaster, Prediction, Series
 from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.models.linear.select import Fold, thinned, window_errors
 from presurge.progress import Progress, silent
-from presurge.series.panel import FloatArray, IntArray, Panel
+from presurge.series.panel import IntArray, Panel
 from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, targets_of, window_origins
@@ -237,9 +237,7 @@ def _reason(own: dict[str, Any], why: str, rival: dict[str, Any] | None) -> dict
 
 def _errors_of(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
     """The sum of absolute errors of every window: float64 [B, C], NaN where anything is missing."""
-
-    def forecast(batch: WindowBatch) -> FloatArray:
-        return plugins.predict(model, batch).mean_BHC
-
-    errors = window_errors(forecast, panel, origins, model.context, model.horizon)
+    errors = window_errors(
+        lambda batch: plugins.predict(model, batch).mean_BHC, panel, origins, model.context, model.horizon
+    )
     return np.concatenate([np.zeros((0, len(panel.targets))), *(error_B1C[:, 0] for error_B1C in errors)])

@@ -57,16 +57,15 @@ def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
 
 def _detrended(x_R: Float64Array) -> Float64Array:
     """Take the straight line off a series and divide by its mean absolute deviation; a bare line becomes zero."""
-    result = np.where(np.isnan(x_R), np.nan, 0.0)
     seen = ~np.isnan(x_R)
-    if seen.sum() < 3:
-        return result
-    t_R = np.linspace(-1, 1, len(x_R))
-    slope, height = np.polyfit(t_R[seen], x_R[seen], 1)
-    rest_R = x_R - height - slope * t_R
-    deviation = np.abs(rest_R[seen]).mean()
-    if deviation > np.finfo(np.float32).eps * np.abs(x_R[seen]).max():
-        result = rest_R / deviation
+    result = np.where(seen, 0.0, np.nan)
+    if seen.sum() >= 3:
+        t_R = np.linspace(-1, 1, len(x_R))
+        slope, height = np.polyfit(t_R[seen], x_R[seen], 1)
+        rest_R = x_R - height - slope * t_R
+        deviation = np.abs(rest_R[seen]).mean()
+        if deviation > np.finfo(np.float32).eps * np.abs(x_R[seen]).max():
+            result = rest_R / deviation
     return result
 
 

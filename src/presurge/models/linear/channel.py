@@ -176,16 +176,17 @@ class ChannelProblem:
     """
 
     def __init__(self, model: "Linear", panel: Panel, train: Span, folds: Sequence[Fold]) -> None:
-        self.config, self.calendar, self.panel, self.train = model.config, model.calendar, panel, train
+        self.config, self.calendar, self.panel = model.config, model.calendar, panel
         self.context, self.horizon = model.context, model.horizon
-        size, stride = {"context": model.context, "horizon": model.horizon}, model.config.stride
+        size = (model.context, model.horizon)
         learn = (*(fold.learn for fold in folds), train)
         # Each fold, and last the training rows, holds the windows of the one before.
-        self.learn_F = [complete_starts(panel, span, **size, stride=stride)[0] for span in learn]
-        self.judge_F = [thinned(complete_starts(panel, fold.judge, **size)[0]) for fold in folds]
+        self.learn_F = [complete_starts(panel, span, *size, model.config.stride)[0] for span in learn]
+        self.judge_F = [thinned(complete_starts(panel, fold.judge, *size)[0]) for fold in folds]
         if len(self.learn_F[-1]) == 0:
-            raise no_window(train, **size, channel=panel.channels[0].name)
-        self.covariates = Scaler.fit(panel.take(train).values[:, 1:], "standard")
+            raise no_window(train, *size, panel.channels[0].name)
+        self.train_RC = panel.take(train).values
+        self.covariates = Scaler.fit(self.train_RC[:, 1:], "standard")
         self.known = [channel.role == "known" for channel in panel.channels[1:]]
 
     def choose(self, term_sets: Sequence[Mapping[str, bool]]) -> ChannelFit:
@@ -198,7 +199,7 @@ class ChannelProblem:
             term_sets: Whether each term that there is may be used, the default first.
         """
         scales = self._scales()
-        moments = dict(zip(scales, self._moments_by_fold(list(scales.values())), strict=True))
+        moments = self._moments_by_fold(scales)
         given = self.config.ridge
         ridges = RIDGES if given is None else (given,)
         chosen: dict[str, Any] = {
@@ -230,8 +231,7 @@ class ChannelProblem:
 
     def _scales(self) -> dict[TransformName, Scale]:
         """The scales to choose from: roots and logarithms only of channels that are never negative."""
-        train_R = self.panel.take(self.train).values[:, 0].astype(np.float64)
-        train_R = train_R[~np.isnan(train_R)]
+        train_R = self.train_RC[~np.isnan(self.train_RC[:, 0]), 0].astype(np.float64)
         names: tuple[TransformName, ...] = ("identity",)
         if self.config.transform != "auto":
             names = (self.config.transform,)
@@ -239,10 +239,10 @@ class ChannelProblem:
             names = ("identity", "sqrt", "log1p")
         return {name: Scale.fit(train_R, name) for name in names}
 
-    def _moments_by_fold(self, scales: Sequence[Scale]) -> list[list[Moments]]:
+    def _moments_by_fold(self, scales: dict[TransformName, Scale]) -> dict[TransformName, list[Moments]]:
         """For each scale, the joint moments of the windows of every fold and of all; every window is summed once."""
         y_R = self.panel.values[:, 0]
-        x_TR = np.array([(scale.forward(y_R) - scale.centre) / scale.spread for scale in scales])
+        x_TR = np.array([(scale.forward(y_R) - scale.centre) / scale.spread for scale in scales.values()])
         covariate_PR = np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T
         time_R, width = self.panel.times(), self.context + self.horizon
         nested_F = [self.learn_F[0][:0], *self.learn_F]
@@ -253,7 +253,8 @@ class ChannelProblem:
             )
             for new in new_F
         ]
-        return [list(accumulate(joint_F)) for joint_F in zip(*joint_FT, strict=True)]
+        joint_TF = zip(*joint_FT, strict=True)
+        return {name: list(accumulate(joint_F)) for name, joint_F in zip(scales, joint_TF, strict=True)}
 
     def _solve(
         self, joint: Moments, scale: Scale, terms: Sequence[str], ridges: Sequence[float]

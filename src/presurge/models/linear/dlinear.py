@@ -20,17 +20,9 @@ from pydantic import Field, field_validator, model_validator
 from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
-from presurge.models.linear.moments import LEAST_SIZE, Moments, moments_of, no_moments
+from presurge.models.linear.moments import LEAST_SIZE, Moments, Normalisation, anchor, moments_of, no_moments
 from presurge.models.linear.select import complete_starts, no_window, window_errors
-from presurge.models.linear.solve import (
-    DEFAULT_RIDGE,
-    RIDGES,
-    Normalisation,
-    anchor,
-    solve,
-    squared_errors,
-    without_anchor,
-)
+from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
@@ -177,22 +169,20 @@ class DLinear(Forecaster):
             )
         panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
-        divides = self.config.normalisation == "meanabs"
-        scaler = "meanabs" if divides else self.config.scaler
+        scaler = "meanabs" if self.config.normalisation == "meanabs" else self.config.scaler
         self.scaler = Scaler.fit(panel.take(train).values, scaler, self.config.transform)
         if self.solver == "exact":
             weight_GHL, bias_GH, report = ExactProblem(self, panel, train).solve(validation)
-            weights, biases = weight_GHL.astype(np.float32), (bias_GH / 2).astype(np.float32)
-            maps = [{f"{name}.weight": weights, f"{name}.bias": biases} for name in ("seasonal", "trend")]
-            self._adopt(maps[0] | maps[1])
+            own = {"weight": weight_GHL.astype(np.float32), "bias": (bias_GH / 2).astype(np.float32)}
+            arrays = {f"{part}.{kind}": own[kind] for part in ("seasonal", "trend") for kind in own}
             (progress or silent)("Solving", 1.0)
         else:
             require_torch("training by gradient")
             from presurge.models.networks.linear_maps import learn
 
             arrays, report = learn(self, panel, train, validation, progress)
-            self._adopt(arrays)
             report = replace(report, chosen={"solver": "sgd", **report.chosen})
+        self._adopt(arrays)
         seconds = time.process_time() - started
         return replace(report, n_parameters=self.n_parameters, cpu_seconds=seconds)
 
@@ -290,10 +280,10 @@ class ExactProblem:
             DataError: A channel has no complete training window.
         """
         moments_G = self._moments(self.train, self.model.config.stride)
-        for group, moments in enumerate(moments_G):
-            if moments.n == 0:
-                name = None if self.shared else self.panel.channels[group].name
-                raise no_window(self.train, self.context, self.horizon, name)
+        windows_G = [moments.n for moments in moments_G]
+        if 0 in windows_G:
+            name = None if self.shared else self.panel.channels[windows_G.index(0)].name
+            raise no_window(self.train, self.context, self.horizon, name)
         ridge, notes = self.model.config.ridge, []
         errors: dict[float, float] = {}
         if ridge is None:
@@ -301,7 +291,7 @@ class ExactProblem:
             ridge = min(errors, key=errors.__getitem__, default=DEFAULT_RIDGE)
             if not errors:
                 notes.append(f"Too few rows to choose the ridge: it is {ridge:g}.")
-        n_windows = max(moments.n for moments in moments_G)
+        n_windows = max(windows_G)
         if n_windows < self.context:
             notes.append(
                 f"There are fewer training windows ({n_windows}) than rows in a context ({self.context}): "
@@ -319,15 +309,11 @@ class ExactProblem:
     def _moments(self, span: Span, stride: int = 1) -> list[Moments]:
         """The moments of the complete windows of a span, for each group of channels."""
         width = self.context + self.horizon
-        starts_C = complete_starts(
-            self.panel, span, context=self.context, horizon=self.horizon, stride=stride
-        )
+        starts_C = complete_starts(self.panel, span, self.context, self.horizon, stride)
         sized_by = self.context if self.normalisation == "meanabs" else None
         pairs = zip(self.work_CR, starts_C, strict=True)
         channels = [moments_of(x_R, starts, width, sized_by=sized_by) for x_R, starts in pairs]
         groups = [sum(channels, no_moments(width))] if self.shared else channels
-        if self.level_L is None:
-            return groups
         # The level is that of the context, and taken off the targets too.
         return [group.relative_to(np.append(self.level_L, np.zeros(self.horizon))) for group in groups]
 
@@ -355,12 +341,11 @@ class ExactProblem:
         panel, context, horizon = self.panel, self.context, self.horizon
         folded = self.model.fold(*self._scaled(maps_G))
         origins = window_origins(panel, judge, context=context, horizon=horizon)
-
-        def forecast(batch: WindowBatch) -> FloatArray:
-            return folded.predict(batch.context_BLC)
-
+        errors = window_errors(
+            lambda batch: folded.predict(batch.context_BLC), panel, origins, context, horizon, np.square
+        )
         n_C, total_PC = np.zeros(len(panel.channels)), np.zeros((len(RIDGES), len(panel.channels)))
-        for square_BPC in window_errors(forecast, panel, origins, context, horizon, np.square):
+        for square_BPC in errors:
             n_C += (~np.isnan(square_BPC[:, 0])).sum(axis=0)
             total_PC += np.nansum(square_BPC, axis=0)
         known_C = [x_R[~np.isnan(x_R)] for x_R in panel.take(self.train).values.T]
@@ -372,8 +357,7 @@ class ExactProblem:
         """Weights [G, N, L] and biases [G, N] for scaled values of plain windows; N is P x H."""
         weight_GNL = np.array([weight_PHL.reshape(-1, self.context) for weight_PHL, _ in maps_G])
         bias_GN = np.array([bias_PH.reshape(-1) for _, bias_PH in maps_G])
-        if self.level_L is not None:
-            weight_GNL = without_anchor(weight_GNL, self.level_L)
+        weight_GNL = without_anchor(weight_GNL, self.level_L)
         return weight_GNL, self.spread_G1 * bias_GN + self.centre_G1 * (1 - weight_GNL.sum(axis=2))
 
 

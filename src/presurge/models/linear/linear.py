@@ -125,10 +125,8 @@ class Linear(Forecaster):
 
     def _report(self, fits: dict[str, ChannelFit], seconds: float) -> FitReport:
         notes = []
-        if unjudged := [name for name, fit in fits.items() if not fit.candidates]:
-            notes.append(
-                f"Too few rows to judge by in {', '.join(unjudged)}: transform and ridge are defaults."
-            )
+        if unjudged := ", ".join(name for name, fit in fits.items() if not fit.candidates):
+            notes.append(f"Too few rows to judge by in {unjudged}: transform and ridge are defaults.")
         if self.config.calendar == "on" and self.calendar.size == 0:
             notes.append("The training rows do not hold two days, so the calendar is not used.")
         return FitReport(

@@ -10,6 +10,7 @@ Shapes: R rows, B windows, S series, T scales of one series, P covariates, M har
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,6 +20,9 @@ from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
 from presurge.series.windows import chunks
 
+Normalisation = Literal["none", "last", "mean", "meanabs"]
+"""What is taken off every window and put back on its forecast: nothing, its last value, its mean; or what it is divided by:
+its mean absolute value."""
 LEAST_SIZE = 0.01
 """Least size of a window, where it is divided by its mean absolute value: a share of that of the training rows."""
 _LAGGED_AT_ONCE = 4_096
@@ -60,6 +64,12 @@ class Moments:
         """Mean [W] and scatter [W, W] (sum of the outer products of the deviations from the mean)."""
         mean_W = self.total_W / max(self.n, 1)
         return mean_W, self.gram_WW - np.outer(mean_W, self.total_W)
+
+
+def anchor(normalisation: Normalisation, context: int) -> Float64Array:
+    """float64 [L], the weights of the level that a normalisation takes off every window; zeros for no level."""
+    levels: dict[str, Float64Array] = {"last": np.eye(context)[-1], "mean": np.full(context, 1 / context)}
+    return levels.get(normalisation, np.zeros(context))
 
 
 def no_moments(width: int) -> Moments:

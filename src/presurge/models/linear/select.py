@@ -41,9 +41,7 @@ def rolling_folds(train: Span, validation: Span | None, folds: int) -> list[Fold
     return rolling if validation is None else [*rolling, Fold(train, validation)]
 
 
-def complete_starts(
-    panel: Panel, span: Span, *, context: int, horizon: int, stride: int = 1
-) -> list[IntArray]:
+def complete_starts(panel: Panel, span: Span, context: int, horizon: int, stride: int = 1) -> list[IntArray]:
     """For each target, the first rows of the windows of a span in which neither it nor a covariate misses a value."""
     origins = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
     whole_BN = complete(panel, origins, before=context, after=horizon)

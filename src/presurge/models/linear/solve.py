@@ -8,16 +8,12 @@ Shapes: P ridges, L inputs, H targets, W = L + H.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from presurge.models.linear.moments import Moments
 from presurge.series.scalers import Float64Array
 
-Normalisation = Literal["none", "last", "mean", "meanabs"]
-"""What is taken off every window and put back on its forecast: nothing, its last value, its mean; or what it is divided by:
-its mean absolute value."""
 RIDGES = (30_000.0, 10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 0.0)
 """What validation chooses from; the largest comes first, so that it wins a tie."""
 DEFAULT_RIDGE = 1_000.0
@@ -83,12 +79,6 @@ def squared_errors(moments: Moments, weight_PHL: Float64Array, bias_PH: Float64A
     errors_P: Float64Array = np.maximum(spread_P, 0) / moments.n + np.square(offset_PH).sum(axis=1)
     errors_P /= horizon
     return errors_P
-
-
-def anchor(normalisation: Normalisation, context: int) -> Float64Array | None:
-    """float64 [L], the weights of the level that a normalisation takes off every window; None for no level."""
-    levels = {"last": np.eye(context)[-1], "mean": np.full(context, 1 / context)}
-    return levels.get(normalisation)
 
 
 def without_anchor(weight_XL: Float64Array, anchor_L: Float64Array) -> Float64Array:

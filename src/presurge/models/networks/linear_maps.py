@@ -11,8 +11,7 @@ from torch import nn
 
 from presurge.models.forecaster import FitReport
 from presurge.models.linear.dlinear import DLinear, moving_average_matrix
-from presurge.models.linear.moments import LEAST_SIZE
-from presurge.models.linear.solve import Normalisation, anchor
+from presurge.models.linear.moments import LEAST_SIZE, Normalisation, anchor
 from presurge.models.networks.task import train_network
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -57,7 +56,7 @@ class DLinearNetwork(nn.Module):
         )
         level_L = anchor(normalisation, context)
         self.level_L = (
-            None if level_L is None else nn.Buffer(torch.from_numpy(level_L).float(), persistent=False)
+            nn.Buffer(torch.from_numpy(level_L).float(), persistent=False) if level_L.any() else None
         )
 
     def forward(
