@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -68,21 +69,18 @@ def fit_model(
     new = partial(plugins.make, kind, context=context, horizon=horizon, config=config)
     model = new(training=training)
     report = plugins.fit(model, dataset.panel, dataset.train, dataset.validation, progress=progress)
-    if dataset.validation_given or not model.refits:
-        model.calibration = calibrate(model, dataset.panel, dataset.validation)
-    else:
-        earlier: list[tuple[Forecaster, Span]] = []
-        for fold in rolling_folds(dataset.train, None, _EARLIER_FITS):
-            past = new()
-            try:
-                plugins.fit(past, dataset.panel, fold.learn)
-            except DataError:  # too few rows
-                continue
+    again = model.refits and not dataset.validation_given
+    earlier: list[tuple[Forecaster, Span]] = []
+    for fold in rolling_folds(dataset.train, None, _EARLIER_FITS) if again else ():
+        past = new()
+        with suppress(DataError):  # too few rows
+            plugins.fit(past, dataset.panel, fold.learn)
             earlier.append((past, fold.judge))
-        calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
+    calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
+    if again:
         model = new(training=training)
         report = plugins.fit(model, dataset.panel, dataset.fit_span, progress=progress)
-        model.calibration = calibration
+    model.calibration = calibration
     used = {channel.name for channel in model.fitted_spec().channels}
     unused = [channel for channel in dataset.panel.channel_names if channel not in used]
     if unused and name not in BASELINES:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from presurge.evaluation.metrics import INTERVALS, Float64Array, interval_bounds
 from presurge.evaluation.report import plots_style as style
-from presurge.evaluation.report.plots_style import FORECAST, INK, MUTED, OTHERS, WIDE, Layout
+from presurge.evaluation.report.plots_style import FORECAST, INK, MUTED, WIDE, Layout
 from presurge.evaluation.result import Evaluation
 from presurge.evaluation.walk import HourlyError, RollingForecast
 from presurge.series.panel import FloatArray
@@ -114,10 +114,8 @@ def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) ->
         x = style.step_axis(axes, evaluation.step, evaluation.horizon)
         metric = "mae" if np.isnan(evaluation.scores[model]["wape"][:, c]).any() else "wape"
         for place, name in enumerate([*others, model], start=1):
-            color, marker = style.series_look(0 if name == model else place, len(x))
-            width, line = (2.4, "-") if name == model else (1.2, "--")
             values = evaluation.scores[name][metric][:, c]
-            axes.plot(x, values, color=color, marker=marker, ms=5, lw=width, ls=line, label=name)
+            style.draw_series(axes, 0 if name == model else place, x, values, name)
         axes.set_title(f"{channel.name}: {metric.upper()}")
         if metric == "mae":
             style.number_axis(axes)
@@ -193,20 +191,18 @@ def learning_figure(history: Sequence[dict[str, float]], best: int, layout: Layo
         best: The epoch, from 1, to be marked.
         layout: The space there is.
     """
-    looks = {"train_loss": ("training", OTHERS[0], "s", "--", 1.4)}
+    curves = {"training": [row["train_loss"] for row in history]}
     if all("validation_loss" in row for row in history):
-        looks["validation_loss"] = ("validation", FORECAST, "o", "-", 2.2)
+        curves["validation"] = [row["validation_loss"] for row in history]
     figure, (axes,) = style.panels(layout, 1, 240 if layout is WIDE else 220)
-    for key, (label, color, marker, line, width) in looks.items():
-        losses = [row[key] for row in history]
-        mark = style.marker_at(marker, len(losses))
-        epochs = range(1, len(losses) + 1)
-        axes.plot(epochs, losses, color=color, marker=mark, ms=5, ls=line, lw=width, label=label)
-    loss = history[best - 1][list(looks)[-1]]
+    for label, losses in curves.items():
+        index = 0 if label == "validation" else 1
+        style.draw_series(axes, index, np.arange(1, len(losses) + 1), losses, label)
+    loss = losses[best - 1]
     axes.axvline(best, color=MUTED, lw=1.2, ls=":")
     label = f"best epoch: {best} ({style.short_number(loss)})"
     axes.plot([best], [loss], "o", ms=11, mfc="none", mec=INK, mew=1.6, ls="", label=label)
-    logarithmic = _loss_axis(axes, [row[key] for row in history for key in looks])
+    logarithmic = _loss_axis(axes, [one for losses in curves.values() for one in losses])
     axes.set_title("loss, on the model’s scale" + (" (logarithmic axis)" if logarithmic else ""))
     axes.set_xlabel("epoch")
     nbins = 10 if layout is WIDE else 5
@@ -226,14 +222,14 @@ def best_epoch(history: Sequence[dict[str, float]], chosen: object = None) -> in
 def autocorrelation(values: npt.NDArray[np.float64], lags: int) -> Float64Array:
     """Autocorrelation at the lags 1 ... ``lags``; pairs with a missing value are left out."""
     known = ~np.isnan(values)
-    centred = np.where(known, values - values[known].mean(), 0) if known.any() else np.zeros_like(values)
-    variance = np.square(centred).sum() / max(known.sum(), 1)
+    count = max(known.sum(), 1)
+    centred = np.where(known, values - values.sum(where=known) / count, 0)
+    variance = np.square(centred).sum() / count
     result = np.zeros(lags)
     for lag in range(1, min(lags, len(values) - 1) + 1):
         pairs = (known[lag:] & known[:-lag]).sum()
-        if variance > 0 and pairs:
-            result[lag - 1] = (centred[lag:] @ centred[:-lag]) / pairs / variance
-    return result
+        result[lag - 1] = (centred[lag:] @ centred[:-lag]) / max(pairs, 1)
+    return result / variance if variance > 0 else result
 
 
 def _loss_axis(axes: Axes, losses: Sequence[float]) -> bool:
@@ -258,8 +254,7 @@ def _draw_distribution(axes: Axes, error: Float64Array) -> None:
         inside = np.clip(known, -edge, edge)
         axes.hist(inside, bins=41, range=(-edge, edge), color=FORECAST, alpha=0.85)
         axes.axvline(0, color=INK, lw=0.8)
-    axes.set_title("distribution")
-    axes.set_xlabel("error")
+    axes.set(title="distribution", xlabel="error")
     style.number_axis(axes)
     style.number_axis(axes, horizontal=True)
 
@@ -270,6 +265,5 @@ def _draw_autocorrelation(axes: Axes, error: Float64Array) -> None:
     axes.vlines(np.arange(1, MAX_LAG + 1), 0, values, color=FORECAST, lw=2)
     axes.axhspan(-noise, noise, color=MUTED, alpha=0.2, lw=0)
     axes.axhline(0, color=INK, lw=0.8)
-    axes.set_ylim(min(-0.2, float(values.min()) - 0.05), max(0.5, float(values.max()) + 0.05))
-    axes.set_title("autocorrelation")
-    axes.set_xlabel("lag in steps")
+    limits = min(-0.2, float(values.min()) - 0.05), max(0.5, float(values.max()) + 0.05)
+    axes.set(title="autocorrelation", xlabel="lag in steps", ylim=limits)

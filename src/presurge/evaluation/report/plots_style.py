@@ -103,14 +103,17 @@ def finish(figure: Figure, layout: Layout) -> Figure:
     return figure
 
 
-def marker_at(marker: str, points: int) -> str:
-    """A marker for each point of a line, unless it has too many."""
-    return marker if points <= _FEW_POINTS else ""
-
-
 def series_look(index: int, points: int) -> tuple[str, str]:
-    """Colour and marker of one of several lines; the first has the colour of the forecast."""
-    return (FORECAST, *OTHERS)[index % 7], marker_at("os^DvPX"[index % 7], points)
+    """Colour and marker of one of several lines; the first has the colour of the forecast. Long lines have no markers."""
+    marker = "os^DvPX"[index % 7] if points <= _FEW_POINTS else ""
+    return (FORECAST, *OTHERS)[index % 7], marker
+
+
+def draw_series(axes: Axes, index: int, x: npt.NDArray[Any], values: npt.ArrayLike, label: str) -> None:
+    """Draw one of several lines: the first stands out."""
+    color, marker = series_look(index, len(x))
+    width, line = (1.2, "--") if index else (2.4, "-")
+    axes.plot(x, values, color=color, marker=marker, ms=5, lw=width, ls=line, label=label)
 
 
 def channel_title(channel: Channel) -> str:
@@ -177,15 +180,15 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    unused = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>"
+    text = re.sub(unused, "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"(font: [^;\"]*?\d(?:px)?) [^;\"]*", r"\1 var(--font)", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
-    view = re.search(r'viewBox="[^"]*"', text)
-    opening = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(title)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip()
+    label = f'role="img" aria-label="{escape(title)}"'
+    opening = r'<svg[^>]*(viewBox="[^"]*")[^>]*>'
+    return re.sub(opening, lambda found: f"<svg {found[1]} {label}>", text, count=1).strip()
 
 
 def to_png(figure: Figure) -> bytes:
