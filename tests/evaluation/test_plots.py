@@ -11,7 +11,7 @@ import pytest
 from statsmodels.tsa.stattools import acf
 
 from presurge.evaluation.report import RunSummary
-from presurge.evaluation.report.plots_figures import (
+from presurge.evaluation.report.plots import (
     autocorrelation,
     burst_figure,
     coverage_figure,
@@ -139,7 +139,6 @@ def test_long_spans_are_drawn_as_means_of_rows(run: RunSummary, blocks: RollingF
         levels=(),
         channels=run.dataset.panel.channels[:1],
         clock="relative",
-        lead=None,
     )
     assert rows_a_point(blocks, WIDE) == 1
     assert rows_a_point(long, WIDE) == 3
@@ -157,7 +156,6 @@ def test_nothing_observed_is_no_error(run: RunSummary) -> None:
         levels=(0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975),
         channels=run.dataset.panel.channels[:1],
         clock="utc",
-        lead=None,
     )
     assert largest_burst(empty) == 0
     with warnings.catch_warnings():

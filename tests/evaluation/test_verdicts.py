@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from presurge.evaluation.backtest import duels
 from presurge.evaluation.report.tables import cell, number
-from presurge.evaluation.result import duels
 
 BASELINES = ("last-value", "drift")
 

@@ -31,14 +31,12 @@ def test_each_row_is_forecast_from_so_many_rows_before_it(make_panel: MakePanel,
     np.testing.assert_array_equal(found.mean_NC[:, 0], np.arange(10, 40) - lead)
     np.testing.assert_array_equal(found.times_us, np.arange(10, 40) * HOUR)
     assert found.quantiles_NQC.shape == (30, 0, 1)
-    assert found.lead == lead
 
 
 def test_blocks_of_the_horizon_follow_one_another(make_panel: MakePanel) -> None:
     panel = make_panel(np.arange(40.0))
     found = rolling_forecast(fitted(panel), panel, Span(np.array([10]), np.array([20])))
     np.testing.assert_array_equal(found.mean_NC[:, 0], [9, 9, 9, 12, 12, 12, 15, 15, 15, 18])
-    assert found.lead is None
 
 
 def test_rows_that_cannot_be_forecast_are_nan(make_panel: MakePanel) -> None:

@@ -107,7 +107,6 @@ class RollingForecast:
         levels: The Q levels, ascending.
         channels: The C channels.
         clock: What the times mean.
-        lead: How many steps ahead each row was forecast; None for blocks of the whole horizon.
     """
 
     times_us: IntArray
@@ -117,7 +116,6 @@ class RollingForecast:
     levels: tuple[float, ...]
     channels: tuple[Channel, ...]
     clock: Clock
-    lead: int | None
 
 
 def rolling_forecast(
@@ -157,7 +155,6 @@ def rolling_forecast(
         levels=levels,
         channels=model.fitted_spec().targets,
         clock=panel.clock,
-        lead=lead,
     )
 
 

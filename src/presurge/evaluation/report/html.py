@@ -8,9 +8,9 @@ from math import isnan
 from string import Template
 from typing import TYPE_CHECKING
 
+from presurge.evaluation.backtest import Duel
 from presurge.evaluation.report.summary import RunSummary
 from presurge.evaluation.report.tables import HEADINGS, Cell, accuracy, cell, number
-from presurge.evaluation.result import Duel
 from presurge.models.tracking import BLOCK
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from presurge import __version__
+from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.fit import Fitted
-from presurge.evaluation.result import Evaluation
 from presurge.models.conformal import Calibration
 from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import BLOCK

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from presurge.evaluation.result import Evaluation, TableRow
+from presurge.evaluation.backtest import Evaluation, TableRow
 from presurge.series.panel import Channel
 
 HEADINGS = {
