@@ -25,12 +25,12 @@ from presurge.evaluation.report.plots_style import (
     NARROW,
     WIDE,
     Layout,
-    lead_times,
     new_figure,
+    panels,
     short_number,
+    step_axis,
     styled,
     time_axis,
-    time_values,
     to_png,
 )
 from presurge.evaluation.walk import RollingForecast, rolling_forecast
@@ -179,10 +179,13 @@ def test_the_autocorrelation_is_that_of_statsmodels() -> None:
 
 
 def test_axes_speak_in_units_that_fit() -> None:
-    assert lead_times(5 * MINUTE, 2)[1] == "minutes ahead"
-    assert lead_times(5 * MINUTE, 2)[0].tolist() == [5, 10]
-    assert lead_times(DAY, 1)[1] == "days ahead"
-    assert time_values(np.array([7200 * SECOND, 7200 * SECOND + 5 * HOUR]), "relative")[0][0] == 2
+    _, (axes,) = panels(WIDE, 1, 100)
+    assert step_axis(axes, 5 * MINUTE, 2).tolist() == [5, 10]
+    assert axes.get_xlabel() == "minutes ahead"
+    step_axis(axes, DAY, 1)
+    assert axes.get_xlabel() == "days ahead"
+    times_us = np.array([7200 * SECOND, 7200 * SECOND + 5 * HOUR])
+    assert time_axis(axes, times_us, "relative", WIDE)[0] == 2
     assert [short_number(v) for v in (1234, 12.5, 1.2e6, 3e9, 0.25)] == [
         "1,234",
         "12.5",
@@ -201,8 +204,7 @@ def test_spans_of_any_length_have_dates(layout: Layout, span: int) -> None:
     with styled(layout):
         figure = new_figure(layout, 100)
         axes = figure.subplots()
-        x, label = time_values(np.array([1_700_000_000 * SECOND, 1_700_000_000 * SECOND + span]), "utc")
-        axes.plot(x, [0, 1])
-        time_axis(axes, label, "utc", layout)
+        times_us = np.array([1_700_000_000 * SECOND, 1_700_000_000 * SECOND + span])
+        axes.plot(time_axis(axes, times_us, "utc", layout), [0, 1])
         figure.canvas.draw()
         assert any(tick.get_text() for tick in axes.get_xticklabels())

@@ -218,7 +218,7 @@ def evaluate(
         done += len(piece.origins_B)
         if progress is not None:
             progress("Scoring", done / (len(models) * len(origins)))
-    fits, times = fit_seconds or {}, panel.times()
+    fits = fit_seconds or {}
     return Evaluation(
         scores={name: total.scores() for name, total in sums.items()},
         channels=models[0].fitted_spec().targets,
@@ -231,8 +231,8 @@ def evaluate(
         n_windows=len(origins),
         n_skipped=len(every) - len(origins),
         stride=stride,
-        first_us=int(times[origins + 1].min()),
-        last_us=int(times[origins + horizon].max()),
+        first_us=int(panel.times_of(origins + 1).min()),
+        last_us=int(panel.times_of(origins + horizon).max()),
     )
 
 
@@ -269,7 +269,7 @@ def _common_origins(
     longest = max(models, key=lambda model: model.context)
     every = window_origins(panel, span, context=longest.context, horizon=horizon, stride=stride)
     strict = [model.context for model in models if not model.tolerates_gaps]
-    context = max(strict) if strict else min(model.context for model in models)
+    context = max(strict, default=min(model.context for model in models))
     origins = every[whole(panel, every, context=context, horizon=horizon)]
     if len(origins):
         return every, origins

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
+from presurge.series.windows import chunks
 
 Float64Array = npt.NDArray[np.float64]
 Scores = dict[str, Float64Array]
@@ -21,7 +22,6 @@ METRICS = (
     *(f"width_{percent}" for percent in INTERVALS),
 )
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-_ROWS_AT_ONCE = 1 << 20
 
 
 class ScoreSums:
@@ -122,13 +122,11 @@ def naive_scale(panel: Panel, train: Span) -> Float64Array:
     panel = panel.only_targets()
     total = np.zeros(len(panel.channels))
     count = np.zeros(len(panel.channels), np.int64)
-    for first, last in zip(train.first, train.last, strict=True):
-        for begin in range(int(first), int(last) - 1, _ROWS_AT_ONCE):
-            rows = panel.values[begin : min(begin + _ROWS_AT_ONCE + 1, int(last))]
-            change = np.abs(np.diff(rows.astype(np.float64), axis=0))
-            known = ~np.isnan(change)
-            total += change.sum(axis=0, where=known)
-            count += known.sum(axis=0)
+    pairs = np.concatenate([np.arange(a, b - 1) for a, b in zip(train.first, train.last, strict=True)])
+    for rows in chunks(pairs):
+        change = np.abs(panel.values[rows + 1].astype(np.float64) - panel.values[rows])
+        total += np.nansum(change, axis=0)
+        count += np.isfinite(change).sum(axis=0)
     return _ratio(total, count)
 
 

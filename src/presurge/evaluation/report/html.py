@@ -24,14 +24,15 @@ _PICTURE = re.compile(r'<section data-picture="(\w+)">.*?</section>\n', re.DOTAL
 
 def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str]) -> str:
     """The whole page: ``page.html`` without the sections of pictures that were not drawn."""
-    evaluation, parts = summary.evaluation, summary.parts()
+    evaluation = summary.evaluation
     room = files("presurge.evaluation.report")
     values: dict[str, str] = {}
     for name, title, note, wide, narrow, _ in pictures:
         values |= {f"title_{name}": escape(title), f"note_{name}": escape(note)}
         values[f"svg_{name}"] = f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    split = [(part.name, [f"{part.rows:,}", part.first, part.last]) for part in parts]
+    split = [(name, [f"{rows:,}", first, last]) for name, rows, first, last in summary.parts()]
+    _, (test_rows, test_first, test_last) = split[-1]
     channels = [(one.name, [one.role, one.kind, one.unit or "–"]) for one in summary.dataset.panel.channels]
     template = _PICTURE.sub(
         lambda found: found[0] if f"svg_{found[1]}" in values else "",
@@ -43,9 +44,9 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
         style=room.joinpath("page.css").read_text(encoding="utf-8"),
         badge='<span class="badge">synthetic data</span>' if summary.synthetic else "",
         model=escape(summary.model.name),
-        test_rows=f"{parts[-1].rows:,}",
-        test_first=escape(parts[-1].first),
-        test_last=escape(parts[-1].last),
+        test_rows=test_rows,
+        test_first=escape(test_first),
+        test_last=escape(test_last),
         verdict=_verdict(summary),
         windows=f"{evaluation.n_windows:,}",
         horizon=evaluation.horizon,

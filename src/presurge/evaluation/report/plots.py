@@ -105,19 +105,18 @@ def forecast_figure(rolling: RollingForecast, layout: Layout = WIDE) -> Figure:
     from the least to the largest actual value of these rows.
     """
     size, channels = rows_a_point(rolling, layout), rolling.channels[:MAX_CHANNELS]
-    x, label = style.time_values(rolling.times_us, rolling.clock)
     height = 190 if layout is WIDE else 165
     figure, grid = style.panels(layout, len(channels), height, stacked=True)
+    x = style.time_axis(grid[-1], rolling.times_us, rolling.clock, layout)[::size]
     for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
-        _draw_intervals(axes, x[::size], rolling, c, size)
-        _draw_rows(axes, x[::size], rolling.actual_NC[:, c], size, INK, 0.16, "actual")
+        _draw_intervals(axes, x, rolling, c, size)
+        _draw_rows(axes, x, rolling.actual_NC[:, c], size, INK, 0.16, "actual")
         mean = reduce_rows(rolling.mean_NC[:, c], size, "mean")
-        axes.plot(x[::size], mean, color=FORECAST, label="forecast")
+        axes.plot(x, mean, color=FORECAST, label="forecast")
         axes.set_title(style.channel_title(channel))
         style.number_axis(axes)
         if channel.kind == "count":
             axes.set_ylim(bottom=0)
-    style.time_axis(grid[-1], label, rolling.clock, layout)
     return figure
 
 
@@ -210,18 +209,17 @@ def residual_figure(one_step: RollingForecast, layout: Layout = WIDE) -> Figure:
     wide, channels = layout is WIDE, one_step.channels[:MAX_CHANNELS]
     mosaic = [["time", "time", "shape", "memory"]] if wide else [["time", "time"], ["shape", "memory"]]
     size = -(-len(one_step.times_us) // (layout.points // 2))
-    x, label = style.time_values(one_step.times_us, one_step.clock)
     figure = style.new_figure(layout, len(channels) * (185 if wide else 320) + 10)
     stacked = figure.subfigures(len(channels), 1, squeeze=False)[:, 0]
     for c, (channel, inner) in enumerate(zip(channels, stacked, strict=True)):
         axes = inner.subplot_mosaic(mosaic)
         error = one_step.mean_NC[:, c].astype(np.float64) - one_step.actual_NC[:, c]
         over = axes["time"]
+        x = style.time_axis(over, one_step.times_us, one_step.clock, layout)
         _draw_rows(over, x[::size], error.astype(np.float32), size, FORECAST, 0.3)
         over.axhline(0, color=INK, lw=0.8)
         over.set_title(f"{channel.name}: forecast − actual")
         style.number_axis(over)
-        style.time_axis(over, label, one_step.clock, layout)
         _draw_distribution(axes["shape"], error)
         _draw_autocorrelation(axes["memory"], error)
     return figure

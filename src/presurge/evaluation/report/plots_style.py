@@ -21,7 +21,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, Locator, MaxNLocator
 
 from presurge.evaluation.metrics import Float64Array
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
@@ -137,41 +137,33 @@ def short_number(value: float) -> str:
 
 
 def step_axis(axes: Axes, step: int, horizon: int) -> Float64Array:
-    """Name the axis of horizon steps; where each step lies on it."""
-    x, label = lead_times(step, horizon)
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=horizon <= 6, min_n_ticks=1))
-    return x
-
-
-def lead_times(step: int, horizon: int) -> tuple[Float64Array, str]:
-    """How far ahead each horizon step is, in the largest unit that divides the step, and the label of that axis."""
+    """Name the axis of horizon steps, in the largest unit that divides the step; where each step lies on it."""
     size, name = next(unit for unit in _UNITS if step % unit[0] == 0)
-    return np.arange(1, horizon + 1, dtype=np.float64) * (step / size), f"{name} ahead"
+    axes.set_xlabel(f"{name} ahead")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=horizon <= 6, min_n_ticks=1))
+    return np.arange(1, horizon + 1, dtype=np.float64) * (step / size)
 
 
-def time_values(times_us: npt.NDArray[np.int64], clock: Clock) -> tuple[Float64Array, str]:
-    """Times as numbers for an axis, and the label of that axis: dates for UTC, else a unit that fits their span."""
+def time_axis(axes: Axes, times_us: npt.NDArray[np.int64], clock: Clock, layout: Layout) -> Float64Array:
+    """Name the time axis: real dates for UTC, else a unit that fits the span; where each time lies on it."""
+    wide = layout is WIDE
     if clock == "utc":
-        return times_us / DAY, "time (UTC)"
-    span = times_us[-1] - times_us[0]
-    size, name = next((unit for unit in _UNITS if span >= 3 * unit[0]), _UNITS[-1])
-    return times_us / size, f"{name} on the trace’s clock"
-
-
-def time_axis(axes: Axes, label: str, clock: Clock, layout: Layout) -> None:
-    """Name the time axis; real dates where the clock is UTC."""
-    axes.set_xlabel(label)
-    if clock == "utc":
+        size, label = DAY, "time (UTC)"
         # Matplotlib finds no unit for some spans, and warns, if it may take neither 2 ticks nor more than 5.
-        least, most = (3, 9) if layout is WIDE else (2, 5)
-        locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        least, most = (3, 9) if wide else (2, 5)
+        locator: Locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
+        formatter: Formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=9 if layout is WIDE else 5, steps=_ROUND_STEPS))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        span = times_us[-1] - times_us[0]
+        size, name = next((unit for unit in _UNITS if span >= 3 * unit[0]), _UNITS[-1])
+        label = f"{name} on the trace’s clock"
+        locator = MaxNLocator(nbins=9 if wide else 5, steps=_ROUND_STEPS)
+        formatter = FuncFormatter(lambda value, _: f"{value:,.6g}")
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(formatter)
     axes.margins(x=0.01)
+    return times_us / size
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any
 
 from presurge import __version__
 from presurge.evaluation.backtest import Evaluation
@@ -18,15 +18,6 @@ from presurge.series.timestamps import format_stamp
 
 _FEW_WINDOWS = 200
 """Windows below which the outer quantiles are rough."""
-
-
-class Part(NamedTuple):
-    """One part of the split: the number of rows of all items, and the times of the first and the last of them."""
-
-    name: str
-    rows: int
-    first: str
-    last: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,8 +62,8 @@ class RunSummary:
         """The command that forecasts with the model."""
         return self.next_command or f"presurge predict {quote(str(self.directory))}"
 
-    def parts(self) -> list[Part]:
-        """The split, in order."""
+    def parts(self) -> list[tuple[str, int, str, str]]:
+        """The split, in order: name, number of rows of all items, and the times of the first and the last of them."""
         data, panel, found = self.dataset, self.dataset.panel, []
         for name, span in (("training", data.train), ("validation", data.validation), ("test", data.test)):
             held = span.last > span.first
@@ -80,7 +71,7 @@ class RunSummary:
                 times = panel.times_of(span.first[held]).min(), panel.times_of(span.last[held] - 1).max()
                 stamps = [format_stamp(int(time), panel.clock) for time in times]
                 first, last = (stamp if isinstance(stamp, str) else f"{stamp:,} s" for stamp in stamps)
-                found.append(Part(name, len(span), first, last))
+                found.append((name, len(span), first, last))
         return found
 
     def facts(self) -> list[tuple[str, str]]:
