@@ -300,17 +300,13 @@ class Forecaster(ABC):
     @classmethod
     def from_config(cls, config: dict[str, Any], arrays: store.Arrays) -> Self:
         """Rebuild a model from what ``save`` wrote."""
-        own = cls.config_class.model_validate(config["settings"])
-        with plugins.faults_of(cls):
-            model = cls(context=config["context"], horizon=config["horizon"], config=own)
-        model.spec = SeriesSpec.from_dict(config["series"])
-        model.error = config["error"]
-        arrays = dict(arrays)
+        own, arrays = cls.config_class.model_validate(config["settings"]), dict(arrays)
+        spec, calibration = SeriesSpec.from_dict(config["series"]), None
         if "calibration" in config:
             residuals_HQC = arrays.pop("calibration.residuals")
-            model.calibration = Calibration.from_dict(
-                config["calibration"], residuals_HQC, model.spec.count_mask
-            )
+            calibration = Calibration.from_dict(config["calibration"], residuals_HQC, spec.count_mask)
         with plugins.faults_of(cls):
+            model = cls(context=config["context"], horizon=config["horizon"], config=own)
+            model.spec, model.calibration, model.error = spec, calibration, config["error"]
             model.restore(config["state"], arrays)
         return model

@@ -88,7 +88,7 @@ def _future_rows(history: Panel, item: int, future: Panel, horizon: int) -> IntA
     Raises:
         HistoryError: They are not there, or miss a value.
     """
-    name, where = history.items[item], _item_place(history, item)
+    name = history.items[item]
     items = history.items if len(future.items) == len(history.items) == 1 else future.items
     if name not in items:
         raise HistoryError(f"the future has no item {name!r}", setting="future")
@@ -98,24 +98,22 @@ def _future_rows(history: Panel, item: int, future: Panel, horizon: int) -> IntA
     wanted = origin + step * np.arange(1, horizon + 1)
     regular = np.array_equal(times, wanted)
     later = history.stamps is not None and len(times) == horizon and times[0] > origin
+    holes_HK = ~future.observed[rows]
     if not (regular or later):
         given = f"{len(times)} rows from {_period(times, future.clock)}" if len(times) else "no rows"
-        raise HistoryError(
+        what = (
             f"the future has {given}, and the model needs {horizon}: every {format_step(step)} from "
-            f"{_period(wanted, history.clock)}",
-            setting="future",
-            where=where,
+            f"{_period(wanted, history.clock)}"
         )
-    holes_HK = ~future.observed[rows]
-    if holes_HK.any():
+    elif holes_HK.any():
         h, k = np.argwhere(holes_HK)[0]
-        raise HistoryError(
+        what = (
             f"the future of {future.channel_names[k]!r} misses {int(holes_HK[:, k].sum())} of {horizon} rows, the first "
-            f"at {format_stamp(int(times[h]), future.clock)}",
-            setting="future",
-            where=where,
+            f"at {format_stamp(int(times[h]), future.clock)}"
         )
-    return np.arange(rows.start, rows.stop)
+    else:
+        return np.arange(rows.start, rows.stop)
+    raise HistoryError(what, setting="future", where=_item_place(history, item))
 
 
 def _period(times: IntArray, clock: Clock) -> str:

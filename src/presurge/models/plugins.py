@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from presurge.config import Config
+from presurge.config import Config, validated
 from presurge.errors import ConfigError, ModelError, PresurgeError
 from presurge.training.config import TrainingConfig
 
@@ -41,22 +40,20 @@ def adopt(kind: "type[Forecaster]", provider: str) -> None:
     def refuse(what: str, hint: str) -> ConfigError:
         return ConfigError(f"the model class {kind.__qualname__} {what}", where=provider, hint=hint)
 
-    name, summary = getattr(kind, "name", None), getattr(kind, "summary", None)
+    name, summary, own = (getattr(kind, key, None) for key in ("name", "summary", "config_class"))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         hint = 'Write name = "my-model", without spaces, commas or colons.'
         raise refuse(f"has no usable name: {name!r}", hint)
     if not isinstance(summary, str) or not summary:
         raise refuse("has no summary", 'Write summary = "what it is, in one line".')
-    own: object = kind.config_class
     if not (isinstance(own, type) and issubclass(own, Config)):
         raise refuse("has no usable config_class", "It must inherit from presurge.config.Config.")
     if inspect.isabstract(kind):
         raise refuse(f"does not define {', '.join(sorted(kind.__abstractmethods__))}", "Define it.")
     try:
-        TrainingConfig(**kind.training_defaults)
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"has impossible training_defaults: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        validated(TrainingConfig, kind.training_defaults, where="training_defaults")
+    except ConfigError as error:
+        what = f"has impossible {error.where}: {error.what}"
         raise refuse(what, "Use settings of the training loop.") from error
     kind.provider = provider
 
@@ -83,8 +80,8 @@ def faults_of(kind: "type[Forecaster]") -> Iterator[None]:
 
 
 def _fault(kind: "type[Forecaster]", what: str) -> ModelError:
-    hint = "See more of it with `debug`."
-    return ModelError(f"the model {kind.name} failed: {what}", where=kind.provider, hint=hint)
+    what = f"the model {kind.name} failed: {what}"
+    return ModelError(what, where=kind.provider, hint="See more of it with `debug`.")
 
 
 def make(kind: "type[Forecaster]", **arguments: Any) -> "Forecaster":
@@ -141,28 +138,25 @@ def predict(model: "Forecaster", batch: "WindowBatch") -> "Prediction":
 def _checked(model: "Forecaster", prediction: object, batch: "WindowBatch") -> "Prediction":
     from presurge.models.forecaster import Prediction
 
-    kind = type(model)
-    shape = (len(batch.origin_B), model.horizon, len(model.fitted_spec().targets))
+    kind, spec = type(model), model.fitted_spec()
     if not isinstance(prediction, Prediction):
         raise _fault(kind, f"predict returned {type(prediction).__name__}, not a Prediction")
     mean, quantiles, levels = prediction
+    windows, horizon, channels = shape = (len(batch.origin_B), model.horizon, len(spec.targets))
     if np.shape(mean) != shape:
         raise _fault(kind, f"predict gave forecasts of the shape {np.shape(mean)}, not [B, H, C] = {shape}")
-    if quantiles is not None and (
-        np.ndim(quantiles) != 4 or (*quantiles.shape[:2], quantiles.shape[3]) != shape
-    ):
+    if quantiles is not None and np.shape(quantiles) != (windows, horizon, len(levels), channels):
         raise _fault(kind, f"predict gave quantiles of the shape {np.shape(quantiles)}, not [B, H, Q, C]")
-    floor_C = np.where(model.fitted_spec().count_mask, 0.0, -np.inf)
-    mean_BHC = np.maximum(mean, floor_C).astype(np.float32, copy=False)
+    floor_C = np.where(spec.count_mask, np.float32(0), np.float32(-np.inf))
+    mean_BHC = np.maximum(mean, floor_C, dtype=np.float32)
     whole_B = np.isfinite(batch.context_BLC).all(axis=(1, 2))
     if batch.future_BHK is not None:
         whole_B &= np.isfinite(batch.future_BHK).all(axis=(1, 2))
     if lost := int((~np.isfinite(mean_BHC[whole_B])).any(axis=(1, 2)).sum()):
         what = f"{lost} of {whole_B.sum()} forecasts are not finite although their context is complete"
         raise _fault(kind, what)
-    if quantiles is None:
-        return Prediction(mean_BHC)
-    return Prediction(mean_BHC, np.maximum(quantiles, floor_C).astype(np.float32, copy=False), levels)
+    quantiles_BHQC = None if quantiles is None else np.maximum(quantiles, floor_C, dtype=np.float32)
+    return Prediction(mean_BHC, quantiles_BHQC, levels)
 
 
 def state_of(model: "Forecaster") -> "tuple[dict[str, Any], Arrays]":
@@ -177,9 +171,8 @@ def state_of(model: "Forecaster") -> "tuple[dict[str, Any], Arrays]":
     try:
         values, arrays = stored
         json.dumps(values)
-        plain = all(isinstance(array, np.ndarray) for array in arrays.values())
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise TypeError(f"{others[0]} is not an array")
     except (TypeError, ValueError, AttributeError) as error:
         raise _fault(kind, f"state must give JSON values and NumPy arrays: {error}") from error
-    if not plain:
-        raise _fault(kind, "state must give NumPy arrays")
     return values, arrays

@@ -4,12 +4,13 @@ A model's module is imported when the model is requested, so listing models is f
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from presurge import store
 from presurge.errors import ConfigError, MissingDependencyError, ModelError, PresurgeError
@@ -20,30 +21,26 @@ ENTRY_POINTS = "presurge.models"
 """Group of the entry points under which other packages offer models: the name of the model, and ``module:Class``."""
 
 
-class _Own(NamedTuple):
-    """A model of Presurge itself: where its class is, and its summary, available before the class is imported."""
-
-    target: str
-    summary: str
-
-
-_OWN: dict[str, _Own] = {
-    "last-value": _Own("naive:LastValue", "repeats the last observed value"),
-    "recent-mean": _Own("naive:RecentMean", "repeats the mean of the last rows"),
-    "drift": _Own("naive:Drift", "extends the line through the ends of the context"),
-    "seasonal-naive": _Own("naive:SeasonalNaive", "repeats the last season"),
-    "dlinear": _Own("linear.dlinear:DLinear", "linear maps of season and trend, solved exactly"),
-    "linear": _Own("linear.linear:Linear", "exact linear map on the best scale, with calendar"),
-    "auto": _Own("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
-    "lstm": _Own(
-        "networks.recurrent:LSTM", "recurrent network with long short-term memory, all channels at once"
+_OWN: dict[str, tuple[str, str]] = {
+    "last-value": ("naive:LastValue", "repeats the last observed value"),
+    "recent-mean": ("naive:RecentMean", "repeats the mean of the last rows"),
+    "drift": ("naive:Drift", "extends the line through the ends of the context"),
+    "seasonal-naive": ("naive:SeasonalNaive", "repeats the last season"),
+    "dlinear": ("linear.dlinear:DLinear", "linear maps of season and trend, solved exactly"),
+    "linear": ("linear.linear:Linear", "exact linear map on the best scale, with calendar"),
+    "auto": ("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
+    "lstm": (
+        "networks.recurrent:LSTM",
+        "recurrent network with long short-term memory, all channels at once",
     ),
-    "gru": _Own("networks.recurrent:GRU", "recurrent network with gated units, all channels at once"),
-    "transformer": _Own(
-        "networks.transformer:Transformer", "attention between patches of rows, all channels at once"
+    "gru": ("networks.recurrent:GRU", "recurrent network with gated units, all channels at once"),
+    "transformer": (
+        "networks.transformer:Transformer",
+        "attention between patches of rows, all channels at once",
     ),
-    "mlp": _Own("networks.mlp:MLP", "linear map and small perceptron, every channel on its own"),
+    "mlp": ("networks.mlp:MLP", "linear map and small perceptron, every channel on its own"),
 }
+"""Presurge's own models by name: where the class is, and its summary, which is available before the class is imported."""
 BASELINES = ("last-value", "recent-mean", "drift", "seasonal-naive")
 """The models that every accuracy table includes."""
 
@@ -82,16 +79,27 @@ def load_plugin(path: Path) -> None:
     sys.modules[spec.name] = module
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.append(folder)
-    try:
+    with _importing(f"the model file {path.name}", where=str(path), hint="Run it with python to see more."):
         spec.loader.exec_module(module)
+
+
+@contextmanager
+def _importing(what: str, *, where: str, hint: str) -> Iterator[None]:
+    """Report a failing import as an error that names the model, and the extra that brings torch if that is missing.
+
+    Raises:
+        ConfigError: The import failed.
+        MissingDependencyError: It needs torch, which is not installed.
+    """
+    try:
+        yield
     except PresurgeError:
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            purpose = f"the model file {path.name}"
-            raise MissingDependencyError("torch", purpose=purpose, extra="train") from error
-        what = f"cannot be imported: {type(error).__name__}: {error}"
-        raise ConfigError(what, where=str(path), hint="Run it with python to see more.") from error
+            raise MissingDependencyError("torch", purpose=what, extra="train") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{what} cannot be imported: {reason}", where=where, hint=hint) from error
 
 
 @cache
@@ -112,7 +120,7 @@ def summary(name: str) -> str:
         ConfigError: There is no model of that name.
     """
     if name in _OWN:
-        return _OWN[name].summary
+        return _OWN[name][1]
     try:
         return model_class(name).summary
     except ConfigError as error:
@@ -129,14 +137,10 @@ def model_class(name: str) -> type[Forecaster]:
         MissingDependencyError: It needs a package that is not installed.
     """
     if name in _OWN:
-        module, attribute = _OWN[name].target.split(":")
-        try:
-            found: type[Forecaster] = getattr(import_module(f"presurge.models.{module}"), attribute)
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-            raise MissingDependencyError("torch", purpose=f"the model {name}", extra="train") from error
-        return found
+        point = EntryPoint(name, f"presurge.models.{_OWN[name][0]}", ENTRY_POINTS)
+        with _importing(f"the model {name}", where=point.value, hint="Install Presurge again."):
+            own: type[Forecaster] = point.load()
+        return own
     if name not in _registered and name in _offered():
         _registered[name] = _class_of(_offered()[name])
     if name not in _registered:
@@ -150,15 +154,10 @@ def model_class(name: str) -> type[Forecaster]:
 
 def _class_of(point: EntryPoint) -> type[Forecaster]:
     package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
-    try:
-        found = point.load()
-    except (Exception, SystemExit) as error:
-        what = f"the model {point.name!r} of the package {package} cannot be imported: {error}"
-        raise ConfigError(what, where=point.value, hint="Repair or remove the package.") from error
-    if (
-        not (isinstance(found, type) and issubclass(found, Forecaster))
-        or getattr(found, "name", None) != point.name
-    ):
+    what = f"the model {point.name!r} of the package {package}"
+    with _importing(what, where=point.value, hint="Repair or remove the package."):
+        found: object = point.load()
+    if not (isinstance(found, type) and issubclass(found, Forecaster)) or found.name != point.name:
         what = f"the package {package} offers {point.name!r}, which is not a Forecaster of that name"
         raise ConfigError(what, where=point.value)
     beside = [kind for kind in _registered.values() if kind.__module__ == found.__module__]
@@ -191,8 +190,9 @@ def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -
     kind = model_class(str(name))
     try:
         return kind.from_config(config, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(f"does not describe a {name} model: {error}", where=where) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        what = f"does not describe a {name} model: {' '.join(str(error).split())}"
+        raise ModelError(what, where=where) from error
 
 
 def _unknown(config: dict[str, Any], where: str) -> ModelError:
