@@ -24,7 +24,7 @@ from exact import CONTEXT, HORIZON, JUDGED, SHARED, synthetic
 
 from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.models.networks.linear_maps import DLinearNetwork
-from presurge.models.networks.task import ForecastLoss, WindowTask
+from presurge.models.networks.task import WindowTask
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
 from presurge.series.scalers import Scaler
@@ -62,18 +62,14 @@ def scaled_errors(model: DLinear, panel: Panel, span: Span) -> tuple[float, floa
 def task_of(panel: Panel, span: Span) -> WindowTask:
     """Build DLinear 120 -> 3 with separate weights for each channel, on every window of a span."""
     torch.manual_seed(0)
-    channels = len(panel.channels)
-    network = DLinearNetwork(
-        context=CONTEXT, horizon=HORIZON, groups=channels, outputs=1, kernel_size=25, normalisation="none"
-    )
+    model = DLinear(context=CONTEXT, horizon=HORIZON, training=TrainingConfig(batch_size=BATCH))
     return WindowTask(
-        module=ForecastLoss(network, panel, context=CONTEXT, loss="mse"),
-        panel=panel,
+        DLinearNetwork(model, len(panel.channels)),
+        model,
+        panel,
         array_RD=Scaler.fit(panel.values, "standard").scale(panel.values).astype(np.float32),
         train=window_origins(panel, span, context=CONTEXT, horizon=HORIZON),
         validation=np.zeros(0, np.int64),
-        horizon=HORIZON,
-        batch_size=BATCH,
     )
 
 

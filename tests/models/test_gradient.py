@@ -70,9 +70,9 @@ def textbook(x_BLC: np.ndarray, network: DLinearNetwork, kernel: int, level: str
 @pytest.mark.parametrize("kernel", [1, 5, 25])
 def test_forward_is_the_textbook(level: Any, groups: int, kernel: int) -> None:
     torch.manual_seed(0)
-    network = DLinearNetwork(
-        context=30, horizon=4, groups=groups, outputs=1, kernel_size=kernel, normalisation=level
-    )
+    settings = {"individual": groups > 1, "kernel_size": kernel, "normalisation": level}
+    network = DLinearNetwork(model(training(), context=30, horizon=4, **settings), 3)
+    assert len(network.trend_weight) == groups
     x_BLC = np.random.default_rng(0).normal(size=(6, 30, 3)).astype(np.float32)
     known, item = torch.zeros(6, 4, 0), torch.zeros(6, dtype=torch.int64)
     found = network(torch.from_numpy(x_BLC), known, item).detach().numpy()
@@ -81,11 +81,12 @@ def test_forward_is_the_textbook(level: Any, groups: int, kernel: int) -> None:
 
 def test_forward_of_quantiles_keeps_the_levels_of_a_step_together() -> None:
     torch.manual_seed(0)
-    network = DLinearNetwork(context=10, horizon=4, groups=2, outputs=3, kernel_size=3, normalisation="last")
+    settings = {"loss": "quantile", "kernel_size": 3, "normalisation": "last"}
+    network = DLinearNetwork(model(training(), context=10, horizon=4, **settings), 2)
     x_BLC = np.random.default_rng(0).normal(size=(5, 10, 2)).astype(np.float32)
     found = network(torch.from_numpy(x_BLC), torch.zeros(5, 4, 0), torch.zeros(5)).detach().numpy()
-    assert found.shape == (5, 4, 3, 2)
-    rows = textbook(x_BLC, network, 3, "last").reshape(5, 4, 3, 2)
+    assert found.shape == (5, 4, 7, 2)
+    rows = textbook(x_BLC, network, 3, "last").reshape(5, 4, 7, 2)
     np.testing.assert_allclose(found, rows, atol=1e-5)
 
 
@@ -145,7 +146,7 @@ def test_losses_and_their_gradients(loss: Any, gaps: bool, make_panel: MakePanel
     if gaps:
         target[rng.random(target.shape) < 0.3] = np.nan
     panel = make_panel(target.reshape(-1, 2))
-    module = ForecastLoss(torch.nn.Identity(), panel, context=1, loss=loss, levels=levels)
+    module = ForecastLoss(torch.nn.Identity(), model(training(), loss=loss), panel, levels)
     assert module.gaps == gaps
     value = module.criterion(forecast, torch.from_numpy(target))
     value.backward()
@@ -285,21 +286,11 @@ def test_series_that_lie_on_the_device_give_the_same_losses(gauges: Panel, holes
     panel, histories = gauges.replace(values=values), []
     for resident in (False, True):
         torch.manual_seed(0)
-        network = DLinearNetwork(
-            context=12, horizon=3, groups=1, outputs=1, kernel_size=5, normalisation="none"
-        )
+        chosen = model(training(epochs=2, schedule="constant"), individual=False)
+        train = np.arange(11, 60) if holes else np.arange(11, 300)
         kind = ResidentTask if resident else WindowTask
-        task = kind(
-            module=ForecastLoss(network, panel, context=12, loss="mse"),
-            panel=panel,
-            array_RD=values,
-            train=np.arange(11, 60) if holes else np.arange(11, 300),
-            validation=np.arange(60, 90),
-            horizon=3,
-            batch_size=32,
-        )
-        config = TrainingConfig(epochs=2, device="cpu", learning_rate=0.01)
-        histories.append(fit(task, config).history)
+        task = kind(DLinearNetwork(chosen, 2), chosen, panel, values, train, validation=np.arange(60, 90))
+        histories.append(fit(task, chosen.training).history)
     assert histories[0] == histories[1]
 
 
@@ -308,15 +299,9 @@ def test_every_window_once_an_epoch_in_shares_as_equal_as_can_be(
     make_panel: MakePanel, windows: int, world: int
 ) -> None:
     panel = make_panel(np.arange(windows + 5.0))
-    task = WindowTask(
-        module=ForecastLoss(torch.nn.Identity(), panel, context=3, loss="mse"),
-        panel=panel,
-        array_RD=panel.values,
-        train=np.arange(2, 2 + windows),
-        validation=np.arange(2, 12),
-        horizon=3,
-        batch_size=16,
-    )
+    chosen = model(training(batch_size=16), context=3)
+    train, validation = np.arange(2, 2 + windows), np.arange(2, 12)
+    task = WindowTask(torch.nn.Identity(), chosen, panel, panel.values, train, validation)
 
     def windows_of(origins: torch.Tensor) -> torch.Tensor:
         return task.to_device(origins, torch.device("cpu"))[0]

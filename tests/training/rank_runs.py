@@ -11,9 +11,11 @@ import torch
 from systems import MaskTask, TableTask
 from training_cases import RegressionTask, settings
 
+from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.models.networks.linear_maps import DLinearNetwork
-from presurge.models.networks.task import ForecastLoss, WindowTask
+from presurge.models.networks.task import WindowTask
 from presurge.series.panel import Channel, Panel
+from presurge.training.config import TrainingConfig
 from presurge.training.interruption import TrainingInterrupted
 from presurge.training.loggers import JsonLinesLogger
 from presurge.training.task import Epoch, Task
@@ -64,19 +66,12 @@ def window_task(gaps: bool) -> WindowTask:
         values = np.concatenate([values, filled], axis=1)
     panel = Panel(values=values[:, :1], channels=(Channel("c"),), step=1_000_000, start=np.zeros(1, np.int64))
     torch.manual_seed(0)
-    network = DLinearNetwork(context=6, horizon=3, groups=1, outputs=1, kernel_size=3, normalisation="none")
-    module = ForecastLoss(network, panel, context=6, loss="mse")
+    config = DLinearConfig(individual=False, kernel_size=3)
+    model = DLinear(context=6, horizon=3, config=config, training=TrainingConfig(batch_size=101))
+    network: torch.nn.Module = DLinearNetwork(model, 1)
     if gaps:
-        module.network = Filled(network)
-    return WindowTask(
-        module=module,
-        panel=panel,
-        array_RD=values,
-        train=origins[:202],
-        validation=origins[-9:],
-        horizon=3,
-        batch_size=101,
-    )
+        network = Filled(network)
+    return WindowTask(network, model, panel, values, train=origins[:202], validation=origins[-9:])
 
 
 class Filled(torch.nn.Module):

@@ -215,21 +215,18 @@ class NetworkForecaster(Forecaster):
         """The inverse of ``state``.
 
         Raises:
-            ValueError: The weights are not those of this network.
+            RuntimeError: The weights are not those of this network.
         """
         self.scaler = Scaler.from_dict(state["scaler"])
         self.scalers = {name: Scaler.from_dict(one) for name, one in state.get("scalers", {}).items()}
         self.calendar = Calendar(step=self.fitted_spec().step, harmonics=state["calendar"])
         self.network = self._build().eval()
-        try:
-            self.network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
-        except RuntimeError as error:
-            raise ValueError(" ".join(str(error).split())) from error
+        self.network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
 
     def _build(self) -> WindowNetwork:
-        spec = self.fitted_spec()
-        embedding = self.config.item_embedding if len(spec.items) > 1 else 0
-        levels = 2 * len(spec.targets) if self.config.level_inputs else 0
+        spec, config = self.fitted_spec(), self.config
+        embedding = config.item_embedding if len(spec.items) > 1 else 0
+        levels = 2 * len(spec.targets) if config.level_inputs else 0
         shape = NetworkShape(
             context=self.context,
             horizon=self.horizon,
@@ -237,14 +234,8 @@ class NetworkForecaster(Forecaster):
             observed=len(spec.channels) - len(spec.targets) - len(spec.known),
             given=len(spec.known),
             known=len(spec.known) + len(spec.features) + self.calendar.size + embedding + levels,
-            outputs=len(QUANTILE_LEVELS) if self.config.loss == "quantile" else 1,
+            outputs=len(QUANTILE_LEVELS) if config.loss == "quantile" else 1,
             levels=levels,
-        )
-        return WindowNetwork(
-            self.body(shape),
-            shape,
-            normalisation=self.config.normalisation,
-            affine=self.config.affine,
-            items=len(spec.items),
             embedding=embedding,
         )
+        return WindowNetwork(self.body(shape), shape, config, len(spec.items))

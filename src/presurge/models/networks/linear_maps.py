@@ -4,6 +4,7 @@ Shapes: B windows, L context, H horizon, C channels, G groups of weights (C or 1
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from presurge.models.forecaster import FitReport
 from presurge.models.linear.dlinear import DLinear, moving_average_matrix
-from presurge.models.linear.moments import LEAST_SIZE, Normalisation, anchor
+from presurge.models.linear.moments import LEAST_SIZE, anchor
 from presurge.models.networks.task import train_network
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -23,28 +24,17 @@ class DLinearNetwork(nn.Module):
     """``(I - M) x`` through the seasonal map plus ``M x`` through the trend map, M the moving average.
 
     Args:
-        context: L.
-        horizon: H.
-        groups: C for individual weights, 1 for shared ones.
-        outputs: Q; the forecast is [B, H, C] where it is 1, else [B, H, Q, C].
-        kernel_size: Rows of the moving average, odd.
-        normalisation: The level subtracted from every window and added back to its forecast, or the size that divides it.
+        model: Gives context, horizon and configuration; the forecast is [B, H, C], or [B, H, Q, C] under the quantile loss.
+        channels: C.
     """
 
-    def __init__(
-        self,
-        *,
-        context: int,
-        horizon: int,
-        groups: int,
-        outputs: int,
-        kernel_size: int,
-        normalisation: Normalisation,
-    ) -> None:
+    def __init__(self, model: DLinear, channels: int) -> None:
         super().__init__()
-        self.outputs, self.horizon = outputs, horizon
-        self.divides = normalisation == "meanabs"
-        rows, bound = outputs * horizon, 1 / math.sqrt(context)
+        context, self.horizon, config = model.context, model.horizon, model.config
+        self.outputs = len(QUANTILE_LEVELS) if config.loss == "quantile" else 1
+        self.divides = config.normalisation == "meanabs"
+        groups = channels if config.individual else 1
+        rows, bound = self.outputs * self.horizon, 1 / math.sqrt(context)
 
         def drawn(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))  # as torch draws a linear layer
@@ -52,9 +42,9 @@ class DLinearNetwork(nn.Module):
         self.seasonal_weight, self.trend_weight = drawn(groups, rows, context), drawn(groups, rows, context)
         self.seasonal_bias, self.trend_bias = drawn(groups, rows), drawn(groups, rows)
         self.average_LL = nn.Buffer(
-            torch.from_numpy(moving_average_matrix(context, kernel_size)).float(), persistent=False
+            torch.from_numpy(moving_average_matrix(context, config.kernel_size)).float(), persistent=False
         )
-        level_L = anchor(normalisation, context)
+        level_L = anchor(config.normalisation, context)
         self.level_L = (
             nn.Buffer(torch.from_numpy(level_L).float(), persistent=False) if level_L.any() else None
         )
@@ -107,18 +97,7 @@ def learn(
 
     Under the quantile loss the arrays have H x Q rows, the levels of one step next to each other.
     """
-    config = model.config
-
-    def build() -> DLinearNetwork:
-        return DLinearNetwork(
-            context=model.context,
-            horizon=model.horizon,
-            groups=len(panel.channels) if config.individual else 1,
-            outputs=len(QUANTILE_LEVELS) if config.loss == "quantile" else 1,
-            kernel_size=config.kernel_size,
-            normalisation=config.normalisation,
-        )
-
     array_RC = model.scaler.scale(panel.values).astype(np.float32)
+    build = partial(DLinearNetwork, model, len(panel.channels))
     network, report = train_network(build, model, panel, array_RC, train, validation, progress)
     return network.arrays(), report

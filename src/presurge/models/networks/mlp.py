@@ -1,8 +1,9 @@
 """A linear map plus a small perceptron, applied to every target on its own, with weights that all targets share.
 
-With ``hidden_size`` 0 it is the linear map alone. Covariates enter every target's forecast by maps of their own. Source: RLinear and RMLP of Li et al., "Revisiting Long-term Time Series
-Forecasting: An Investigation on Linear Mapping", 2023. Shapes: B windows, L context, H horizon, C targets, K inputs
-known in advance, D inputs of a row, Q outputs, X numbers of all covariates of a window.
+With ``hidden_size`` 0 it is the linear map alone. Covariates enter every target's forecast by maps of their own. Source:
+RLinear and RMLP of Li et al., "Revisiting Long-term Time Series Forecasting: An Investigation on Linear Mapping", 2023.
+Shapes: B windows, L context, H horizon, C targets, K inputs known in advance, D inputs of a row, Q outputs, R = H x Q,
+X numbers of all covariates of a window.
 """
 
 from typing import ClassVar
@@ -60,31 +61,28 @@ class MLPBody(nn.Module):
 
     def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
         """[B, H, C x Q]."""
-        shape = self.shape
+        shape, known = self.shape, self.shape.channels + self.shape.observed
         x_BCL = past_BLD[:, :, : shape.channels].transpose(1, 2)
+        past_BX = past_BLD[:, :, shape.channels : known + shape.given].flatten(1)
         rows_BCR: torch.Tensor = self.linear(x_BCL)
-        past_BX = past_BLD[:, :, shape.channels : shape.channels + shape.observed + shape.given].flatten(1)
         if self.bent is not None:
-            covariates = [past_BX, future_BHK[..., : shape.given].flatten(1)] if self.past is not None else []
-            told = self._told(past_BLD[:, -1], covariates)
-            rows_BCR = rows_BCR + self.bent(torch.cat([x_BCL, *told], 2))
+            last_BD = past_BLD[:, -1]
+            shared = [
+                last_BD[:, known : known + self.shared],
+                past_BX,
+                future_BHK[..., : shape.given].flatten(1),
+            ]
+            inputs = [x_BCL, *(each_BX[:, None].expand(-1, shape.channels, -1) for each_BX in shared)]
+            if shape.levels:
+                inputs.append(last_BD[:, -shape.levels :].reshape(-1, 2, shape.channels).transpose(1, 2))
+            if self.channel_CE is not None:
+                inputs.append(self.channel_CE.expand(len(x_BCL), -1, -1))
+            rows_BCR = rows_BCR + self.bent(torch.cat(inputs, 2))
         rows_BCHQ = rows_BCR.reshape(-1, shape.channels, shape.horizon, shape.outputs)
         rows_BHV = rows_BCHQ.transpose(1, 2).reshape(-1, shape.horizon, shape.values)
         if self.past is not None:
             rows_BHV = rows_BHV + self.past(past_BX).reshape(rows_BHV.shape)
         return rows_BHV if self.known is None else rows_BHV + self.known(future_BHK[..., : self.shared])
-
-    def _told(self, last_BD: torch.Tensor, covariates: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The inputs of the perceptron for every target beside the target's own rows: [B, C, x] each."""
-        channels, windows = self.shape.channels, len(last_BD)
-        first = channels + self.shape.observed
-        shared = [last_BD[:, first : first + self.shared], *covariates]
-        told = [shared_BX[:, None].expand(-1, channels, -1) for shared_BX in shared]
-        if self.shape.levels:
-            told.append(last_BD[:, -self.shape.levels :].reshape(windows, 2, channels).transpose(1, 2))
-        if self.channel_CE is not None:
-            told.append(self.channel_CE.expand(windows, -1, -1))
-        return told
 
 
 class MLP(NetworkForecaster):

@@ -33,13 +33,8 @@ class RecurrentBody(nn.Module):
 
     def __init__(self, cell: type[nn.LSTM | nn.GRU], settings: RecurrentConfig, shape: NetworkShape) -> None:
         super().__init__()
-        layers = settings.num_layers
-        self.cell = cell(
-            shape.inputs,
-            settings.hidden_size,
-            layers,
-            dropout=settings.dropout if layers > 1 else 0.0,
-        )
+        dropout = settings.dropout if settings.num_layers > 1 else 0.0
+        self.cell = cell(shape.inputs, settings.hidden_size, settings.num_layers, dropout=dropout)
         self.head = Head(settings.hidden_size, shape)
 
     def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:

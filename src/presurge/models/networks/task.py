@@ -8,14 +8,14 @@ known in advance), Q quantiles, R rows.
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from presurge.errors import DataError
-from presurge.models.forecaster import FitReport, LossName
+from presurge.models.forecaster import FitReport
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, IntArray, Panel, columns_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from presurge.models.linear.dlinear import DLinear
     from presurge.models.networks.forecaster import NetworkForecaster
 
+Learner: TypeAlias = "DLinear | NetworkForecaster"
 RESIDENT_BYTES = 1 << 32
 """Series up to this size are copied to a GPU as a whole."""
 VALIDATION_BATCHES = 4
@@ -45,23 +46,17 @@ class ForecastLoss(nn.Module):
 
     Args:
         network: The network.
+        model: Says the context and the loss: ``mse``, ``mae``, ``huber`` (threshold 1 on the model's scale) or
+            ``quantile`` (pinball, averaged).
         panel: The series; only if it has gaps does the loss look for missing targets, which costs a little.
-        context: L.
-        loss: ``mse``, ``mae``, ``huber`` (threshold 1 on the model's scale) or ``quantile`` (pinball, averaged).
         levels: The Q levels of the quantile loss.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        panel: Panel,
-        *,
-        context: int,
-        loss: LossName,
-        levels: tuple[float, ...] = QUANTILE_LEVELS,
+        self, network: nn.Module, model: Learner, panel: Panel, levels: tuple[float, ...] = QUANTILE_LEVELS
     ) -> None:
         super().__init__()
-        self.network, self.context, self.loss = network, context, loss
+        self.network, self.context, self.loss = network, model.context, model.config.loss
         self.channels = len(panel.targets)
         self.past_only = self.channels + len(columns_of(panel.channels, "observed"))
         self.gaps = not panel.observed[:, panel.targets].all()
@@ -102,45 +97,41 @@ class ForecastLoss(nn.Module):
                 return torch.maximum(self.levels_Q1 * error, (self.levels_Q1 - 1) * error)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class WindowTask(Task):
     """Batches of windows of one array.
 
     Attributes:
-        module: The network with its loss.
+        network: The network.
+        model: Its name, context, horizon, configuration and training say what to learn and how.
         panel: The series.
         array_RD: float32, the scaled inputs of every row.
         train: Origins of the training windows.
         validation: Origins of the validation windows.
-        horizon: H.
-        batch_size: Number of windows in a batch, over all processes.
-        architecture: JSON values that describe the network.
-        architecture_defaults: The values among them that a checkpoint of an earlier version may lack.
     """
 
-    module: ForecastLoss
+    network: nn.Module
+    model: Learner
     panel: Panel
     array_RD: FloatArray
     train: IntArray
     validation: IntArray
-    horizon: int
-    batch_size: int
-    architecture: dict[str, Any] = field(default_factory=dict)
-    architecture_defaults: dict[str, Any] = field(default_factory=dict)
+    module: ForecastLoss = field(init=False)
     batches_per_epoch: int = field(init=False)
     _resident_RD: torch.Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.batches_per_epoch = -(-len(self.train) // self.batch_size)
+        self.module = ForecastLoss(self.network, self.model, self.panel)
+        self.batches_per_epoch = -(-len(self.train) // self.model.training.batch_size)
 
     def identity(self) -> dict[str, Any]:
-        """The network, its loss, and fingerprints of the data and the windows."""
+        """The configuration of the model, and fingerprints of its layers, the data and the windows."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         return {
-            **self.architecture,
-            "loss": self.module.loss,
-            "context": self.module.context,
-            "horizon": self.horizon,
+            "model": self.model.name,
+            **self.model.config.model_dump(mode="json"),
+            "context": self.model.context,
+            "horizon": self.model.horizon,
             "fingerprint of the layers": _fingerprint(repr(shapes).encode()),
             "fingerprint of the data": _fingerprint(self.array_RD.data),
             "fingerprint of the training windows": _fingerprint(self.train.data),
@@ -148,23 +139,22 @@ class WindowTask(Task):
         }
 
     def identity_defaults(self) -> dict[str, Any]:
-        """The defaults of the network's configuration."""
-        return self.architecture_defaults
+        """The default configuration of the model."""
+        return type(self.model.config)().model_dump(mode="json")
 
     def train_batches(self, epoch: Epoch) -> Iterator[torch.Tensor | None]:
         """Origins of this process's share of every shuffled batch."""
-        order = epoch.rng().permutation(self.train)
-        for origins in chunks(order[epoch.skip * self.batch_size :], self.batch_size):
+        order, size = epoch.rng().permutation(self.train), self.model.training.batch_size
+        for origins in chunks(order[epoch.skip * size :], size):
             share = epoch.share(origins)
             yield torch.from_numpy(share) if len(share) else None
 
     def validation_batches(self, rank: int, world: int) -> Iterator[tuple[torch.Tensor, int]]:
         """Origins in order; their weight is the number of known targets."""
-        for origins in chunks(self.validation[rank::world], VALIDATION_BATCHES * self.batch_size):
-            target_BHC = gather(self.array_RD, origins, before=0, after=self.horizon)[
-                ..., : self.module.channels
-            ]
-            yield torch.from_numpy(origins), int(np.isfinite(target_BHC).sum())
+        size = VALIDATION_BATCHES * self.model.training.batch_size
+        for origins in chunks(self.validation[rank::world], size):
+            row_BHD = gather(self.array_RD, origins, before=0, after=self.model.horizon)
+            yield torch.from_numpy(origins), int(np.isfinite(row_BHD[..., : self.module.channels]).sum())
 
     def to_device(self, batch: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows [B, W, D] and items [B] of origins, gathered here for the cpu and otherwise on the device."""
@@ -178,7 +168,7 @@ class WindowTask(Task):
         """Windows [B, W, D] from the series on the device, where they are copied once."""
         if self._resident_RD is None or self._resident_RD.device != device:
             self._resident_RD = torch.from_numpy(self.array_RD).to(device)
-        offset_W = torch.arange(1 - self.module.context, self.horizon + 1, device=device)
+        offset_W = torch.arange(1 - self.model.context, self.model.horizon + 1, device=device)
         return self._resident_RD[move(origin_B, device)[:, None] + offset_W]
 
     def describe(self, epoch: Epoch, index: int) -> str:
@@ -188,7 +178,7 @@ class WindowTask(Task):
         shown = ", ".join(map(str, origins[:5])) + (", …" if len(origins) > 5 else "")
         window_BWD = np.abs(self._windows(origins))
         b, w, d = np.unravel_index(int(np.nanargmax(window_BWD)), window_BWD.shape)
-        row = int(origins[b] - self.module.context + 1 + w)
+        row = int(origins[b] - self.model.context + 1 + w)
         time = int(self.panel.times_of(np.array([row]))[0])
         targets = [self.panel.channel_names[c] for c in self.panel.targets]
         name = targets[d] if d < len(targets) else "a covariate"
@@ -199,12 +189,12 @@ class WindowTask(Task):
 
     def _windows(self, origins: IntArray) -> FloatArray:
         """Windows of origins [B, W, D]."""
-        return gather(self.array_RD, origins, before=self.module.context, after=self.horizon)
+        return gather(self.array_RD, origins, before=self.model.context, after=self.model.horizon)
 
 
 def train_network(
     build: Callable[[], N],
-    model: "DLinear | NetworkForecaster",
+    model: Learner,
     panel: Panel,
     array_RD: FloatArray,
     train: Span,
@@ -225,29 +215,18 @@ def train_network(
     Raises:
         DataError: There is no complete training window.
     """
-    context, horizon, config, training = model.context, model.horizon, model.config, model.training
-    origins = _usable(panel, train, context, horizon, config.stride)
+    origins = _usable(model, panel, train, stride=model.config.stride)
     if len(origins) == 0:
         raise DataError(
-            f"no training window has {context} rows of history without a gap and {horizon} to forecast",
+            f"no training window has {model.context} rows of history without a gap and {model.horizon} to forecast",
             hint="Give more rows, or a shorter `context`.",
         )
-    judged = np.zeros(0, np.int64) if validation is None else _usable(panel, validation, context, horizon)
+    watched = np.zeros(0, np.int64) if validation is None else _usable(model, panel, validation)
+    training = model.training
     torch.manual_seed(training.seed)
     network = build()
-    task = WindowTask(
-        module=ForecastLoss(network, panel, context=context, loss=config.loss),
-        panel=panel,
-        array_RD=array_RD,
-        train=origins,
-        validation=judged,
-        horizon=horizon,
-        batch_size=training.batch_size,
-        architecture={"model": model.name, **config.model_dump(mode="json")},
-        architecture_defaults=type(config)().model_dump(mode="json"),
-    )
     outcome = fit(
-        task,
+        WindowTask(network, model, panel, array_RD, origins, watched),
         training,
         directory=training.directory,
         resume=training.resume,
@@ -263,8 +242,9 @@ def train_network(
     return network.to("cpu"), report
 
 
-def _usable(panel: Panel, span: Span, context: int, horizon: int, stride: int = 1) -> IntArray:
+def _usable(model: Learner, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:
     """Origins of the windows of a span whose inputs are complete and whose targets are not all missing."""
+    context, horizon = model.context, model.horizon
     origins = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
     origins = origins[whole(panel, origins, context=context, horizon=horizon)]
     seen = np.concatenate([[0], panel.observed[:, panel.targets].any(axis=1).cumsum()])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from presurge.errors import ModelError
-from presurge.files import atomic_path
+from presurge.files import atomic_path, write_synced
 from presurge.models.forecaster import Forecaster
 from presurge.store import Arrays, sealed, unsealed
 from presurge.training.checkpoint import load_safely
@@ -26,11 +26,10 @@ def write_torch_file(path: Path, model: Forecaster, training: dict[str, Any] | N
     """
     config, arrays = model.document(training)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    buffer = io.BytesIO()
-    document = sealed(config, _digest(arrays))
-    torch.save({"model_state_dict": tensors, "config": json.dumps(document)}, buffer)
+    text, buffer = json.dumps(sealed(config, _digest(arrays))), io.BytesIO()
+    torch.save({"model_state_dict": tensors, "config": text}, buffer)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        write_synced(temporary, buffer.getvalue())
 
 
 def read_torch_file(path: Path) -> tuple[dict[str, Any], Arrays]:

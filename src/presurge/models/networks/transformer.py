@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from presurge.config import Config
 from presurge.models.networks.forecaster import NetworkConfig, NetworkForecaster
-from presurge.models.networks.window import Head, NetworkShape, patches
+from presurge.models.networks.window import Head, NetworkShape
 
 
 class TransformerConfig(NetworkConfig):
@@ -53,7 +53,8 @@ class TransformerBody(nn.Module):
     def __init__(self, settings: TransformerConfig, shape: NetworkShape) -> None:
         super().__init__()
         self.patch = min(max(1, settings.patch_length), shape.context)
-        tokens = -(-shape.context // self.patch)
+        self.lead = -shape.context % self.patch
+        tokens = (self.lead + shape.context) // self.patch
         self.embed = nn.Linear(self.patch * shape.inputs, settings.d_model)
         self.position_NF = nn.Parameter(0.02 * torch.randn(tokens, settings.d_model))
         layer = nn.TransformerEncoderLayer(
@@ -72,19 +73,18 @@ class TransformerBody(nn.Module):
 
     def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
         """[B, H, values]."""
-        patch_BNP = patches(past_BLD.transpose(1, 2), self.patch).transpose(1, 2).flatten(2)
-        token_BNF = self._encode(self.embed(patch_BNP) + self.position_NF)
-        rows: torch.Tensor = self.head(torch.cat([token_BNF.mean(1), token_BNF[:, -1]], 1), future_BHK)
-        return rows
-
-    def _encode(self, token_BNF: torch.Tensor) -> torch.Tensor:
+        # Copies of the first row fill up the first patch.
+        row_BDL = nn.functional.pad(past_BLD.transpose(1, 2), (self.lead, 0), mode="replicate")
+        patch_BNP = row_BDL.reshape(*row_BDL.shape[:2], -1, self.patch).transpose(1, 2).flatten(2)
+        token_BNF = self.embed(patch_BNP) + self.position_NF
         if self.recompute and self.training:
             for layer in self.encoder.layers:
                 token_BNF = checkpoint(layer, token_BNF, use_reentrant=False)
         else:
             token_BNF = self.encoder(token_BNF)
-        normed: torch.Tensor = self.last_norm(token_BNF)
-        return normed
+        token_BNF = self.last_norm(token_BNF)
+        rows: torch.Tensor = self.head(torch.cat([token_BNF.mean(1), token_BNF[:, -1]], 1), future_BHK)
+        return rows
 
 
 class Transformer(NetworkForecaster):

@@ -5,13 +5,16 @@ include the embedding of the item), D = C + O + K inputs of a row, Q outputs per
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
 from presurge.errors import ModelError
 from presurge.models.linear.moments import LEAST_SIZE
+
+if TYPE_CHECKING:
+    from presurge.models.networks.forecaster import NetworkConfig
 
 WindowNormalisation = Literal["none", "last", "mean", "meanabs", "revin"]
 
@@ -32,6 +35,7 @@ class NetworkShape:
             target and then the logarithm of its spread, the same in every row; or 0.
         observed: O.
         given: How many of the K, the first ones, are known channels of the panel.
+        embedding: How many of the K are learned for the item of the window.
     """
 
     context: int
@@ -42,6 +46,7 @@ class NetworkShape:
     levels: int = 0
     observed: int = 0
     given: int = 0
+    embedding: int = 0
 
     @property
     def inputs(self) -> int:
@@ -63,28 +68,17 @@ class WindowNetwork(nn.Module):
     Args:
         body: Called with past [B, L, D] and future [B, H, K]; returns B x (H, C, Q) values in that order, in any shape.
         shape: The sizes that the body was built for.
-        normalisation: How every window is normalised; the forecast is scaled back.
-        affine: Whether ``revin`` learns a gain and a shift for each target.
+        config: Says how every window is normalised, with a learned gain and shift or without.
         items: Number of items to tell apart.
-        embedding: Length of the vector learned for each item; 0 for none.
     """
 
-    def __init__(
-        self,
-        body: nn.Module,
-        shape: NetworkShape,
-        *,
-        normalisation: WindowNormalisation,
-        affine: bool,
-        items: int,
-        embedding: int,
-    ) -> None:
+    def __init__(self, body: nn.Module, shape: NetworkShape, config: "NetworkConfig", items: int) -> None:
         super().__init__()
-        self.body, self.shape, self.normalisation = body, shape, normalisation
-        learns_scale = affine and normalisation == "revin"
-        self.affine = Affine(shape.channels) if learns_scale else None
+        self.body, self.shape, self.normalisation = body, shape, config.normalisation
+        size = {"gain_C": torch.ones(shape.channels), "shift_C": torch.zeros(shape.channels)}
+        self.affine = nn.ParameterDict(size) if config.affine and config.normalisation == "revin" else None
         # Number 0 stands for an item that was not in the training data: its vector stays zero.
-        self.item = nn.Embedding(items + 1, embedding, padding_idx=0) if embedding else None
+        self.item = nn.Embedding(items + 1, shape.embedding, padding_idx=0) if shape.embedding else None
 
     def forward(
         self, context_BLD: torch.Tensor, known_BHK: torch.Tensor, item_B: torch.Tensor
@@ -101,15 +95,18 @@ class WindowNetwork(nn.Module):
         level_B1C, spread_B1C = self._level(context_BLC)
         inner_BLC = (context_BLC - level_B1C) / spread_B1C
         if self.affine is not None:
-            inner_BLC = self.affine(inner_BLC)
+            inner_BLC = inner_BLC * self.affine["gain_C"] + self.affine["shift_C"]
         past, future = [inner_BLC, others_BLX], [known_BHK]
-        for told_B1K in self._told(level_B1C, spread_B1C, item_B):
+        told = [] if self.item is None else [self.item(item_B + 1)[:, None]]
+        if shape.levels:
+            told += [level_B1C, spread_B1C.log().expand_as(level_B1C)]
+        for told_B1K in told:
             past.append(told_B1K.expand(-1, shape.context, -1))
             future.append(told_B1K.expand(-1, shape.horizon, -1))
         rows = self._in_shape(self.body(torch.cat(past, 2), torch.cat(future, 2)), len(context_BLD))
         rows_BHQC = rows.reshape(-1, shape.horizon, shape.channels, shape.outputs).transpose(2, 3)
         if self.affine is not None:
-            rows_BHQC = self.affine.inverse(rows_BHQC)
+            rows_BHQC = (rows_BHQC - self.affine["shift_C"]) / self.affine["gain_C"]
         rows_BHQC = rows_BHQC * spread_B1C[:, None] + level_B1C[:, None]
         return rows_BHQC if shape.outputs > 1 else rows_BHQC[:, :, 0]
 
@@ -127,15 +124,6 @@ class WindowNetwork(nn.Module):
             )
         return rows
 
-    def _told(
-        self, level_B1C: torch.Tensor, spread_B1C: torch.Tensor, item_B: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Inputs that describe a whole window: [B, 1, some of K] each."""
-        told = [] if self.item is None else [self.item(item_B + 1)[:, None]]
-        if self.shape.levels:
-            told += [level_B1C, spread_B1C.log().expand_as(level_B1C)]
-        return told
-
     def _level(self, context_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Level and spread of every window and target, [B, 1, C] each."""
         one = context_BLC.new_ones(1, 1, 1)
@@ -152,23 +140,6 @@ class WindowNetwork(nn.Module):
                 return mean_B1C, (variance_B1C + _SMALLEST_VARIANCE).sqrt()
             case _:
                 return torch.zeros_like(context_BLC[:, :1]), one
-
-
-class Affine(nn.Module):
-    """A learned gain and shift for each target."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gain_C = nn.Parameter(torch.ones(channels))
-        self.shift_C = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., C]."""
-        return x * self.gain_C + self.shift_C
-
-    def inverse(self, y: torch.Tensor) -> torch.Tensor:
-        """Back again: [..., C]."""
-        return (y - self.shift_C) / self.gain_C
 
 
 class Head(nn.Module):
@@ -189,12 +160,3 @@ class Head(nn.Module):
         """[B, H, C x Q]."""
         rows: torch.Tensor = self.rows(feature_BF).reshape(-1, self.shape.horizon, self.shape.values)
         return rows if self.known is None else rows + self.known(future_BHK)
-
-
-def patches(rows_BXL: torch.Tensor, length: int) -> torch.Tensor:
-    """Cut rows into patches [B, X, N, P]; copies of the first row fill up the first patch."""
-    windows, series, rows = rows_BXL.shape
-    lead = -rows % length
-    if lead:
-        rows_BXL = torch.cat([rows_BXL[:, :, :1].expand(-1, -1, lead), rows_BXL], 2)
-    return rows_BXL.reshape(windows, series, (rows + lead) // length, length)
