@@ -248,15 +248,14 @@ class Forecaster(ABC):
                 hint=f"Ask for 1 to {self.horizon}, or train with `horizon={rows}`.",
             )
         series, origins = followed(history, future, spec, self.horizon)
-        tracked = IntervalTracker.of(self, series).predict(origins)
-        quantiles_BHQC, levels = tracked.quantiles_BHQC, tracked.levels
+        mean_BHC, quantiles_BHQC, followed_B, levels = IntervalTracker.of(self, series).predict(origins)
         if quantiles_BHQC is None:
-            quantiles_BHQC, levels = tracked.mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
+            quantiles_BHQC, levels = mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
         stamps = series.stamps
         if stamps is not None:
             stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
         return Forecast(
-            mean=tracked.mean_BHC[:, :rows],
+            mean=mean_BHC[:, :rows],
             quantiles=quantiles_BHQC[:, :rows],
             levels=levels,
             origin=series.times_of(origins),
@@ -266,7 +265,7 @@ class Forecaster(ABC):
             clock=history.clock,
             model=self.name,
             error=self.error,
-            intervals=in_words(self.calibration, tracked.followed_B),
+            intervals=in_words(self.calibration, followed_B),
             stamps=stamps,
         )
 

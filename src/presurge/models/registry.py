@@ -104,13 +104,14 @@ def _importing(what: str, *, where: str, hint: str) -> Iterator[None]:
 
 @cache
 def _offered() -> dict[str, EntryPoint]:
-    """Models of other packages by name; they cannot take one of Presurge's own names."""
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _OWN}
+    """Models of packages by name: Presurge's own, and those of other packages under names of their own."""
+    own = {name: EntryPoint(name, f"presurge.models.{at}", ENTRY_POINTS) for name, (at, _) in _OWN.items()}
+    return own | {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in own}
 
 
 def model_names() -> tuple[str, ...]:
     """Names of all models: Presurge's own, those of other packages, registered ones."""
-    return tuple(dict.fromkeys([*_OWN, *_offered(), *_registered]))
+    return tuple(dict.fromkeys([*_offered(), *_registered]))
 
 
 def summary(name: str) -> str:
@@ -136,11 +137,6 @@ def model_class(name: str) -> type[Forecaster]:
         ConfigError: There is no model of that name, or the package that offers it is broken.
         MissingDependencyError: It needs a package that is not installed.
     """
-    if name in _OWN:
-        point = EntryPoint(name, f"presurge.models.{_OWN[name][0]}", ENTRY_POINTS)
-        with _importing(f"the model {name}", where=point.value, hint="Install Presurge again."):
-            own: type[Forecaster] = point.load()
-        return own
     if name not in _registered and name in _offered():
         _registered[name] = _class_of(_offered()[name])
     if name not in _registered:
@@ -153,17 +149,21 @@ def model_class(name: str) -> type[Forecaster]:
 
 
 def _class_of(point: EntryPoint) -> type[Forecaster]:
-    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.module
-    what = f"the model {point.name!r} of the package {package}"
+    """The class that an entry point names; a package other than Presurge is named as its provider."""
+    package = f"the package {point.dist.name} {point.dist.version}" if point.dist else point.module
+    what = f"the model {point.name}" + ("" if point.name in _OWN else f" of {package}")
     with _importing(what, where=point.value, hint="Repair or remove the package."):
-        found: object = point.load()
-    if not (isinstance(found, type) and issubclass(found, Forecaster)) or found.name != point.name:
-        what = f"the package {package} offers {point.name!r}, which is not a Forecaster of that name"
+        kind: object = point.load()
+    if not (
+        isinstance(kind, type) and issubclass(kind, Forecaster) and point.name == getattr(kind, "name", "")
+    ):
+        what = f"{package} offers {point.name!r}, which is not a Forecaster of that name"
         raise ConfigError(what, where=point.value)
-    beside = [kind for kind in _registered.values() if kind.__module__ == found.__module__]
-    for kind in {found, *beside}:  # whatever its module registers also comes from the package
-        adopt(kind, f"the package {package}")
-    return found
+    if point.name not in _OWN:
+        # Whatever its module registers comes from the package too.
+        for each in {kind, *(other for other in _registered.values() if other.__module__ == kind.__module__)}:
+            adopt(each, package)
+    return kind
 
 
 def load(path: Path) -> tuple[Forecaster, dict[str, Any]]:
@@ -184,27 +184,18 @@ def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -
         ModelError: They do not describe a model, or describe one that is unknown here.
         MissingDependencyError: The model needs a package that is not installed.
     """
-    name = config.get("model")
+    name, provider = config.get("model"), str(config.get("provider") or "")
     if name not in model_names():
-        raise _unknown(config, where)
-    kind = model_class(str(name))
+        hint = f"It came from {provider}: install that first."
+        if not provider:
+            known = ", ".join(sorted(model_names()))
+            hint = f"Known models: {known}. A newer Presurge or another package may provide it."
+        elif provider.endswith(".py"):
+            hint = f"It was registered by {provider}: name that file in `plugin`."
+        what = f"is a model of the kind {name!r}, which this installation does not know"
+        raise ModelError(what, where=where, hint=hint)
     try:
-        return kind.from_config(config, arrays)
+        return model_class(str(name)).from_config(config, arrays)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         what = f"does not describe a {name} model: {' '.join(str(error).split())}"
         raise ModelError(what, where=where) from error
-
-
-def _unknown(config: dict[str, Any], where: str) -> ModelError:
-    provider = config.get("provider")
-    if not provider:
-        hint = f"Known models: {', '.join(sorted(model_names()))}. A newer Presurge or another package may provide it."
-    elif str(provider).endswith(".py"):
-        hint = f"It was registered by {provider}: name that file in `plugin`."
-    else:
-        hint = f"It came from {provider}: install that first."
-    return ModelError(
-        f"is a model of the kind {config.get('model')!r}, which this installation does not know",
-        where=where,
-        hint=hint,
-    )

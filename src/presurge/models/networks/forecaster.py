@@ -1,4 +1,4 @@
-"""What every forecasting network shares: scaling, normalisation of a window, calendar, items, training, prediction.
+"""The base of the networks: it scales inputs, adds the calendar and the items, trains and forecasts.
 
 A model adds a *body*: a module that maps the past of a window, and what is known of its future, to values. Shapes: B
 windows, L context, H horizon, C targets, O observed covariates, K inputs known in advance (known channels, static
@@ -44,16 +44,16 @@ class NetworkConfig(Config):
     """Settings of every network.
 
     Attributes:
-        loss: What is minimised on the model's scale; ``quantile`` learns every level of the intervals.
-        transform: Applied before scaling; ``auto`` is the square root where every channel counts, else none.
+        loss: Loss of the scaled values; ``quantile`` learns every level of the intervals.
+        transform: Applied before scaling; ``auto`` is the square root if every target is a count, otherwise none.
         scaler: Applied after the transform, fitted on the training rows.
-        normalisation: What is taken off every window and put back on its forecast: nothing, its last value, its mean, or
-            (``revin``) its mean and its standard deviation. ``meanabs`` divides every window by its mean absolute value
+        normalisation: What is removed from every window and restored in its forecast: nothing, its last value, its mean,
+            or (``revin``) its mean and standard deviation. ``meanabs`` divides every window by its mean absolute value
             instead, and every target by that of its training rows, whatever ``scaler`` says.
         affine: Whether ``revin`` learns a gain and a shift for each channel.
-        level_inputs: Whether what is taken off a window is an input, so that the forecast can depend on it.
+        level_inputs: Whether what is removed from a window is an input, so that the forecast can depend on it.
         calendar: Whether the time of day and of the week of every row, past and future, is an input.
-        item_embedding: Learned numbers that tell an item from others, where there are several; 0 tells none.
+        item_embedding: Length of the vector learned for each item if there are several; 0 for none.
         stride: Rows from one training window to the next.
     """
 
@@ -69,7 +69,7 @@ class NetworkConfig(Config):
 
 
 class NetworkForecaster(Forecaster):
-    """Base of the networks: a subclass names itself, declares its settings and implements ``body``.
+    """Base of the networks: a subclass sets ``name``, ``summary`` and ``config_class``, and implements ``body``.
 
     ``training_defaults`` are the settings of the training loop, and ``batch_size``, that suit the model.
     """
@@ -85,22 +85,22 @@ class NetworkForecaster(Forecaster):
         "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
         "batch_size": [32, 64, 128, 256, 512],
     }
-    """What networks share; a network that lacks a setting is searched without it."""
+    """Of these, a search takes the settings that the network has."""
     config: NetworkConfig
     scaler: Scaler
     scalers: dict[str, Scaler]
-    """Those of the covariates and static features, if there are any: observed, known, features."""
+    """By what they scale, if there is any: ``observed`` and ``known`` covariates, static ``features``."""
     calendar: Calendar
     network: WindowNetwork
 
     @abstractmethod
     def body(self, shape: NetworkShape) -> nn.Module:
-        """The module in the middle: called with past [B, L, D] and future [B, H, K], it gives B x (H, C, Q) values."""
+        """The module in the middle: called with past [B, L, D] and future [B, H, K], it returns B x (H, C, Q) values."""
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
-        """Train by gradient; scalers and weights know the training rows only, validation stops and picks the epoch.
+        """Train by gradient; only training rows fit scalers and weights, validation rows stop early and pick the epoch.
 
         Raises:
             DataError: There is no complete training window.
@@ -164,7 +164,7 @@ class NetworkForecaster(Forecaster):
             row_BWN[:, context:, columns_of(spec.channels, "known")] = batch.future_BHK[part]
         feature_B1F = None if batch.features_BF is None else batch.features_BF[part, None]
         input_BWD = self._inputs(row_BWN, feature_B1F, lambda: batch.times(self.horizon)[part])
-        # Through a sum a missing value would reach other values too: it becomes 0, and the forecast is blanked.
+        # A missing value becomes 0, so that it cannot spread to other windows, and the forecast of its own is blanked.
         blank_B = np.isnan(input_BWD).any(axis=(1, 2))
         filled_BWD = torch.from_numpy(np.nan_to_num(input_BWD, copy=False))
         number_of = {name: number for number, name in enumerate(spec.items)}

@@ -1,4 +1,4 @@
-"""The shell around the body of every forecasting network: it normalises a window, tells items apart and shapes the outputs.
+"""The shell around the body of every network: it normalises windows, adds the vector of the item and shapes the outputs.
 
 Shapes: B windows, L context, H horizon, C targets, O observed covariates, K inputs known in advance (for a body these
 include the embedding of the item), D = C + O + K inputs of a row, Q outputs per value (1, or quantiles).
@@ -31,8 +31,8 @@ class NetworkShape:
         channels: C.
         known: K.
         outputs: Q.
-        levels: How many of the K, the last ones, describe the normalisation of the window: 2 C, the level of every
-            target and then the logarithm of its spread, the same in every row; or 0.
+        levels: How many of the K, the last ones, describe the normalisation of the window: 0, or 2 C, the level of every
+            target and then the logarithm of its spread, the same in every row.
         observed: O.
         given: How many of the K, the first ones, are known channels of the panel.
         embedding: How many of the K are learned for the item of the window.
@@ -50,17 +50,17 @@ class NetworkShape:
 
     @property
     def inputs(self) -> int:
-        """D, numbers of one row of the past: targets, observed covariates, inputs known in advance."""
+        """D, the inputs of a past row: targets, observed covariates, inputs known in advance."""
         return self.channels + self.observed + self.known
 
     @property
     def values(self) -> int:
-        """C x Q, numbers that a body returns for one row of the forecast."""
+        """C x Q, the values that a body returns for a row of the forecast."""
         return self.channels * self.outputs
 
 
 class WindowNetwork(nn.Module):
-    """A body between the normalisation of a window's targets and its inverse.
+    """A body between the normalisation of the targets of a window and its inverse.
 
     ``revin`` is the reversible instance normalisation of Kim et al., "Reversible Instance Normalization for Accurate
     Time-Series Forecasting against Distribution Shift", ICLR 2022.
@@ -77,7 +77,7 @@ class WindowNetwork(nn.Module):
         self.body, self.shape, self.normalisation = body, shape, config.normalisation
         size = {"gain_C": torch.ones(shape.channels), "shift_C": torch.zeros(shape.channels)}
         self.affine = nn.ParameterDict(size) if config.affine and config.normalisation == "revin" else None
-        # Number 0 stands for an item that was not in the training data: its vector stays zero.
+        # Number 0 is any item that was not in the training data; its vector stays zero.
         self.item = nn.Embedding(items + 1, shape.embedding, padding_idx=0) if shape.embedding else None
 
     def forward(
@@ -86,8 +86,8 @@ class WindowNetwork(nn.Module):
         """Forecast on the model's scale: [B, H, C], or [B, H, Q, C] where there are several outputs.
 
         Args:
-            context_BLD: Targets, observed covariates, inputs known in advance (without the item's embedding).
-            known_BHK: The latter for the rows of the forecast.
+            context_BLD: Targets, observed covariates and inputs known in advance, without the vector of the item.
+            known_BHK: The inputs known in advance, for the rows of the forecast.
             item_B: Number of the item in training; -1 for any other item.
         """
         shape = self.shape
@@ -111,7 +111,7 @@ class WindowNetwork(nn.Module):
         return rows_BHQC if shape.outputs > 1 else rows_BHQC[:, :, 0]
 
     def _in_shape(self, rows: torch.Tensor, windows: int) -> torch.Tensor:
-        """Return what the body returned, if its values can be read in the order (B, H, C, Q)."""
+        """Check that the values that the body returned are in the order (B, H, C, Q), and pass them on."""
         shape = self.shape
         given, values = tuple(rows.shape), shape.horizon * shape.values
         in_order = len(given) < 3 or given[1] == shape.horizon
@@ -143,7 +143,7 @@ class WindowNetwork(nn.Module):
 
 
 class Head(nn.Module):
-    """Map the features of a window to its forecast: one linear map, plus one of the inputs known for every future row.
+    """Map the features of a window to its forecast linearly, and add a linear map of the inputs known for each future row.
 
     Args:
         features: Length of the vector that describes a window.
