@@ -71,9 +71,8 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
             batch = batch_of(panel, part, context, horizon)
             for name, tracker in trackers.items():
                 began = time.process_time()
-                tracked = tracker.predict(part, batch)
+                mean_BHC, quantiles_BHQC, _, levels = tracker.predict(part, batch)
                 spent = time.process_time() - began
-                mean_BHC, quantiles_BHQC, levels = tracked.mean_BHC, tracked.quantiles_BHQC, tracked.levels
                 yield Piece(name, panel, part, mean_BHC, quantiles_BHQC, levels, spent)
 
 
