@@ -115,6 +115,13 @@ def test_minutes_are_a_series_of_counts(minutes: pl.DataFrame) -> None:
     assert history.stamps(history.panel.values[:2]) == [last + 60, last + 120]
 
 
+def test_minutes_may_be_averages(minutes: pl.DataFrame) -> None:
+    mean = minutes.with_columns(pl.col("Concurrent_requests") / 60)
+    np.testing.assert_allclose(
+        read_history(mean).panel.values[:, 0], mean["Concurrent_requests"].to_numpy(), rtol=1e-6
+    )
+
+
 def test_the_last_row_has_the_keys_of_a_prediction() -> None:
     expected = {"timestamp": 20.0, "request_tokens": 40, "response_tokens": 4}
     assert last_row(pd.DataFrame(REQUESTS)) == last_row(pl.DataFrame(REQUESTS)) == expected

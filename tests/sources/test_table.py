@@ -253,6 +253,8 @@ def test_the_guides_minutes(tmp_path: Path) -> None:
     rows = [f"{60 * i},60,{i},{i * 10},{i},0.1,0.2,0.3" for i in range(10)]
     path.write_text(GUIDE + averages + "\n" + "\n".join(rows) + "\n")
     assert read_guide_csv(path).panel.step_seconds == 60
+    path.write_text(GUIDE + "\n0,60,0.5,3,4\n60,60,1,3,4\n120,60,1,3,4\n")
+    assert read_guide_csv(path).totals == {"input_tokens": 9, "output_tokens": 12}, "none of a fraction"
 
 
 def test_against_pandas_on_real_data(shared: Path) -> None:

@@ -141,7 +141,7 @@ def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = Non
     return replace(
         table,
         panel=table.panel.replace(values=table.panel.values, channels=LOAD_CHANNELS),
-        totals={name: table.totals[column] for name, column in GUIDE_COUNTS.items()},
+        totals={n: table.totals[column] for n, column in GUIDE_COUNTS.items() if column in table.totals},
     )
 
 
