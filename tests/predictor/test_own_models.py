@@ -9,10 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from presurge.errors import DataError
 from presurge.predictor import (
     BasePredictor,
     EnhancedRequestPredictor,
     ModelConfig,
+    ModelManager,
     PredictionResult,
     TrainingResult,
     create_enhanced_predictor,
@@ -129,10 +131,48 @@ def test_every_failure_has_a_reason(requests: pl.DataFrame) -> None:
     assert "load_model of the model 'silent' returned False" in str(predictor.last_error)
 
 
+def test_a_failed_training_keeps_what_it_reports(requests: pl.DataFrame) -> None:
+    class Diverging(Constant):
+        def train(self, data: Any, validation_split: float = 0.2) -> TrainingResult:
+            return TrainingResult(False, 0.5, 9.0, 1.0, 7, False, None, "it diverged", {"step": 12})
+
+    register_model("diverging")(Diverging)
+    result = create_enhanced_predictor(["diverging"]).train_models(requests)["diverging_default"]
+    assert (result.success, result.error_message, result.epochs_trained) == (False, "it diverged", 7)
+    assert (result.training_time, result.best_loss, result.metadata) == (0.5, 1.0, {"step": 12})
+
+
+def test_nothing_trains_on_what_is_not_a_data_frame() -> None:
+    trained = []
+
+    class Eager(Constant):
+        def train(self, data: Any, validation_split: float = 0.2) -> TrainingResult:
+            trained.append(data)
+            return TrainingResult(True, 0.0, 0.0, 0.0, 1, False)
+
+    register_model("eager")(Eager)
+    manager = ModelManager()
+    manager.add_model(ModelConfig("eager"))
+    with pytest.raises(DataError, match="dict is not a data frame"):
+        manager.train_all_models({"Timestamp": [1]})
+    assert (trained, manager.results) == ([], {})
+
+
+def test_only_a_comparison_with_naive_models_is_a_warning(
+    requests: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = ModelManager()
+    manager.train_all_models(requests)
+    assert not caplog.messages
+    manager.add_model(ModelConfig("drift", sequence_length=20, prediction_horizon=3))
+    manager.train_all_models(requests)
+    assert "not below" in caplog.text
+
+
 def test_a_failed_device_switch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fixed(Constant):
         def to_device(self, device: str) -> None:
-            raise RuntimeError("it does not move")
+            raise RuntimeError(f"it does not move to {device}")
 
     devices = pytest.importorskip("presurge.training.devices")
     monkeypatch.setattr(devices, "available_devices", lambda: ("cuda", "cpu"))
@@ -142,4 +182,4 @@ def test_a_failed_device_switch_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     assert not predictor.switch_device("cuda")
     model = predictor.model_manager.active_models["dlinear_default"]
     assert (predictor.device, model.device, model.model.training.device) == ("cpu", "cpu", "cpu")
-    assert str(predictor.last_error) == "it does not move"
+    assert str(predictor.last_error) == "it does not move to cuda", "not why it cannot go back either"

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -183,12 +183,17 @@ class EnhancedRequestPredictor:
 
     def switch_device(self, device: cfg.Device) -> bool:
         """Train on another device from now on. False, and nothing changed, if it fails; see ``last_error``."""
-        with self._attempt(), ExitStack() as undo:
+        with self._attempt():
             found = cfg.usable_device(device, allow_fallback=self.allow_fallback)
-            for model in self.model_manager.active_models.values():
-                undo.callback(model.to_device, model.device)
-                model.to_device(found)
-            undo.pop_all()
+            before = [(model, model.device) for model in self.model_manager.active_models.values()]
+            try:
+                for model, _ in before:
+                    model.to_device(found)
+            except Exception:
+                for model, old in before:
+                    with suppress(Exception):  # the one that failed may fail again; the others still go back
+                        model.to_device(old)
+                raise
             self.device = found
         return self.last_error is None
 

@@ -62,13 +62,14 @@ class ModelManager:
             DataError: It is not a data frame, or a column is missing.
         """
         part = checked(Share, validation_split, "validation_split")
+        self._rows = fingerprint(data, part)
         self.results = {name: train(model, data, part) for name, model in self.active_models.items()}
         trained = [model for name, model in self.active_models.items() if self.results[name].success]
-        self._rows, self.baseline_errors = fingerprint(data, part), _baseline_errors(trained, data, part)
+        self.baseline_errors = _baseline_errors(trained, data, part)
         for model in trained:
             model.measured_on, model.baseline_errors = self._rows, self.baseline_errors
         ranking = self.ranking(self.active_models, 1)
-        if not ranking["beats_baselines"]:
+        if ranking["baseline_errors"] and not ranking["beats_baselines"]:
             logger.warning("%s", ranking["verdict"])
         return self.results
 
@@ -118,12 +119,14 @@ def train(model: BasePredictor, data: Frame, validation_split: float) -> Trainin
         result = model.train(data, validation_split)
         if not isinstance(result, TrainingResult):
             raise TypeError(f"train returned {type(result).__name__}, not a TrainingResult")
-        if not result.success:
-            raise ValueError(result.error_message or "train failed and gave no reason")
+        if not (result.success or result.error_message):
+            result = replace(result, error_message="train failed and gave no reason")
     except Exception as error:
-        model.rolling_errors, spent = before, time.perf_counter() - began
-        reason = _reason(error, f"{model.model_name} was not trained")
-        return TrainingResult(False, spent, math.nan, math.nan, 0, early_stopped=False, error_message=reason)
+        spent, reason = time.perf_counter() - began, _reason(error, f"{model.model_name} was not trained")
+        result = TrainingResult(False, spent, math.nan, math.nan, 0, False, error_message=reason)
+    if not result.success:
+        model.rolling_errors = before
+        return result
     model.is_trained = True
     if not model.rolling_errors:
         _measure(model, data, validation_split)
