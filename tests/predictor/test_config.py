@@ -127,6 +127,12 @@ def test_types_ignore_case(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"MeanOfTwo", "Mine"} <= set(predictor.get_available_models())
     assert ModelRegistry().class_of("SEASONAL-NAIVE") is ForecasterPredictor
     assert model_registry.class_of("mine") is ForecasterPredictor
+    own = ModelRegistry()
+    own.register_model_class("DLinear", BasePredictor)
+    own.register_model_class("dlinear", ForecasterPredictor)
+    own.register_model_class("DLinear", BasePredictor)
+    assert own.class_of("dlinear") is BasePredictor, "the latest class of a type counts"
+    assert "DLinear" not in own.get_available_model_types()
 
 
 def test_presets_ignore_case() -> None:
@@ -149,6 +155,8 @@ def test_one_name_may_stand_for_a_list() -> None:
 def test_a_dictionary_is_not_a_configuration(add: Any) -> None:
     with pytest.raises(ConfigError, match="config: input should be an instance of ModelConfig"):
         add("dlinear", {"epochs": 3}) if add else ModelManager().add_model({"epochs": 3})
+    with pytest.raises(ConfigError, match="config: input should be an instance of ModelConfig"):
+        ForecasterPredictor({"epochs": 3})  # type: ignore[arg-type]
 
 
 def test_a_class_that_cannot_be_instantiated_is_named() -> None:

@@ -99,6 +99,7 @@ class BasePredictor(ABC):
     """
 
     def __init__(self, config: cfg.ModelConfig) -> None:
+        config = cfg.checked(cfg.Given, config, "config")
         self.model_name = config.model_name or str(config.model_type or type(self).__name__)
         self.config = replace(config, model_name=self.model_name, device=cfg.usable_device(config.device))
         self.model_type = self.config.model_type or cfg.ModelType.CUSTOM
@@ -205,7 +206,7 @@ class ModelRegistry:
         """
         if BasePredictor not in getattr(model_class, "__mro__", ()):
             raise ValueError(f"{model_class!r} does not derive from BasePredictor")
-        self._classes[model_type] = model_class
+        self._classes[cfg.model_type_of(model_type)] = model_class
 
     def class_of(self, model_type: cfg.ModelType | str) -> type[BasePredictor]:
         """The class of a type, ignoring case.
@@ -213,18 +214,17 @@ class ModelRegistry:
         Raises:
             ConfigError: There is no model of that type; the message lists those that exist.
         """
+        wanted = cfg.model_type_of(model_type)
         own = {name.lower(): model_class for name, model_class in self._classes.items()}
-        if model_type.lower() in own:
-            return own[model_type.lower()]
-        if cfg.model_type_of(model_type) in model_names():
+        if wanted.lower() in own:
+            return own[wanted.lower()]
+        if wanted in model_names():
             from presurge.predictor.adapter import ForecasterPredictor
 
             return ForecasterPredictor
         types = self.get_available_model_types()
         hint = f"Choose one of: {', '.join(types)}. Register a class of your own with @register_model(type)."
-        raise ConfigError(
-            f"there is no model of the type {str(model_type)!r}", setting="model_type", hint=hint
-        )
+        raise ConfigError(f"there is no model of the type {str(wanted)!r}", setting="model_type", hint=hint)
 
     def make(self, config: cfg.ModelConfig) -> BasePredictor:
         """Make an untrained predictor, named as its configuration says whatever the class does.
