@@ -111,6 +111,7 @@ def test_the_rolling_error_is_that_of_the_validation_rows(requests: pl.DataFrame
         wape = (forecast - tokens).abs()[rows].sum() / tokens[rows].sum()
         assert model.rolling_errors[step - 1] == pytest.approx(wape.mean(), rel=1e-4)
     assert result.metadata["validation"]["input_tokens"]["wape"] > 0
+    assert set(result.metadata) == {"windows", "parameters", "chosen", "notes", "validation"}
     assert model.confidence(2) == pytest.approx(1 / (1 + np.mean(model.rolling_errors[:2])))
 
 
@@ -278,6 +279,9 @@ def test_failures_to_save_or_load(trained: EnhancedRequestPredictor, tmp_path: P
     assert not trained.save_model("dlinear", str(tmp_path / "models"))
     assert (tmp_path / "models" / "precious.txt").read_text() == "keep me"
     assert trained.save_model("dlinear", str(tmp_path / "models" / "dlinear"))
+    for missing in ("nowhere", "nowhere.pt"):
+        assert not fresh.load_model("dlinear", str(tmp_path / missing))
+        assert "does not exist\n  Name a file or directory that save_model wrote" in str(fresh.last_error)
     assert not fresh.load_model("linear", str(tmp_path / "models" / "dlinear"))
     assert "type 'dlinear', not 'linear'" in str(fresh.last_error)
 

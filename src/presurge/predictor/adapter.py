@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -150,7 +149,13 @@ class ForecasterPredictor(BasePredictor):
             success=True,
             training_time=time.perf_counter() - began,
             **outcome,
-            metadata={**asdict(report), "validation": self.model.error},
+            metadata={
+                "windows": report.n_windows,
+                "parameters": report.n_parameters,
+                "chosen": report.chosen,
+                "notes": list(report.notes),
+                "validation": self.model.error,
+            },
         )
 
     def predict(self, data: Frame, steps: int | None = None) -> PredictionResult:
@@ -226,10 +231,12 @@ class ForecasterPredictor(BasePredictor):
         The stored configuration replaces this one, except for name and device.
 
         Raises:
-            ModelError: It is damaged, holds anything but tensors and text, or is a model of another type.
+            ModelError: It does not exist, is damaged, holds anything but tensors and text, or is a model of another type.
             MissingDependencyError: It needs a package that is not installed.
         """
         where = str(path)
+        if not Path(path).exists():
+            raise ModelError("does not exist", where=where, hint=cfg.SAVED)
         if _is_torch_file(where):
             from presurge.models.networks.torch_file import read_torch_file
 

@@ -39,6 +39,7 @@ FIELDS |= {name: name for name in ("batch_size", "epochs", "learning_rate", "pat
 
 _LOADER = "presurge.models.registry.load_plugin"
 _NAMES = {**FIELDS, "plugin": _LOADER, "allow_fallback": f"allow_fallback=True, or {ALLOW_FALLBACK}=1"}
+SAVED = "Name a file or directory that save_model wrote, or the directory of a training run."
 _BAD_ROW = "Mend or remove this row, or what else is wrong with the data frame."
 _HINTS = {
     "another `step`": "Give rows of the step that the model was trained on.",
@@ -46,7 +47,7 @@ _HINTS = {
     "`kind": _BAD_ROW,
     "`step=": _BAD_ROW,
     "`time_unit`": _BAD_ROW,
-    "`presurge train`": "Name a file or directory that save_model wrote, or the directory of a training run.",
+    "`presurge train`": SAVED,
 }
 """Words in a hint that speak of what this interface lacks -> the hint to give here."""
 T = TypeVar("T")
