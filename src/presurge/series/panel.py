@@ -219,13 +219,16 @@ class Panel:
 
     def take(self, span: Span) -> "Panel":
         """A panel of the rows of a span; items without rows stay, empty."""
-        pairs = zip(span.first, span.last, strict=True)
-        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(a, b) for a, b in pairs)])
+
+        def rows(array_R: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            pieces = (array_R[a:b] for a, b in zip(span.first, span.last, strict=True))
+            return np.concatenate([array_R[:0], *pieces])
+
         return self.replace(
-            values=self.values[rows],
+            values=rows(self.values),
             indptr=np.concatenate(([0], np.cumsum(span.last - span.first))),
             start=self.start + (span.first - self.indptr[:-1]) * self.step,
-            stamps=None if self.stamps is None else self.stamps[rows],
+            stamps=None if self.stamps is None else rows(self.stamps),
         )
 
     def replace(self, **changes: Any) -> "Panel":
