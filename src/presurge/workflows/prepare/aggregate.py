@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from presurge.errors import ConfigError, DataError, within
-from presurge.series.buckets import BUSY, Buckets, Totals, bucket, bucket_queries, bucketed, check_conserved
+from presurge.series.buckets import BUSY, TIME, Buckets, Totals, bucket_queries, bucketed, check_conserved
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Channel, Clock, Panel
 from presurge.series.spans import Span
@@ -160,7 +160,11 @@ def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
     """
     file = open_file(source)
     frame, step = guide_columns(file)
-    buckets, totals = bucket(guide_sums(frame, step), step)
+    rows = guide_sums(frame, step)
+    _, summary = bucket_queries(rows, step)
+    # There is nothing to group: the rows are in order, and each is a bucket.
+    each = rows.select((pl.col(TIME) // step).alias("bucket"), pl.exclude(TIME))
+    buckets, totals = bucketed(pl.collect_all([each, summary]), step)
     # The last row covers its whole step, not only the instant of its stamp.
     buckets = replace(buckets, last=buckets.last + step - 1)
     check_conserved(totals, buckets.totals(), f"{file.path}, buckets of {format_step(step)}")
