@@ -1,5 +1,6 @@
 """Intervals that follow the errors: against a plain loop, without a look ahead, and back in place after a shift."""
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -127,6 +128,24 @@ def test_tracks_in_pieces_give_the_same(walk: Panel, monkeypatch: pytest.MonkeyP
     one_by_one = model.forecast(walk)
     monkeypatch.undo()
     np.testing.assert_array_equal(one_by_one.quantiles, model.forecast(walk).quantiles)
+
+
+def test_memory_does_not_grow_with_the_rows_of_a_wide_track(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(9).normal(size=(2 * BLOCK + 100, 60)).astype(np.float32)
+    channels = tuple(Channel(f"c{c}") for c in range(60))
+    panel = Panel(values=values, channels=channels, step=HOUR, start=np.zeros(1, np.int64))
+    model = LastValue(context=CONTEXT, horizon=24)
+    model.fit(panel, panel.full_span())
+    model.calibration = Calibration(
+        np.zeros((24, 7, 60), np.float32), tuple(LEVELS), np.zeros(60, np.bool_), 10
+    )
+    forecasts = values.nbytes * 24
+    monkeypatch.setattr("presurge.models.tracking._VALUES_AT_ONCE", 1 << 14)
+    tracemalloc.start()
+    model.forecast(panel)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 3 * forecasts
 
 
 def test_a_forecast_has_the_intervals_that_a_backtest_has_at_its_origin(make_panel: MakePanel) -> None:

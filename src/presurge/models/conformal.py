@@ -174,13 +174,14 @@ class Tracks:
         """Move by S rows of errors, oldest first, and yield the tracks after each row.
 
         Args:
-            errors_SXHC: Errors on the scale of the residuals; NaN moves nothing.
+            errors_SXHC: Errors of at least one row, on the scale of the residuals; NaN moves nothing.
             levels: The Q levels, ascending.
             rate: How far one error moves a quantile, as a share of the scale.
         """
         known_SXHC = ~np.isnan(errors_SXHC)
-        size_SXHC = np.where(known_SXHC, np.abs(errors_SXHC), 0)
-        total_SXHC = self.total_XHC + size_SXHC.cumsum(axis=0, dtype=np.float64)
+        size_SXHC = np.where(known_SXHC, np.abs(errors_SXHC), 0).astype(np.float64)
+        size_SXHC[0] += self.total_XHC  # so that any split of the rows adds in the same order, bit for bit
+        total_SXHC = size_SXHC.cumsum(axis=0)
         count_SXHC = self.count_XHC + known_SXHC.cumsum(axis=0)
         followed_SX = self.followed_X + known_SXHC.any(axis=(-2, -1)).cumsum(axis=0)
         mean_SXHC, rate_SXHC = total_SXHC / np.maximum(count_SXHC, 1), rate * known_SXHC

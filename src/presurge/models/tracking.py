@@ -230,7 +230,8 @@ class IntervalTracker:
         steps = np.arange(self._horizon)  # step h was forecast h rows before
         errors_IHC = calibration.errors(actual_IN[:, self._panel.targets], live.means_IAHC[:, steps, steps])
         errors_IHC[now_I <= self._until_I] = np.nan
-        next(live.follow(errors_IHC[None, None], calibration.levels, calibration.rate))
+        errors_XHC = np.stack((errors_IHC, errors_IHC))
+        next(live.follow(errors_XHC[None], calibration.levels, calibration.rate))
 
     def _tracks_at_once(self) -> int:
         """How many tracks to follow at once, so that their errors fit into a few tens of MiB."""
@@ -253,14 +254,16 @@ class IntervalTracker:
         """
         panel, calibration, steps = self._panel, self._calibration, np.arange(self._horizon)
         self._make(item_T, first_T, last_T, *made)
-        row_ST = first_T + np.arange(max(0, (last_T - first_T).max() + 1))[:, None]
-        place_STH = self._places(item_T[:, None], row_ST[:, :, None] - 1 - steps)
-        place_STH[row_ST > last_T] = 0
-        actual_STC = panel.values[row_ST.clip(max=len(panel) - 1)][:, :, panel.targets]
-        errors_STHC = calibration.errors(actual_STC, self._means[place_STH, steps])
         tracks = Tracks.begin(calibration.residuals_HQC, len(first_T))
         yield tracks
-        yield from tracks.follow(errors_STHC, calibration.levels, calibration.rate)
+        row_S = np.arange(max(0, (last_T - first_T).max() + 1))
+        for part_S in chunks(row_S, max(1, _VALUES_AT_ONCE // tracks.total_XHC.size)):
+            row_ST = first_T + part_S[:, None]
+            place_STH = self._places(item_T[:, None], row_ST[:, :, None] - 1 - steps)
+            place_STH[row_ST > last_T] = 0
+            actual_STC = panel.values[row_ST.clip(max=len(panel) - 1)][:, :, panel.targets]
+            errors_STHC = calibration.errors(actual_STC, self._means[place_STH, steps])
+            yield from tracks.follow(errors_STHC, calibration.levels, calibration.rate)
 
     def _make(self, item_T: IntArray, first_T: IntArray, last_T: IntArray, *made: npt.NDArray[Any]) -> None:
         """Keep the forecasts of the rows from the first to the last, and those from the last H rows; make what is missing."""
