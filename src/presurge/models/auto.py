@@ -167,6 +167,8 @@ class Auto(Forecaster):
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
+        if len(self.members) == 1:
+            return Prediction(plugins.predict(self.members[0].model, batch).mean_BHC)
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
         for model, channels in self.members:
             own_BHC = plugins.predict(model, batch.last_rows(model.context)).mean_BHC

@@ -86,7 +86,7 @@ class Scale:
         low_B1 = low_B1 - reach_B1
         if self.transform != "identity" and self.low >= 0:
             low_B1 = np.maximum(low_B1, np.minimum(lowest_B1, 0))
-        held_BN = np.clip(z_BN, low_B1, high_B1 + reach_B1)
+        held_BN = np.minimum(np.maximum(z_BN, low_B1), high_B1 + reach_B1)
         y_BN: Float64Array = self.unit * TRANSFORMS[self.transform].inverse(held_BN)
         return y_BN
 
