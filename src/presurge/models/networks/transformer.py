@@ -74,8 +74,8 @@ class TransformerBody(nn.Module):
     def forward(self, past_BLD: torch.Tensor, future_BHK: torch.Tensor) -> torch.Tensor:
         """[B, H, values]."""
         # Copies of the first row fill up the first patch.
-        row_BDL = nn.functional.pad(past_BLD.transpose(1, 2), (self.lead, 0), mode="replicate")
-        patch_BNP = row_BDL.reshape(*row_BDL.shape[:2], -1, self.patch).transpose(1, 2).flatten(2)
+        row_BLD = torch.cat([past_BLD[:, :1].expand(-1, self.lead, -1), past_BLD], 1)
+        patch_BNP = row_BLD.reshape(len(row_BLD), -1, self.patch, row_BLD.shape[2]).transpose(2, 3).flatten(2)
         token_BNF = self.embed(patch_BNP) + self.position_NF
         if self.recompute and self.training:
             for layer in self.encoder.layers:
