@@ -97,7 +97,7 @@ def test_faults_of_fitting(members: dict[str, Any], says: str, make_panel: MakeP
         (lambda batch: np.zeros((len(batch.origin_B), 2, 1)), "predict returned ndarray, not a Prediction"),
         (lambda batch: Prediction(np.zeros((1, 2, 1))), r"\(1, 2, 1\), not \[B, H, C\] = \(3, 2, 1\)"),
         (lambda batch: Prediction(np.full((3, 2, 1), np.nan)), "3 of 3 forecasts"),
-        (lambda batch: Prediction(np.zeros((3, 2, 1)), np.zeros((3, 2, 1))), r"quantiles of the shape \(3, 2, 1\)"),
+        (lambda batch: Prediction(np.zeros((3, 2, 1)), np.zeros((3, 2, 1))), r"\(3, 2, 1\), not \[B, H, Q, C\] = \(3, 2, 7, 1\)"),
         (lambda batch: Prediction(np.full((3, 2, 1), "much")), "TypeError|UFuncTypeError|_UFuncNoLoopError"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip

@@ -145,8 +145,10 @@ def _checked(model: "Forecaster", prediction: object, batch: "WindowBatch") -> "
     windows, horizon, channels = shape = (len(batch.origin_B), model.horizon, len(spec.targets))
     if np.shape(mean) != shape:
         raise _fault(kind, f"predict gave forecasts of the shape {np.shape(mean)}, not [B, H, C] = {shape}")
-    if quantiles is not None and np.shape(quantiles) != (windows, horizon, len(levels), channels):
-        raise _fault(kind, f"predict gave quantiles of the shape {np.shape(quantiles)}, not [B, H, Q, C]")
+    wanted = (windows, horizon, len(levels), channels)
+    if quantiles is not None and np.shape(quantiles) != wanted:
+        what = f"predict gave quantiles of the shape {np.shape(quantiles)}, not [B, H, Q, C] = {wanted}"
+        raise _fault(kind, what)
     floor_C = np.where(spec.count_mask, np.float32(0), np.float32(-np.inf))
     mean_BHC = np.maximum(mean, floor_C, dtype=np.float32)
     whole_B = np.isfinite(batch.context_BLC).all(axis=(1, 2))
