@@ -146,6 +146,13 @@ def test_saved_and_loaded_bit_by_bit(kind: type[Forecaster], load: Panel, tmp_pa
         assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
+def test_a_document_without_its_arrays_is_refused(model: Forecaster) -> None:
+    document, arrays = model.document()
+    if arrays:
+        with pytest.raises(ModelError, match="does not describe a"):
+            registry.from_document(document, {}, where="here")
+
+
 def test_the_same_twice(kind: type[Forecaster], fitted: tuple[Forecaster, FitReport], load: Panel) -> None:
     one, other = fitted, fit(kind, load)
     np.testing.assert_array_equal(means(one[0], load), means(other[0], load))

@@ -29,8 +29,8 @@ from presurge.series.windows import WindowBatch, targets_of
 if TYPE_CHECKING:
     from presurge.models.linear.linear import Linear
 
-WEIGHTS = ("weight", "bias", "calendar", "covariates")
-"""What a channel forecasts with: its own past, a bias, and the terms."""
+TERMS = ("calendar", "covariates")
+"""What a channel may forecast with beside its own past."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_RIDGE = 1e-9

@@ -18,7 +18,7 @@ from presurge.config import Config
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear.channel import (
-    WEIGHTS,
+    TERMS,
     ChannelFit,
     ChannelModel,
     ChannelProblem,
@@ -170,11 +170,9 @@ class Linear(Forecaster):
         """The inverse of ``state``."""
         spec = self.fitted_spec()
         self.calendar = Calendar(step=spec.step, harmonics=state["harmonics"])
-        self.channels = [
-            ChannelModel(
-                scale=Scale(**scale),
-                weights={name: arrays[f"{c}.{name}"] for name in WEIGHTS if f"{c}.{name}" in arrays},
-                floor=0.0 if channel.kind == "count" else -np.inf,
-            )
-            for c, (scale, channel) in enumerate(zip(state["scales"], spec.targets, strict=True))
-        ]
+        self.channels = []
+        for c, (scale, channel) in enumerate(zip(state["scales"], spec.targets, strict=True)):
+            names = ["weight", "bias", *(term for term in TERMS if f"{c}.{term}" in arrays)]
+            weights = {name: arrays[f"{c}.{name}"] for name in names}
+            floor = 0.0 if channel.kind == "count" else -np.inf
+            self.channels.append(ChannelModel(Scale(**scale), weights, floor))
