@@ -22,7 +22,7 @@ import optuna
 
 from presurge.cli import main
 from presurge.errors import ConfigError, DataError, MissingDependencyError
-from presurge.models.registry import model_names
+from presurge.models.registry import model_class, model_names
 from presurge.series.dataset import Dataset
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
@@ -323,6 +323,19 @@ def test_a_fixed_setting_decides_which_others_are_searched() -> None:
     assert {"loss", "learning_rate"} <= sgd.keys()
     assert not {"solver", "ridge", "batch_size"} & sgd.keys()
     assert not any(knob.only_with for knob in (*exact.values(), *sgd.values()))
+
+
+def test_what_depends_on_an_idle_setting_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    robust, sgd = {"scaler": ["robust"]}, {"solver": ["sgd"]}
+    declared = {
+        "batch_size": {"choices": [32, 64], "only_with": robust},
+        "scaler": {"choices": ["standard", "robust"], "only_with": sgd},
+        "solver": ["exact", "sgd"],
+        "ridge": [1.0, 10.0],
+    }
+    monkeypatch.setattr(model_class("dlinear"), "search_space", declared)
+    assert space_of(resolve_config({})).keys() == declared.keys()
+    assert space_of(resolve_config({"model_settings": {"solver": "exact"}})).keys() == {"ridge"}
 
 
 def test_every_declared_value_is_possible() -> None:

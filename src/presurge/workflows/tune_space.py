@@ -135,12 +135,14 @@ def space_of(settings: TrainConfig, path: Path | None = None, *, fixed: Collecti
         own, gone = own_values(settings), {*fixed, *settings.model_settings}
         if find_spec("torch") is None:  # then nothing can be trained by gradient
             own, gone = own | {"solver": "exact"}, gone | {"solver"}
+        space = {name: knob for name, knob in declared.items() if name not in gone}
         # Of a setting that means something only beside others, those that are searched decide, else those that are fixed.
-        space = {
-            name: knob
-            for name, knob in declared.items()
-            if name not in gone and (knob.only_with.keys() <= declared.keys() - gone or knob.applies(own))
-        }
+        while idle := [
+            name
+            for name, knob in space.items()
+            if not (knob.only_with.keys() <= space.keys() or knob.applies(own))
+        ]:
+            space = {name: knob for name, knob in space.items() if name not in idle}
     if not space:
         raise ConfigError(
             f"there is nothing to search for {settings.model}",
