@@ -177,10 +177,10 @@ def _load_prepared(directory: Path) -> Series:
     covered = covered_rows(panel, (edges["first"], edges["last"]), directory)
     if len(covered) < len(panel):
         notes.append("Edge rows that the trace covers only in part are left out of training and scoring.")
-    bounds = (
+    parts = (
         np.clip(manifest["split"][name], covered.first, covered.last) for name in ("train", "val", "test")
     )
-    train, validation, test = (Span(*(bound - covered.first).reshape(2, 1)) for bound in bounds)
+    train, validation, test = (Span(part[:1] - covered.first, part[1:] - covered.first) for part in parts)
     return Series(
         panel=panel.take(covered),
         channels=tuple(channel["name"] for channel in manifest["channels"]),
