@@ -230,7 +230,7 @@ def covered_rows(panel: Panel, partial: tuple[bool, bool], where: Path) -> Span:
     covered = Span(np.array([int(partial[0])]), np.array([len(panel) - int(partial[1])]))
     if (covered.last <= covered.first).any():
         raise DataError(
-            f"no bucket of {format_step(panel.step)} is covered completely (of {len(panel)} in all)",
+            f"no bucket of {format_step(panel.step)} is covered completely ({len(panel)} rows in all)",
             where=str(where),
             hint="The trace is too short for this step: use a longer trace or a smaller `step`.",
         )
