@@ -160,8 +160,10 @@ class WindowTask(Task):
         """Windows [B, W, D] and items [B] of origins, gathered here for the cpu and otherwise on the device."""
         origins = batch.numpy()
         item_B = torch.from_numpy(self.panel.items_of(origins))
-        if device.type == "cpu" or self.array_RD.nbytes > RESIDENT_BYTES:
-            return move((torch.from_numpy(self._windows(origins)), item_B), device)  # type: ignore[no-any-return]
+        if device.type == "cpu":
+            return torch.from_numpy(self._windows(origins)), item_B
+        if self.array_RD.nbytes > RESIDENT_BYTES:
+            return move(torch.from_numpy(self._windows(origins)), device), move(item_B, device)
         return self.gathered_on(device, batch), move(item_B, device)
 
     def gathered_on(self, device: torch.device, origin_B: torch.Tensor) -> torch.Tensor:
