@@ -398,6 +398,8 @@ class _Run:
 
     def _write_last(self) -> None:
         """Write ``last.pt``, from which the run can be resumed exactly; only between two steps."""
+        if self.ranks.world == 1 and self.directory is None:
+            return
         self._check()
         buffers = dict(self.learner.module.named_buffers()) if self.ranks.world > 1 else {}
         own = {
