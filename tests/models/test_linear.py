@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 
 from presurge.errors import DataError
 from presurge.models import registry
-from presurge.models.linear.channel import Scale
+from presurge.models.linear.channel import WEEKDAYS_MARGIN, Scale
 from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Channel, Panel
@@ -48,11 +48,15 @@ def arma(rows: int, seed: int) -> np.ndarray:
 
 
 def fixed(transform: str = "identity", calendar: str = "off", ridge: float | None = 0.0) -> LinearConfig:
-    return LinearConfig.model_validate({"transform": transform, "calendar": calendar, "ridge": ridge})
+    """``calendar`` is off, on, or weekdays: on, with shapes of their own for the days of the week."""
+    on = "off" if calendar == "off" else "on"
+    weekdays = "on" if calendar == "weekdays" else "off"
+    values = {"transform": transform, "calendar": on, "weekdays": weekdays, "ridge": ridge}
+    return LinearConfig.model_validate(values)
 
 
 @pytest.mark.parametrize("transform", ["identity", "sqrt", "log1p"])
-@pytest.mark.parametrize("calendar", ["off", "on"])
+@pytest.mark.parametrize("calendar", ["off", "on", "weekdays"])
 def test_least_squares_of_windows_written_out(make_panel: MakePanel, transform: str, calendar: str) -> None:
     y = np.random.default_rng(1).gamma(4, 10, 1500).astype(np.float32)
     panel = make_panel(y)
@@ -63,9 +67,15 @@ def test_least_squares_of_windows_written_out(make_panel: MakePanel, transform: 
     backward = {"identity": lambda v: v, "sqrt": np.square, "log1p": np.expm1}[transform]
     windows = sliding_window_view(forward(y.astype(np.float64) / unit), 11)
     inputs = [windows[:, :8] - windows[:, 8:9], np.ones((len(windows), 1))]
-    if calendar == "on":
+    if calendar != "off":
         hour = (np.arange(len(windows)) + 8)[:, None] * 2 * np.pi
-        waves = np.concatenate([hour / 24 * np.arange(1, 9), hour / 168 * np.arange(1, 7)], axis=1)
+        # Of the week: daily waves are every seventh, and a wave of two rows is the limit.
+        of_the_week = (
+            [*range(1, 7), *range(7, 57, 7)]
+            if calendar == "on"
+            else [k for k in range(1, 84) if k < 57 or k % 7]
+        )
+        waves = hour / 168 * of_the_week
         inputs += [np.sin(waves), np.cos(waves)]
     change = windows[:, 9:] - windows[:, 8:9]
     solution = np.linalg.lstsq(np.concatenate(inputs, axis=1), change, rcond=None)[0]
@@ -334,6 +344,68 @@ def test_settings(make_panel: MakePanel) -> None:
     assert "calendar" in Linear(context=3, horizon=1, config=LinearConfig(calendar="on")).fit(
         short, short.full_span()
     ).notes[-1]  # fmt: skip
+
+
+def hourly(weeks: int, *, own_shapes: bool) -> np.ndarray:
+    """Counts by the hour with a shape of the day, either the same or one for each weekday."""
+    rng = np.random.default_rng(18)
+    shapes = rng.gamma(2, 60, (7 if own_shapes else 1, 24))
+    shapes = np.mean([np.roll(shapes, lag, axis=1) for lag in range(4)], axis=0)
+    return rng.poisson(np.tile(shapes.reshape(-1), weeks * (1 if own_shapes else 7)))
+
+
+def test_weekdays_with_shapes_of_their_own(make_panel: MakePanel, tmp_path: Path) -> None:
+    panel = make_panel(hourly(12, own_shapes=True), kinds="c")
+    train, test = cut(panel)
+    model, plain = (
+        Linear(context=12, horizon=3, config=LinearConfig.model_validate({"weekdays": use}))
+        for use in ("auto", "off")
+    )
+    chosen = model.fit(panel, train).chosen["c0"]
+    assert chosen["calendar"]
+    assert chosen["weekdays"]
+    assert "weekdays" not in plain.fit(panel, train).chosen["c0"]
+    assert wape(model, panel, test) < 0.5 * wape(plain, panel, test)
+    model.save(tmp_path / "model")
+    again, _ = registry.load(tmp_path / "model")
+    assert isinstance(again, Linear)
+    np.testing.assert_array_equal(forecasts(again, panel, test)[0], forecasts(model, panel, test)[0])
+
+
+def test_weekdays_win_by_a_margin_only(make_panel: MakePanel) -> None:
+    panel = make_panel(hourly(12, own_shapes=False), kinds="c")
+    report = Linear(context=12, horizon=3).fit(panel, panel.full_span())
+    assert report.chosen["c0"]["calendar"]
+    assert not report.chosen["c0"]["weekdays"]
+    errors = {
+        use: min(row["error"] for row in report.candidates if row["weekdays"] is use) for use in (False, True)
+    }
+    assert report.chosen["c0"]["error"] == errors[False] < errors[True] / (1 - WEEKDAYS_MARGIN)
+
+
+def test_weekdays_take_four_weeks(make_panel: MakePanel) -> None:
+    y = hourly(4, own_shapes=True)
+    for rows in (len(y), len(y) - 1):
+        panel = make_panel(y[:rows], kinds="c")
+        chosen = Linear(context=12, horizon=3).fit(panel, panel.full_span()).chosen["c0"]
+        assert ("weekdays" in chosen) is (rows == len(y))
+    config = LinearConfig.model_validate({"calendar": "off", "weekdays": "on"})
+    assert (
+        "weekdays"
+        not in Linear(context=12, horizon=3, config=config).fit(panel, panel.full_span()).chosen["c0"]
+    )
+
+
+def test_a_model_saved_without_weekdays_loads(make_panel: MakePanel) -> None:
+    panel = make_panel(hourly(3, own_shapes=False), kinds="c")
+    model = Linear(context=5, horizon=3)
+    model.fit(panel, panel.full_span())
+    document, arrays = model.document()
+    document["state"]["harmonics"] = [list(pair) for pair in document["state"]["harmonics"]["calendar"]]
+    again = registry.from_document(document, arrays, where="memory")
+    assert isinstance(again, Linear)
+    span = panel.full_span()
+    np.testing.assert_array_equal(forecasts(again, panel, span)[0], forecasts(model, panel, span)[0])
 
 
 def test_saved_and_loaded_bit_by_bit_with_calendar(make_panel: MakePanel, tmp_path: Path) -> None:

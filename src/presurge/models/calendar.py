@@ -11,8 +11,10 @@ from presurge.series.frequency import DAY, WEEK
 from presurge.series.panel import IntArray
 from presurge.series.scalers import Float64Array
 
-_ORDERS = ((DAY, 8), (WEEK, 6))
+_ORDERS = ((DAY, range(1, 9)), (WEEK, range(1, 7)))
 """Harmonics of each period. The seventh of a week is the first of a day, so a week has six of its own."""
+_WEEKDAYS = tuple(order for order in range(8, 105) if order % 7)
+"""Products of daily and weekly harmonics are further harmonics of the week: with them each weekday has a shape of its own."""
 
 
 class Calendar(Config):
@@ -34,10 +36,16 @@ class Calendar(Config):
             harmonics=tuple(
                 (period, order)
                 for period, orders in _ORDERS
-                for order in range(1, orders + 1)
+                for order in orders
                 if rows * step >= 2 * period and period > 2 * step * order
             ),
         )
+
+    @classmethod
+    def of_weekdays(cls, step: int, rows: int) -> "Calendar":
+        """The further harmonics of weekdays with shapes of their own, which only four weeks or more can teach."""
+        orders = _WEEKDAYS if rows * step >= 4 * WEEK else ()
+        return cls(step=step, harmonics=tuple((WEEK, order) for order in orders if 2 * step * order < WEEK))
 
     @property
     def size(self) -> int:

@@ -29,8 +29,14 @@ from presurge.series.windows import WindowBatch, targets_of
 if TYPE_CHECKING:
     from presurge.models.linear.linear import Linear
 
-TERMS = ("calendar", "covariates")
+CALENDARS = ("calendar", "weekdays")
+"""Terms of the time of the origin: a rhythm of the day and of the week, and weekdays with shapes of their own."""
+TERMS = (*CALENDARS, "covariates")
 """What a channel may forecast with beside its own past."""
+
+WEEKDAYS_MARGIN = 0.05
+"""Share of the error by which the many weights of the weekdays have to be better. On real series that gain less from them in
+the folds they do harm on later rows."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_RIDGE = 1e-9
@@ -126,15 +132,15 @@ class ChannelModel:
         return replace(self, weights={name: array_N[rows] for name, array_N in self.weights.items()})
 
 
-def further_inputs(terms: Collection[str], calendar: Calendar, batch: WindowBatch) -> dict[str, Float64Array]:
+def further_inputs(
+    terms: Collection[str], calendars: Mapping[str, Calendar], batch: WindowBatch
+) -> dict[str, Float64Array]:
     """The inputs [B, K] of each term beside the context of the channel.
 
-    ``calendar``: harmonics of the time of the origin. ``covariates``: the context of each covariate of the batch and, if it
-    is known, its H rows after that.
+    ``calendar`` and ``weekdays``: harmonics of the time of the origin. ``covariates``: the context of each covariate of the
+    batch and, if it is known, its H rows after that.
     """
-    inputs = {}
-    if "calendar" in terms:
-        inputs["calendar"] = calendar.terms(batch.origin_B)
+    inputs = {term: calendars[term].terms(batch.origin_B) for term in CALENDARS if term in terms}
     if "covariates" in terms:
         known = [channel for channel in batch.channels if channel.role == "known"]
         parts = []
@@ -176,7 +182,7 @@ class ChannelProblem:
     """
 
     def __init__(self, model: "Linear", panel: Panel, train: Span, folds: Sequence[Fold]) -> None:
-        self.config, self.calendar, self.panel = model.config, model.calendar, panel
+        self.config, self.calendars, self.panel = model.config, model.calendars, panel
         self.context, self.horizon = model.context, model.horizon
         size = (model.context, model.horizon)
         learn = (*(fold.learn for fold in folds), train)
@@ -196,7 +202,7 @@ class ChannelProblem:
         from and to judge by, the choice is a default: the square root where it is possible, and a firm ridge.
 
         Args:
-            term_sets: Whether each term that there is may be used, the default first.
+            term_sets: Whether each term that there is may be used, the default first, those with weekdays last.
         """
         scales = self._scales()
         moments = self._moments_by_fold(scales)
@@ -211,7 +217,8 @@ class ChannelProblem:
         usable = [f for f, judge in enumerate(self.judge_F) if len(judge) and len(self.learn_F[f])]
         candidates: list[dict[str, Any]] = []
         at_fold: dict[int, ChannelModel] = {}
-        for name, terms in product(scales if usable else (), term_sets):
+        lowest = np.inf
+        for terms, name in product(term_sets, scales if usable else ()):
             used = [term for term in terms if terms[term]]
             fits = {f: self._solve(moments[name][f], scales[name], used, ridges) for f in usable}
             errors = self._pooled_errors(fits, used, len(ridges)).tolist()
@@ -221,8 +228,9 @@ class ChannelProblem:
             ]
             candidates += rows
             p = errors.index(min(errors))
-            if chosen["error"] is None or errors[p] < chosen["error"]:
-                chosen = rows[p]
+            handicap = 1 - WEEKDAYS_MARGIN if "weekdays" in used else 1.0
+            if errors[p] / handicap < lowest:
+                lowest, chosen = errors[p] / handicap, rows[p]
                 own = slice(p * self.horizon, (p + 1) * self.horizon)
                 at_fold = {f: fit.rows(own) for f, fit in fits.items()}
         name, used = chosen["transform"], [term for term in term_sets[0] if chosen[term]]
@@ -247,9 +255,11 @@ class ChannelProblem:
         time_R, width = self.panel.times(), self.context + self.horizon
         nested_F = [self.learn_F[0][:0], *self.learn_F]
         new_F = [np.setdiff1d(later, earlier, assume_unique=True) for earlier, later in pairwise(nested_F)]
+        harmonics = [pair for calendar in self.calendars.values() for pair in calendar.harmonics]
+        calendar = Calendar(step=self.panel.step, harmonics=tuple(harmonics))
         joint_FT = [
             joint_moments(
-                x_TR, covariate_PR, new, width, calendar=self.calendar, time_R=time_R, context=self.context
+                x_TR, covariate_PR, new, width, calendar=calendar, time_R=time_R, context=self.context
             )
             for new in new_F
         ]
@@ -267,10 +277,13 @@ class ChannelProblem:
         context, width = self.context, self.context + self.horizon
         rows_P = [width if known else context for known in self.known]
         end = width * (1 + len(rows_P))
+        sines, cosines = np.arange(end, len(joint.total_W)).reshape(2, -1)
+        slow = self.calendars["calendar"].size // 2
         columns = {
             "weight": range(context),
             "covariates": [width * (1 + p) + row for p, rows in enumerate(rows_P) for row in range(rows)],
-            "calendar": range(end, end + self.calendar.size),
+            "calendar": [*sines[:slow], *cosines[:slow]],
+            "weekdays": [*sines[slow:], *cosines[slow:]],
         }
         last_W = np.eye(width)[context - 1]
         differences = joint.relative_to(last_W)
@@ -302,7 +315,7 @@ class ChannelProblem:
         total_P, size = np.zeros(ridges), float(np.finfo(np.float64).tiny)
 
         def forecast(model: ChannelModel, batch: WindowBatch) -> Float64Array:
-            inputs = further_inputs(terms, self.calendar, batch)
+            inputs = further_inputs(terms, self.calendars, batch)
             return model.predict(batch.context_BLC[:, :, 0], inputs)[:, :, None]
 
         for f, model in fits.items():

@@ -18,6 +18,7 @@ from presurge.config import Config
 from presurge.models.calendar import Calendar
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear.channel import (
+    CALENDARS,
     TERMS,
     ChannelFit,
     ChannelModel,
@@ -45,6 +46,8 @@ class LinearConfig(Config):
             negative training values.
         calendar: Whether the time of day and of the week is an input; ``auto`` chooses. Only periods that the training
             rows hold twice are used.
+        weekdays: Whether every weekday has a daily shape of its own, beside the calendar; ``auto`` chooses it where it is
+            clearly better. It takes four weeks of training rows.
         covariates: Whether known and observed channels are inputs; ``auto`` chooses.
         ridge: Penalty in rows; None chooses.
         folds: Folds of the training rows that choose.
@@ -53,6 +56,7 @@ class LinearConfig(Config):
 
     transform: TransformName | Literal["auto"] = "auto"
     calendar: Use = "auto"
+    weekdays: Use = "auto"
     covariates: Use = "auto"
     ridge: float | None = Field(None, ge=0)
     folds: int = Field(3, ge=1, le=20)
@@ -71,7 +75,7 @@ class Linear(Forecaster):
         "ridge": [None, 10.0, 100.0, 1_000.0, 10_000.0],
     }
     config: LinearConfig
-    calendar: Calendar
+    calendars: dict[str, Calendar]
     channels: list[ChannelModel]
 
     refits = True
@@ -95,7 +99,9 @@ class Linear(Forecaster):
         panel = panel.only_targets() if config.covariates == "off" else panel.select_features(())
         self.spec = SeriesSpec.of(panel.only_targets())
         rows = int((train.last - train.first).max()) if config.calendar != "off" else 0
-        self.calendar = Calendar.of(panel.step, rows)
+        many = rows if config.weekdays != "off" else 0
+        made = (Calendar.of(panel.step, rows), Calendar.of_weekdays(panel.step, many))
+        self.calendars = dict(zip(CALENDARS, made, strict=True))
         covariates = [channel.name for channel in panel.channels if channel.role != "target"]
         term_sets = self._term_sets(covariates)
         folds = rolling_folds(train, validation, config.folds)
@@ -116,18 +122,24 @@ class Linear(Forecaster):
         return self._report(fits, time.process_time() - started), judged
 
     def _term_sets(self, covariates: Sequence[str]) -> list[dict[str, bool]]:
-        """Whether each term that there is may be used: all candidates, that without any first."""
-        uses: dict[str, Use] = {"calendar": self.config.calendar if self.calendar.size else "off"}
+        """Whether each term that there is may be used: all candidates, that without any first, weekdays last."""
+        uses: dict[str, Use] = {
+            "calendar": self.config.calendar if self.calendars["calendar"].size else "off"
+        }
+        if self.calendars["weekdays"].size:
+            uses["weekdays"] = self.config.weekdays
         if covariates:
             uses["covariates"] = self.config.covariates
         candidates = product(*(_CANDIDATES[use] for use in uses.values()))
-        return [dict(zip(uses, used, strict=True)) for used in candidates]
+        sets = [dict(zip(uses, used, strict=True)) for used in candidates]
+        sets = [terms for terms in sets if terms["calendar"] or not terms.get("weekdays")]
+        return sorted(sets, key=lambda terms: terms.get("weekdays", False))
 
     def _report(self, fits: dict[str, ChannelFit], seconds: float) -> FitReport:
         notes = []
         if unjudged := ", ".join(name for name, fit in fits.items() if not fit.candidates):
             notes.append(f"Too few rows to judge by in {unjudged}: transform and ridge are defaults.")
-        if self.config.calendar == "on" and self.calendar.size == 0:
+        if self.config.calendar == "on" and self.calendars["calendar"].size == 0:
             notes.append("The training rows do not hold two days, so the calendar is not used.")
         return FitReport(
             model=self.name,
@@ -144,7 +156,7 @@ class Linear(Forecaster):
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
         terms = {term for channel in self.channels for term in channel.weights}
-        inputs = further_inputs(terms, self.calendar, batch.select(self.fitted_spec().channels))
+        inputs = further_inputs(terms, self.calendars, batch.select(self.fitted_spec().channels))
         context_BLC = batch.targets()
         mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):
@@ -164,12 +176,18 @@ class Linear(Forecaster):
             for c, channel in enumerate(self.channels)
             for name, array in channel.weights.items()
         }
-        return {"scales": scales, "harmonics": self.calendar.harmonics}, arrays
+        harmonics = {name: calendar.harmonics for name, calendar in self.calendars.items()}
+        return {"scales": scales, "harmonics": harmonics}, arrays
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The inverse of ``state``."""
         spec = self.fitted_spec()
-        self.calendar = Calendar(step=spec.step, harmonics=state["harmonics"])
+        harmonics = state["harmonics"]
+        if isinstance(harmonics, list):  # of a version without weekdays
+            harmonics = {"calendar": harmonics}
+        self.calendars = {
+            name: Calendar(step=spec.step, harmonics=harmonics.get(name, ())) for name in CALENDARS
+        }
         self.channels = []
         for c, (scale, channel) in enumerate(zip(state["scales"], spec.targets, strict=True)):
             names = ["weight", "bias", *(term for term in TERMS if f"{c}.{term}" in arrays)]
