@@ -70,6 +70,37 @@ def test_the_values_of_a_column_decide_its_kind(tmp_path: Path, values: list[str
     assert table.panel.channels[0].kind == kind
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(
+            (name, "gauge")
+            for name in ("node_w", "watts", "GPU-Temp", "cpu", "cpu0", "cpuUsage", "mem percent", "util.gpu")
+        ),
+        *(
+            (name, "count")
+            for name in ("requests", "cpus", "new_attempts", "window", "wait_events", "temporary")
+        ),
+    ],
+)
+def test_whole_numbers_with_the_name_of_a_level_are_a_gauge(tmp_path: Path, name: str, kind: str) -> None:
+    text = f"t,{name}\n0,0\n60,70\n120,20\n"
+    table = read(tmp_path, text, name)
+    assert table.panel.channels[0].kind == kind
+    settles = f"if it counts events: `kind={name}=count`"
+    assert [settles in note for note in table.notes].count(True) == (kind == "gauge")
+    declared = read(tmp_path, text, name, kinds={name: "count"})
+    assert declared.panel.channels[0].kind == "count"
+    assert not any("`kind=" in note for note in declared.notes)
+
+
+def test_whole_numbers_that_never_come_near_zero_are_a_doubtful_count(tmp_path: Path) -> None:
+    for least, doubtful in ((50, True), (49, False)):
+        table = read(tmp_path, f"t,sessions\n0,{least}\n60,100\n120,70\n", "sessions")
+        assert table.panel.channels[0].kind == "count"
+        assert any("if it is a level: `kind=sessions=gauge`" in note for note in table.notes) is doubtful
+
+
 def test_a_column_may_have_any_name(tmp_path: Path) -> None:
     table = read(tmp_path, "t,cell,0\n0,1,5\n60,2,6\n60,3,7\n", "cell,0")
     assert (column(table, 0), column(table, 1)) == ([1, 5], [5, 13])

@@ -81,7 +81,7 @@ class TableOptions(Options):
         observed: Columns with covariates that are known only up to now.
         item: Column with the item names, for a table in long form.
         step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace, inferred for a table).
-        kind: Whether a column is a count or a gauge (default: count if its values are whole numbers and none is negative).
+        kind: Whether a column is a count or a gauge (default: count if its values are whole numbers, none is negative and its name is not that of a level such as gpu_temp).
         fill: How to fill times without a row; auto means zero for counts and missing for gauges (default: auto).
     """
 

@@ -1,5 +1,6 @@
 """Columns of a table as times, items and numbers; an error names the first cell at fault."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from presurge.series.timestamps import TimeForm, TimeUnit, check_unit, detect_fo
 from presurge.sources.files import RowFile, no_rows, quoted
 
 _EXACT = 2**53
+_LEVEL = re.compile(r"(?<![a-z])(w|watts?|temp(erature)?|celsius|percent|pct|cpu|util(i[sz]ation)?)(?![a-z])")
+"""Words in the name of a column that stand for a level, which is measured and not counted."""
 _TRUTH = {"true": 1, "false": 0}
 
 
@@ -120,7 +123,9 @@ def _from_text(rows: Rows, column: str, hint: str) -> pl.Series:
 
 
 def choose_kind(rows: Rows, column: str, numbers: pl.Series, declared: ChannelKind | None) -> ChannelKind:
-    """Tell a count, a column of whole numbers that are never negative, from a gauge; truth values are a gauge.
+    """Tell a count, a column of whole numbers that are never negative, from a gauge.
+
+    Truth values are a gauge, and so is a column with the name of a level, such as ``gpu_temp``.
 
     Raises:
         DataError: The column was declared a count and has a negative value.
@@ -133,7 +138,25 @@ def choose_kind(rows: Rows, column: str, numbers: pl.Series, declared: ChannelKi
     if declared is not None:
         return declared
     truth = rows.frame[column].dtype == pl.Boolean
-    return "count" if numbers.dtype.is_integer() and not truth and not negative.any() else "gauge"
+    whole = numbers.dtype.is_integer() and not truth and not negative.any()
+    return "count" if whole and not _is_level(column) else "gauge"
+
+
+def doubt_about(column: str, numbers: pl.Series, kind: ChannelKind) -> str | None:
+    """Why the kind that was chosen for a column of whole numbers may be wrong, and the setting that settles it."""
+    low, high = float(numbers.min()), float(numbers.max())  # type: ignore[arg-type]
+    if not numbers.dtype.is_integer() or low < 0:
+        return None
+    if kind == "gauge" and _is_level(column):
+        return f"{column} is read as a gauge because of its name; if it counts events: `kind={column}=count`"
+    if kind == "count" and low > 0 and high <= 2 * low:
+        never = f"{column} is read as a count, but never falls below half of its largest value"
+        return f"{never}; if it is a level: `kind={column}=gauge`"
+    return None
+
+
+def _is_level(column: str) -> bool:
+    return _LEVEL.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower()) is not None
 
 
 def exact_total(rows: Rows, column: str, numbers: pl.Series) -> int:

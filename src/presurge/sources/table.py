@@ -19,6 +19,7 @@ from presurge.series.timestamps import TimeForm, TimeUnit
 from presurge.sources.columns import (
     Rows,
     choose_kind,
+    doubt_about,
     exact_total,
     read_items,
     read_numbers,
@@ -123,7 +124,10 @@ def read_table(
         for name, column in zip(values, numbers, strict=True)
     )
     parsed = _Parsed(rows, stamp_N, form, item_N, items, channels, numbers)
-    return _bucketed(parsed, None if step is None else parse_step(step), fill)
+    table = _bucketed(parsed, None if step is None else parse_step(step), fill)
+    inferred = [pair for pair in zip(channels, numbers, strict=True) if pair[0].name not in kinds]
+    doubts = [doubt_about(channel.name, column, channel.kind) for channel, column in inferred]
+    return replace(table, notes=(*table.notes, *filter(None, doubts)))
 
 
 read_frame = read_table
