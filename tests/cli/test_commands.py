@@ -136,6 +136,19 @@ def test_backtest_trains_as_it_is_told(run: Run) -> None:
     assert "mlp:stride" in err
 
 
+@pytest.mark.parametrize("command", [("train", "--no-plots"), ("backtest",)])
+def test_the_season_of_the_seasonal_baseline_can_be_given(run: Run, command: tuple[str, ...]) -> None:
+    table("load.csv", rows=600)
+    shape = (*COLUMNS, "--context", "12", "--json", "--season")
+    code, out, _ = run(command[0], "load.csv", *command[1:], *shape, "47m")
+    assert code == 0
+    assert json.loads(out)["context"]["seasonal-naive"] == 47
+    for wrong in ("", "soon", "2w"):
+        code, _, err = run(command[0], "load.csv", *command[1:], *shape, wrong)
+        assert code == 2
+        assert "--season" in err
+
+
 def test_wape_is_what_its_name_says(run: Run) -> None:
     frame = table("load.csv")
     _, out, _ = run(

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Baselines(Options):
+    """The baselines.
+
+    Attributes:
+        season: Period of the seasonal baseline, such as 1d (default: detected automatically).
+    """
+
+    season: Annotated[str | None, "STEP"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stride(Options):
     """Options.
 
@@ -40,17 +51,16 @@ class BacktestOptions(Stride):
 
     Attributes:
         models: Models to compare; the baselines are always added.
-        season: Period of the seasonal baseline, such as 1d (default: detected automatically).
         set: A setting of one model, or of every compared model that has it; repeatable.
     """
 
     models: Annotated[str, "A,B,..."] = "dlinear"
-    season: Annotated[str | None, "STEP"] = None
     set: Annotated[list[str], "[MODEL:]KEY=VALUE"] = field(default_factory=list)
 
 
 def backtest(
     options: BacktestOptions,
+    baselines: Baselines,
     windows: Windows,
     learning: Learning,
     data: DataOptions,
@@ -70,13 +80,11 @@ def backtest(
     from presurge.workflows.evaluate import backtest as run
 
     names = listed([options.models])
-    given = windows.given() | learning.given()
+    given = windows.given() | learning.given() | baselines.given()
     configs = resolve_each(names, given, setting_pairs(options.set) or {})
     dataset = data.load()
     with console.progress() as progress:
-        evaluation = run(
-            dataset, configs.values(), stride=options.stride, season=options.season, progress=progress
-        )
+        evaluation = run(dataset, configs.values(), stride=options.stride, progress=progress)
     print_evaluation(evaluation, as_json=common.json)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from presurge.cli.command import Options
-from presurge.cli.console import console
-from presurge.errors import ConfigError
+from presurge.cli.console import console, flag
+from presurge.errors import ConfigError, spelled
 
 if TYPE_CHECKING:
     from presurge.series.dataset import Dataset
@@ -190,7 +190,7 @@ def listed(texts: list[str]) -> tuple[str, ...]:
 def say_notes(notes: tuple[str, ...]) -> None:
     """Print what reading the data changed."""
     for note in notes:
-        console.say(f"Note: {note}")
+        console.say(f"Note: {spelled(note, flag)}")
 
 
 @dataclass(frozen=True, kw_only=True)

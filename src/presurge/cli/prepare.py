@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from presurge.cli.command import Options, command
 from presurge.cli.console import console, format_table
-from presurge.cli.options import Common
+from presurge.cli.options import Common, say_notes
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -264,8 +264,7 @@ def _print(prepared: "Prepared", *, as_json: bool) -> None:
             f"{part} {last - first:,}" for part, (first, last) in prepared.manifest["split"].items()
         )
         console.result(f"Split: {parts}")
-    for note in prepared.notes:
-        console.say(f"Note: {note}")
+    say_notes(prepared.notes)
     console.say(f"Wrote {len(prepared.files)} files into {prepared.directory}")
     for file in prepared.files:
         console.say(f"  {file}", level="verbose")

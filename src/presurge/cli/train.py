@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from presurge.cli.command import Options
 from presurge.cli.console import console, flag, format_table
-from presurge.cli.evaluate import print_evaluation
+from presurge.cli.evaluate import Baselines, print_evaluation
 from presurge.cli.options import (
     CommonWithModels,
     ConfigFile,
@@ -105,6 +105,7 @@ def train(
     windows: Windows,
     model: ModelOptions,
     learning: AllLearning,
+    baselines: Baselines,
     loggers: LoggerOptions,
     data: DataOptions,
     common: CommonWithModels,
@@ -125,7 +126,8 @@ def train(
     from presurge.workflows.runs import CHECKPOINTS, resumable
     from presurge.workflows.train import train as workflow
 
-    given = file.given() | windows.given() | model.given() | learning.given() | loggers.given()
+    groups = (file, windows, model, learning, baselines, loggers)
+    given = {key: value for group in groups for key, value in group.given().items()}
     given |= {"model_settings": setting_pairs(given.pop("set", [])), "config": None}
     resolved = resolve_config(given, file.config)
     check_model(resolved)
@@ -149,16 +151,21 @@ def train(
             )
     except TrainingInterrupted:
         if resumable(run.out):
-            console.warn(
-                f"Interrupted; the last checkpoint is in {run.out / CHECKPOINTS}. To go on:{_resuming()}"
-            )
+            kept = run.out / CHECKPOINTS
+            console.warn(f"Interrupted; the last checkpoint is in {kept}. To go on:{_resuming()}")
         raise
     console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
-    idle = ", ".join(flag(name) for name in learning.given() if name not in _FOR_EVERY_MODEL)
-    if idle and not result.fitted.report.history and result.fitted.model.refits:
-        console.warn(f"{idle} had no effect: {resolved.model} was solved, not trained by gradient.")
+    if result.fitted.model.refits and not result.fitted.report.history:
+        _warn_without_effect(learning, resolved.model)
     print_evaluation(result.evaluation, as_json=common.json)
     console.say(f"Model:  {run.out / 'models'}\nReport: {result.report}")
+
+
+def _warn_without_effect(learning: AllLearning, model: str) -> None:
+    """Name the options of learning by gradient that were given to a model that was solved."""
+    idle = ", ".join(flag(name) for name in learning.given() if name not in _FOR_EVERY_MODEL)
+    if idle:
+        console.warn(f"{idle} had no effect: {model} was solved, not trained by gradient.")
 
 
 def _resuming() -> str:

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from presurge.config import read_mapping, validated
 from presurge.errors import ConfigError
 from presurge.models.registry import BASELINES, model_class
+from presurge.series.frequency import parse_step
 from presurge.training.config import TrainerConfig, TrainingConfig, require_torch
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,6 +44,7 @@ class TrainConfig(TrainerConfig):
         preset: Sets context and horizon if nothing else does.
         context: Rows of history.
         horizon: Rows of forecast.
+        season: Period of the seasonal baseline, such as ``1d``; None detects it.
         channels: Number of channels that the data must have; None accepts any.
         model_settings: The model's own settings.
         use_wandb: Send curves, metrics and pictures to Weights & Biases.
@@ -56,6 +58,7 @@ class TrainConfig(TrainerConfig):
     preset: str = DEFAULT_PRESET
     context: int = Field(120, ge=1)
     horizon: int = Field(3, ge=1)
+    season: str | None = None
     channels: int | None = Field(None, ge=1)
     model_settings: dict[str, Any] = Field(default_factory=dict)
     use_wandb: bool = False
@@ -63,6 +66,15 @@ class TrainConfig(TrainerConfig):
     wandb_entity: str | None = None
     wandb_run_name: str | None = None
     loggers: tuple[Literal["wandb", "tensorboard", "mlflow"], ...] = ()
+
+    @field_validator("season")
+    @classmethod
+    def _is_a_step(cls, season: str | None) -> str | None:
+        try:
+            parse_step(1 if season is None else season)
+        except ConfigError as error:
+            raise ValueError(f"{error.what}. {error.hint}") from error
+        return season
 
     def __str__(self) -> str:
         """The model, the windows and whatever differs from the defaults, in one line."""

@@ -27,12 +27,15 @@ def fit(
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit and calibrate the model of a configuration; ``training`` adds checkpoints and loggers to how it is trained."""
+    settings = config.model_settings
+    if config.season is not None and config.model == "seasonal-naive":
+        settings = {"period": max(1, round(parse_step(config.season) / dataset.panel.step)), **settings}
     return fit_model(
         config.model,
         dataset,
         context=config.context,
         horizon=config.horizon,
-        settings=config.model_settings,
+        settings=settings,
         training=training or config.training(),
         progress=progress,
     )
@@ -43,7 +46,6 @@ def backtest(
     configs: Iterable[TrainConfig],
     *,
     stride: int = 1,
-    season: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fit several models and score them by rolling origin over the test rows, all on the same windows.
@@ -52,17 +54,12 @@ def backtest(
         dataset: The series and its parts.
         configs: One for each model; ``resolve_each`` adds the baselines.
         stride: Rows between two scored origins.
-        season: Period of the seasonal baseline, such as ``"1d"``; None detects it.
         progress: Called with the phase and its share done.
     """
     fitted = []
     for config in configs:
-        one = config
-        if season is not None and config.model == "seasonal-naive":
-            period = max(1, round(parse_step(season) / dataset.panel.step))
-            one = config.model_copy(update={"model_settings": {**config.model_settings, "period": period}})
-        with within(one.model):
-            fitted.append(fit(dataset, one, progress=progress))
+        with within(config.model):
+            fitted.append(fit(dataset, config, progress=progress))
     return score_fitted(fitted, dataset, stride=stride, progress=progress)
 
 
@@ -82,11 +79,17 @@ def score_fitted(
 
 
 def score_beside_baselines(
-    fitted: Fitted, dataset: Dataset, *, stride: int = 1, progress: Progress | None = None
+    fitted: Fitted,
+    dataset: Dataset,
+    *,
+    stride: int = 1,
+    season: str | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score a fitted model on the test rows, beside baselines fitted to the rows before them."""
     model = fitted.model
-    configs = resolve_each([], {"context": model.context, "horizon": model.horizon}, {})
+    given = {"context": model.context, "horizon": model.horizon, "season": season}
+    configs = resolve_each([], given, {})
     others = [fit(dataset, one, progress=progress) for one in configs.values() if one.model != model.name]
     return score_fitted([fitted, *others], dataset, stride=stride, progress=progress)
 

@@ -81,7 +81,7 @@ def train(
             forget_training(directory)
         files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
         logger.info("Fitted %s in %.2f CPU-s, chosen %s", config.model, fitted.cpu_seconds, report.chosen)
-        evaluation = score_beside_baselines(fitted, dataset, progress=progress)
+        evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
         fitted.model.error = measured_error(evaluation, fitted.model.name)
         save_run_model(directory, fitted.model, _training_record(fitted, dataset, config, split or {}))
         summary = RunSummary(
