@@ -131,9 +131,13 @@ def test_backtest_trains_as_it_is_told(run: Run) -> None:
     assert scores[1][1] != scores[0][1]
     assert scores[2][0] != scores[0][0]
     assert scores[2][1] != scores[0][1]
-    code, _, err = run("backtest", "load.csv", *COLUMNS, *shape, "--set", "mlp:stride=5")
-    assert code == 2
-    assert "mlp:stride" in err
+    for wrong, said in (
+        (("--set", "mlp:stride=5"), "mlp:stride"),
+        (("--models", "lstn"), "--models: there is no model"),
+    ):
+        code, _, err = run("backtest", "load.csv", *COLUMNS, *shape, *wrong)
+        assert code == 2
+        assert said in err
 
 
 @pytest.mark.parametrize("command", [("train", "--no-plots"), ("backtest",)])
@@ -307,8 +311,8 @@ def test_further_channels_of_a_prepared_directory_can_be_forecast(run: Run) -> N
     assert (
         run("data", "synthesize", "--rows", "20000", "--days", "2", "--out", "trace.csv", "--quiet")[0] == 0
     )
-    assert run("prepare", "trace.csv", "--out", "data", "--quiet")[0] == 0
-    options = ("--model", "dlinear", "--no-plots", "--quiet")
+    assert run("prepare", "trace.csv", "-o", "data", "-q")[0] == 0
+    options = ("--model", "dlinear", "--no-plots", "-q")
     code, _, err = run("train", "data", "--value", "requests,in_flight,failures", "--out", "run", *options)
     assert code == 0, err
     for history in ("data", "data/trace_compressed_60s.csv", "trace.csv"):

@@ -17,6 +17,8 @@ from presurge.cli.console import console
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _PLACEHOLDERS: dict[Any, str] = {int: "N", float: "X", str: "NAME", Path: "FILE"}
 
+_SHORT = {"--out": "-o", "--output": "-o", "--quiet": "-q", "--verbose": "-v"}
+"""Options that have a short form, in whatever command they are."""
 _COMMON = "Common options"
 """The heading of ``Common``, under which ``--help`` stands too."""
 
@@ -119,6 +121,7 @@ def _info(name: str, hint: Any, extras: tuple[Any, ...]) -> ParameterInfo:
     if ready:
         return copy(ready[0])
     flags = [extra for extra in extras if extra.startswith("-")] or [f"--{name.replace('_', '-')}"]
+    flags += [_SHORT[name] for name in flags if name in _SHORT]
     shown = [extra for extra in extras if not extra.startswith("-")]
     option: ParameterInfo = typer.Option(*flags, metavar=shown[0] if shown else _placeholder(hint))
     return option

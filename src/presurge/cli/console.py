@@ -138,6 +138,8 @@ def flag(setting: str, value: str | None = None) -> str:
     """Spell a setting as the running command takes it: ``--horizon``, ``--step 60s``, or ``--set ridge=0.1`` for a model's own."""
     head, _, key = setting.partition(".")
     name = _FLAGS.get(head, head)
+    if name == "model" and "models" in console.flags:
+        name = "models"
     if name in console.flags and not (name == "set" and key):
         return console.flags[name] if value is None else f"{console.flags[name]} {value}"
     if "config" in console.flags and head in _trainer_settings():
