@@ -4,7 +4,6 @@ Run with one thread: OMP_NUM_THREADS=1 python benchmarks/exact.py
 """
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
+from prepare import peak_mib
 
 from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.models.linear.solve import RIDGES
@@ -142,7 +142,7 @@ def bench_windows() -> None:
     chosen = DLinear(context=CONTEXT, horizon=HORIZON)
     fits = [measured(lambda: given.fit(panel, train)) for _ in range(3)]
     choices = [measured(lambda: chosen.fit(panel, train, validation)) for _ in range(3)]
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    resident = peak_mib()
     exact, with_choice = min(t for t, _ in fits), min(t for t, _ in choices)
 
     columns = panel.values[: len(panel) - JUDGED].T

@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from pathlib import Path
 
 BURSTGPT_ROWS = 1_429_737
 DAYS = 61.0
-MIB = 1024 * 1024
 ONE_THREAD = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 GUIDE_SUMS = ["Concurrent_requests", "Request_tokens_sum", "Response_tokens_sum"]
 
@@ -95,6 +95,17 @@ def presurge_dense(folder: Path) -> None:
     prepare(folder / "BurstGPT_1.csv", folder / "dense", PrepareConfig(dense=True))
 
 
+def peak_mib() -> float:
+    """The most memory that this process held so far, in MiB.
+
+    ``getrusage`` would count the process that started this one too; it serves where there is no ``/proc``.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
 JOBS = {
     job.__name__: job for job in (guide_dense, guide_compress, guide_split, presurge_minutes, presurge_dense)
 }
@@ -109,7 +120,7 @@ def work(name: str, folder: Path) -> None:
         JOBS[name](Path(small))
     began = time.process_time()
     JOBS[name](folder)
-    print(time.process_time() - began)
+    print(time.process_time() - began, peak_mib())
 
 
 # What this process does
@@ -125,15 +136,16 @@ def measure(folder: Path, *names: str) -> Measured:
             command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
         ) as process:
             assert process.stdout is not None
-            job = process.stdout.read()
+            output = process.stdout.read()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             sys.exit(f"{name} failed")
         total.wall += time.perf_counter() - began
         total.cpu += usage.ru_utime + usage.ru_stime
-        total.job += float(job)
-        total.peak_mib = max(total.peak_mib, usage.ru_maxrss * 1024 / MIB)
+        job, peak = map(float, output.split())
+        total.job += job
+        total.peak_mib = max(total.peak_mib, peak)
     return total
 
 

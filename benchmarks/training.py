@@ -237,7 +237,7 @@ def train_once() -> None:
 
 def measure_memory() -> list[Row]:
     def peak(code: str) -> float:
-        report = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        report = "import prepare; print(prepare.peak_mib())"
         done = subprocess.run(
             [sys.executable, "-c", f"import sys; sys.path.insert(0, {sys.path[0]!r}); {code}; {report}"],
             capture_output=True,
