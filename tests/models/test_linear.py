@@ -389,6 +389,10 @@ def test_weekdays_take_four_weeks(make_panel: MakePanel) -> None:
         panel = make_panel(y[:rows], kinds="c")
         chosen = Linear(context=12, horizon=3).fit(panel, panel.full_span()).chosen["c0"]
         assert ("weekdays" in chosen) is (rows == len(y))
+    config = LinearConfig.model_validate({"weekdays": "on"})
+    short = Linear(context=12, horizon=3, config=config).fit(panel, panel.full_span())
+    assert "weekdays" not in short.chosen["c0"]
+    assert "four weeks" in short.notes[-1]
     config = LinearConfig.model_validate({"calendar": "off", "weekdays": "on"})
     assert (
         "weekdays"

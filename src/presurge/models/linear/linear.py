@@ -141,6 +141,10 @@ class Linear(Forecaster):
             notes.append(f"Too few rows to judge by in {unjudged}: transform and ridge are defaults.")
         if self.config.calendar == "on" and self.calendars["calendar"].size == 0:
             notes.append("The training rows do not hold two days, so the calendar is not used.")
+        if self.config.weekdays == "on" and self.calendars["weekdays"].size == 0:
+            notes.append(
+                "Weekdays get no shapes of their own: that takes the calendar and four weeks of rows."
+            )
         return FitReport(
             model=self.name,
             n_windows=max(fit.n_windows for fit in fits.values()),
