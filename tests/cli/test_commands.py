@@ -209,15 +209,16 @@ def test_predict_gives_real_time_stamps_and_intervals(run: Run) -> None:
 
 def test_evaluate_scores_as_training_did(run: Run) -> None:
     table("load.csv")
-    options = ("--model", "dlinear", "--test-fraction", "0.25", "--json")
+    options = ("--model", "dlinear", "--test-fraction", "0.25", "--season", "47m", "--json")
     code, out, _ = run("train", "load.csv", *COLUMNS, "--out", "run", *options, "--no-plots")
     assert code == 0
-    trained = json.loads(out)["metrics"]["dlinear"]
+    trained = json.loads(out)["metrics"]
     code, out, _ = run("evaluate", "run", "--data", "load.csv", "--json")
     assert code == 0
-    again = json.loads(out)["metrics"]["dlinear"]
-    for channel, metrics in trained.items():
-        assert again[channel] == pytest.approx(metrics, rel=1e-6)
+    again = json.loads(out)["metrics"]
+    for name in ("dlinear", "seasonal-naive"):
+        for channel, metrics in trained[name].items():
+            assert again[name][channel] == pytest.approx(metrics, rel=1e-6)
 
 
 def test_the_form_of_the_time_stamps_is_kept(run: Run) -> None:

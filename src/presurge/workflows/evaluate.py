@@ -131,4 +131,6 @@ def evaluate(
         )
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
     fitted = Fitted(model=model, report=report, cpu_seconds=0.0)
-    return score_beside_baselines(fitted, dataset, stride=stride, progress=progress), dataset.notes
+    season = config["training"].get("settings", {}).get("season")  # the baselines of the training
+    found = score_beside_baselines(fitted, dataset, stride=stride, season=season, progress=progress)
+    return found, dataset.notes
