@@ -1,15 +1,15 @@
 """Rolling-origin evaluation: every model forecasts from the same origins, all are scored alike, and a model has to earn its place."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from presurge.errors import ConfigError, HistoryError
-from presurge.evaluation.metrics import METRICS, Scores, ScoreSums, naive_scale
-from presurge.evaluation.walk import walk
+from presurge.evaluation.metrics import METRICS, Float64Array, Scores, ScoreSums, naive_scale
+from presurge.evaluation.walk import Piece, walk
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES
 from presurge.progress import Progress
@@ -204,36 +204,88 @@ def evaluate(
         DataError: The panel misses a channel.
         HistoryError: The panel has another step than a model, or no window can be scored.
     """
-    panel, horizon = _matching(models, panel)
-    every, origins = _common_origins(models, panel, span, horizon, stride)
-    scale_C = naive_scale(panel, train)
-    sums = {
-        m.name: ScoreSums(horizon, m.calibration.levels if m.calibration else (), scale_C) for m in models
-    }
-    seconds = dict.fromkeys(sums, 0.0)
-    done = 0
-    for piece in walk(models, panel, origins):
-        sums[piece.model].add(piece.actual(), piece.mean_BHC, piece.quantiles_BHQC)
-        seconds[piece.model] += piece.cpu_seconds
-        done += len(piece.origins_B)
-        if progress is not None:
-            progress("Scoring", done / (len(models) * len(origins)))
-    fits = fit_seconds or {}
-    return Evaluation(
-        scores={name: total.scores() for name, total in sums.items()},
-        channels=models[0].fitted_spec().targets,
-        step=panel.step,
-        clock=panel.clock,
-        horizon=horizon,
-        contexts={model.name: model.context for model in models},
-        costs={name: Cost(predict_seconds=s, fit_seconds=fits.get(name)) for name, s in seconds.items()},
-        baselines=tuple(name for name in sums if name in BASELINES),
-        n_windows=len(origins),
-        n_skipped=len(every) - len(origins),
-        stride=stride,
-        first_us=int(panel.times_of(origins + 1).min()),
-        last_us=int(panel.times_of(origins + horizon).max()),
-    )
+    scoring = Scoring(panel, train=train, stride=stride, progress=progress)
+    scoring.add(models, span)
+    return scoring.evaluation(fit_seconds or {})
+
+
+class Scoring:
+    """An evaluation in the making: each call of ``add`` scores models over some rows, and all count as one.
+
+    So models that are fitted anew from time to time are scored as they would have been used.
+
+    Args:
+        panel: Holds the models' channels.
+        train: The rows that give the unit of MASE.
+        stride: Rows between two origins.
+        keep: Takes every piece of the forecasts, for example to write it to a file.
+        progress: Called with the share of the forecasts of a call of ``add`` that are done.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        *,
+        train: Span,
+        stride: int = 1,
+        keep: Callable[[Piece], None] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._panel, self._train, self._stride = panel, train, stride
+        self._keep, self._progress = keep, progress
+        self._models: Sequence[Forecaster] = ()
+        self._sums: dict[str, ScoreSums] = {}
+        self._seconds: dict[str, float] = {}
+        self._origins: list[IntArray] = []
+        self._n_skipped = 0
+
+    def add(self, models: Sequence[Forecaster], span: Span) -> None:
+        """Score fitted models over a span; the models of all calls have the same names.
+
+        Raises:
+            ConfigError, DataError, HistoryError: As ``evaluate``; the scores so far stay.
+        """
+        panel, horizon = _matching(models, self._panel)
+        every, origins = _common_origins(models, panel, span, horizon, self._stride)
+        self._sums = self._sums or _new_sums(models, naive_scale(panel, self._train))
+        self._models, self._n_skipped = models, self._n_skipped + len(every) - len(origins)
+        self._origins.append(origins)
+        done = 0
+        for piece in walk(models, panel, origins):
+            self._sums[piece.model].add(piece.actual(), piece.mean_BHC, piece.quantiles_BHQC)
+            self._seconds[piece.model] = self._seconds.get(piece.model, 0.0) + piece.cpu_seconds
+            done += len(piece.origins_B)
+            if self._keep is not None:
+                self._keep(piece)
+            if self._progress is not None:
+                self._progress("Scoring", done / (len(models) * len(origins)))
+
+    def evaluation(self, fit_seconds: Mapping[str, float]) -> Evaluation:
+        """The scores of all calls; ``fit_seconds``: model -> CPU seconds of its fits."""
+        panel, models, origins = self._panel, self._models, np.concatenate(self._origins)
+        return Evaluation(
+            scores={name: total.scores() for name, total in self._sums.items()},
+            channels=models[0].fitted_spec().targets,
+            step=panel.step,
+            clock=panel.clock,
+            horizon=models[0].horizon,
+            contexts={model.name: model.context for model in models},
+            costs={
+                name: Cost(predict_seconds=spent, fit_seconds=fit_seconds.get(name))
+                for name, spent in self._seconds.items()
+            },
+            baselines=tuple(name for name in self._sums if name in BASELINES),
+            n_windows=len(origins),
+            n_skipped=self._n_skipped,
+            stride=self._stride,
+            first_us=int(panel.times_of(origins + 1).min()),
+            last_us=int(panel.times_of(origins + models[0].horizon).max()),
+        )
+
+
+def _new_sums(models: Sequence[Forecaster], scale_C: Float64Array) -> dict[str, ScoreSums]:
+    levels = {model.name: model.calibration.levels if model.calibration else () for model in models}
+    return {model.name: ScoreSums(model.horizon, levels[model.name], scale_C) for model in models}
 
 
 def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
