@@ -50,8 +50,8 @@ def room_of(module: str) -> str:
 
 
 def draws(module: str) -> bool:
-    """Whether the module is one of `plots*.py` in `evaluation`, where matplotlib lives."""
-    return room_of(module) == "evaluation" and module.rpartition(".")[2].startswith("plots")
+    """Whether the module is one of `plots*.py` in `series` and `evaluation`, where matplotlib lives."""
+    return room_of(module) in {"series", "evaluation"} and module.rpartition(".")[2].startswith("plots")
 
 
 def learns(module: str) -> bool:

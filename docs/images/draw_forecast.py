@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from presurge.evaluation.report.plots import burst_figure
-from presurge.evaluation.report.plots_style import MUTED, WIDE, finish, styled
 from presurge.evaluation.walk import rolling_forecast
 from presurge.models import registry
+from presurge.series.plots_style import MUTED, WIDE, finish, styled
 from presurge.workflows.dataset import load_dataset
 
 CHANNELS = ("requests", "output_tokens")

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from presurge.evaluation.report.plots import best_epoch, learning_figure
-from presurge.evaluation.report.plots_style import NARROW, WIDE, Layout, styled
+from presurge.series.plots_style import NARROW, WIDE, Layout, styled
 
 History = list[dict[str, float]]
 

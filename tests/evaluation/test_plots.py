@@ -21,7 +21,9 @@ from presurge.evaluation.report.plots import (
     reduce_rows,
     rows_a_point,
 )
-from presurge.evaluation.report.plots_style import (
+from presurge.evaluation.walk import RollingForecast, rolling_forecast
+from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
+from presurge.series.plots_style import (
     NARROW,
     WIDE,
     Layout,
@@ -33,8 +35,6 @@ from presurge.evaluation.report.plots_style import (
     time_axis,
     to_png,
 )
-from presurge.evaluation.walk import RollingForecast, rolling_forecast
-from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 
 NAMES = ("burst", "coverage", "forecast", "horizon", "hours", "residuals")
 

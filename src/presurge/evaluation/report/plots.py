@@ -19,20 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from presurge.evaluation.backtest import Evaluation
-from presurge.evaluation.metrics import INTERVALS, Float64Array, interval_bounds
-from presurge.evaluation.report import plots_style as style
-from presurge.evaluation.report.plots_style import FORECAST, INK, MUTED, NARROW, WIDE, Layout
+from presurge.evaluation.metrics import INTERVALS, Float64Array
 from presurge.evaluation.report.summary import RunSummary
 from presurge.evaluation.walk import HourlyError, RollingForecast, error_by_hour, rolling_forecast
 from presurge.progress import Progress
+from presurge.series import plots_style as style
 from presurge.series.frequency import HOUR, format_step
-from presurge.series.panel import FloatArray
+from presurge.series.plots_style import FORECAST, INK, MUTED, NARROW, WIDE, Layout, reduce_rows
 
 MAX_CHANNELS = 6
 """Further channels are in the tables only."""
 MAX_LAG = 40
-_SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
-"""Opacity of each interval, drawn over the wider ones."""
 _WIDE_RANGE = 8.0
 """The largest loss over the least, from which on only a log scale shows both ends."""
 
@@ -109,8 +106,8 @@ def forecast_figure(rolling: RollingForecast, layout: Layout = WIDE) -> Figure:
     figure, grid = style.panels(layout, len(channels), height, stacked=True)
     x = style.time_axis(grid[-1], rolling.times_us, rolling.clock, layout)[::size]
     for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
-        _draw_intervals(axes, x, rolling, c, size)
-        _draw_rows(axes, x, rolling.actual_NC[:, c], size, INK, 0.16, "actual")
+        style.draw_intervals(axes, x, rolling.quantiles_NQC[:, :, c], rolling.levels, size)
+        style.draw_rows(axes, x, rolling.actual_NC[:, c], size, INK, 0.16, "actual")
         mean = reduce_rows(rolling.mean_NC[:, c], size, "mean")
         axes.plot(x, mean, color=FORECAST, label="forecast")
         axes.set_title(style.channel_title(channel))
@@ -137,40 +134,6 @@ def largest_burst(rolling: RollingForecast) -> int:
     """The row at which the first channel is highest (the first row, if nothing was observed)."""
     first = rolling.actual_NC[:, 0]
     return int(np.nanargmax(first)) if (~np.isnan(first)).any() else 0
-
-
-def reduce_rows(values: FloatArray, size: int, how: str) -> FloatArray:
-    """Reduce every ``size`` of N values to one: their ``mean``, ``min`` or ``max``, NaN left out."""
-    if size == 1:
-        return values
-    padded = np.pad(values.astype(np.float64), (0, -len(values) % size), constant_values=np.nan)
-    reduced = getattr(np.ma.masked_invalid(padded.reshape(-1, size)), how)(axis=1)
-    result: FloatArray = reduced.filled(np.nan).astype(np.float32)
-    return result
-
-
-def _draw_rows(
-    axes: Axes, x: Float64Array, values: FloatArray, size: int, color: str, shade: float, label: str = ""
-) -> None:
-    """The mean of every ``size`` rows as a line, in an envelope from their least to their largest value."""
-    if size > 1:
-        low, high = (reduce_rows(values, size, how) for how in ("min", "max"))
-        extent = label and f"{label}, least to largest"
-        axes.fill_between(x, low, high, color=color, alpha=shade, linewidth=0, label=extent)
-    axes.plot(x, reduce_rows(values, size, "mean"), color=color, linewidth=1.1, label=label)
-
-
-def _draw_intervals(axes: Axes, x: Float64Array, rolling: RollingForecast, c: int, size: int) -> None:
-    seen_through = 1.0
-    for percent in reversed(INTERVALS):
-        bounds = interval_bounds(percent, rolling.levels)
-        if bounds is None:
-            continue
-        low, high = (reduce_rows(rolling.quantiles_NQC[:, k, c], size, "mean") for k in bounds)
-        axes.fill_between(x, low, high, color=FORECAST, alpha=_SHADES[percent], linewidth=0)
-        # The legend shows what the eye sees: this shade on top of those of the wider intervals.
-        seen_through *= 1 - _SHADES[percent]
-        axes.fill([], [], color=FORECAST, alpha=1 - seen_through, linewidth=0, label=f"{percent} % interval")
 
 
 def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) -> Figure:
@@ -216,7 +179,7 @@ def residual_figure(one_step: RollingForecast, layout: Layout = WIDE) -> Figure:
         error = one_step.mean_NC[:, c].astype(np.float64) - one_step.actual_NC[:, c]
         over = axes["time"]
         x = style.time_axis(over, one_step.times_us, one_step.clock, layout)
-        _draw_rows(over, x[::size], error.astype(np.float32), size, FORECAST, 0.3)
+        style.draw_rows(over, x[::size], error.astype(np.float32), size, FORECAST, 0.3)
         over.axhline(0, color=INK, lw=0.8)
         over.set_title(f"{channel.name}: forecast − actual")
         style.number_axis(over)

@@ -23,9 +23,10 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import Formatter, FuncFormatter, Locator, MaxNLocator
 
-from presurge.evaluation.metrics import Float64Array
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
-from presurge.series.panel import Channel, Clock
+from presurge.series.panel import Channel, Clock, FloatArray
+
+Float64Array = npt.NDArray[np.float64]
 
 INK, MUTED, GRID, PAPER = "#20242b", "#6b7280", "#e3e6ea", "#ffffff"
 FORECAST = "#0072b2"
@@ -37,6 +38,8 @@ VARIABLES |= {colour: f"other{index}" for index, colour in enumerate(OTHERS)}
 _FEW_POINTS = 24
 """Lines with no more points than these have a mark at each."""
 _ROUND_STEPS = (1, 2, 2.5, 5, 10)
+_SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
+"""Percent -> opacity of the interval, drawn over the wider ones."""
 _UNITS = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
 
 
@@ -71,10 +74,17 @@ def styled(layout: Layout) -> Iterator[None]:
         yield
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows without pyplot, whatever its settings; ``savefig`` writes it to a file."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
 def new_figure(layout: Layout, height: float) -> Figure:
     """An empty figure of the layout's width; ``height`` in points."""
     padding = ConstrainedLayoutEngine(w_pad=6 / 72, h_pad=5 / 72, wspace=0.02, hspace=0.03)
-    return Figure(figsize=(layout.width / 72, height / 72), dpi=72, layout=padding)
+    return Drawing(figsize=(layout.width / 72, height / 72), dpi=72, layout=padding)
 
 
 def panels(layout: Layout, count: int, height: float, *, stacked: bool = False) -> tuple[Figure, list[Axes]]:
@@ -164,6 +174,43 @@ def time_axis(axes: Axes, times_us: npt.NDArray[np.int64], clock: Clock, layout:
     axes.xaxis.set_major_formatter(formatter)
     axes.margins(x=0.01)
     return times_us / size
+
+
+def reduce_rows(values: FloatArray, size: int, how: str) -> FloatArray:
+    """Reduce every ``size`` of N values to one: their ``mean``, ``min`` or ``max``, NaN left out."""
+    if size == 1:
+        return values
+    padded = np.pad(values.astype(np.float64), (0, -len(values) % size), constant_values=np.nan)
+    reduced = getattr(np.ma.masked_invalid(padded.reshape(-1, size)), how)(axis=1)
+    result: FloatArray = reduced.filled(np.nan).astype(np.float32)
+    return result
+
+
+def draw_rows(
+    axes: Axes, x: Float64Array, values: FloatArray, size: int, color: str, shade: float, label: str = ""
+) -> None:
+    """The mean of every ``size`` rows as a line, in an envelope from their least to their largest value."""
+    if size > 1:
+        low, high = (reduce_rows(values, size, how) for how in ("min", "max"))
+        extent = label and f"{label}, least to largest"
+        axes.fill_between(x, low, high, color=color, alpha=shade, linewidth=0, label=extent)
+    axes.plot(x, reduce_rows(values, size, "mean"), color=color, linewidth=1.1, label=label)
+
+
+def draw_intervals(
+    axes: Axes, x: Float64Array, quantiles_NQ: FloatArray, levels: tuple[float, ...], size: int = 1
+) -> None:
+    """The 95, 80 and 50 % intervals that the levels hold, each point the mean of ``size`` rows."""
+    seen_through = 1.0
+    for percent, shade in _SHADES.items():
+        low, high = (np.flatnonzero(np.isclose(levels, 0.5 + sign * percent / 200)) for sign in (-1, 1))
+        if not (low.size and high.size):
+            continue
+        below, above = (reduce_rows(quantiles_NQ[:, int(k[0])], size, "mean") for k in (low, high))
+        axes.fill_between(x, below, above, color=FORECAST, alpha=shade, linewidth=0)
+        # The legend shows what the eye sees: this shade on top of those of the wider intervals.
+        seen_through *= 1 - shade
+        axes.fill([], [], color=FORECAST, alpha=1 - seen_through, linewidth=0, label=f"{percent} % interval")
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
