@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from presurge.cli.command import Options
 from presurge.cli.console import console
@@ -52,10 +52,16 @@ class BacktestOptions(Stride):
     Attributes:
         models: Models to compare; the baselines are always added.
         set: A setting of one model, or of every compared model that has it; repeatable.
+        cutoffs: Forecast from N evenly spaced rows of the test rows instead of every --stride rows.
+        refit: Fit the models anew after every K forecasts, to all rows up to there (default: fit them once).
+        out: Also write every forecast (forecasts.parquet), the scores (metrics.json) and a report into this directory.
     """
 
     models: Annotated[str, "A,B,..."] = "dlinear"
     set: Annotated[list[str], "[MODEL:]KEY=VALUE"] = field(default_factory=list)
+    cutoffs: int | None = None
+    refit: Annotated[int | None, "K"] = None
+    out: Annotated[Path | None, "DIR"] = None
 
 
 def backtest(
@@ -75,17 +81,25 @@ def backtest(
       presurge backtest data --models auto,linear
       presurge backtest load.csv --time t --value requests --models gru,mlp
       presurge backtest data --models auto,gru --set gru:stride=10
+      presurge backtest data --cutoffs 20 --refit 5 --out scores
     """
     from presurge.workflows.config import resolve_each
     from presurge.workflows.evaluate import backtest as run
+    from presurge.workflows.evaluate import backtest_into
 
     names = listed([options.models])
     given = windows.given() | learning.given() | baselines.given()
     configs = resolve_each(names, given, setting_pairs(options.set) or {})
     dataset = data.load()
+    origins: dict[str, Any] = {"stride": options.stride, "cutoffs": options.cutoffs, "refit": options.refit}
     with console.progress() as progress:
-        evaluation = run(dataset, configs.values(), stride=options.stride, progress=progress)
+        if options.out is None:
+            evaluation = run(dataset, configs.values(), **origins, progress=progress)
+        else:
+            evaluation = backtest_into(options.out, dataset, configs.values(), **origins, progress=progress)
     print_evaluation(evaluation, as_json=common.json)
+    if options.out is not None:
+        console.say(f"Wrote forecasts.parquet, metrics.json and report.txt into {options.out}")
 
 
 @dataclass(frozen=True, kw_only=True)

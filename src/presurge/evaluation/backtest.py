@@ -238,19 +238,23 @@ class Scoring:
         self._seconds: dict[str, float] = {}
         self._origins: list[IntArray] = []
         self._n_skipped = 0
+        self._refused: HistoryError | None = None
 
     def add(self, models: Sequence[Forecaster], span: Span) -> None:
         """Score fitted models over a span; the models of all calls have the same names.
 
         Raises:
-            ConfigError, DataError, HistoryError: As ``evaluate``; the scores so far stay.
+            ConfigError, DataError, HistoryError: As ``evaluate``.
         """
         panel, horizon = _matching(models, self._panel)
         every, origins = _common_origins(models, panel, span, horizon, self._stride)
+        self._n_skipped += len(every) - len(origins)
+        if not len(origins):
+            self._refused = self._refused or _no_window(models, span, horizon, len(every))
+            return
         self._sums = self._sums or _new_sums(models, naive_scale(panel, self._train))
-        self._models, self._n_skipped = models, self._n_skipped + len(every) - len(origins)
+        self._models, done = models, 0
         self._origins.append(origins)
-        done = 0
         for piece in walk(models, panel, origins):
             self._sums[piece.model].add(piece.actual(), piece.mean_BHC, piece.quantiles_BHQC)
             self._seconds[piece.model] = self._seconds.get(piece.model, 0.0) + piece.cpu_seconds
@@ -261,7 +265,13 @@ class Scoring:
                 self._progress("Scoring", done / (len(models) * len(origins)))
 
     def evaluation(self, fit_seconds: Mapping[str, float]) -> Evaluation:
-        """The scores of all calls; ``fit_seconds``: model -> CPU seconds of its fits."""
+        """The scores of all calls; ``fit_seconds``: model -> CPU seconds of its fits.
+
+        Raises:
+            HistoryError: No window could be scored.
+        """
+        if self._refused and not self._origins:
+            raise self._refused
         panel, models, origins = self._panel, self._models, np.concatenate(self._origins)
         return Evaluation(
             scores={name: total.scores() for name, total in self._sums.items()},
@@ -313,26 +323,25 @@ def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
 def _common_origins(
     models: Sequence[Forecaster], panel: Panel, span: Span, horizon: int, stride: int
 ) -> tuple[IntArray, IntArray]:
-    """All origins that the longest context allows, and those of them that every model can forecast from.
-
-    Raises:
-        HistoryError: No model can forecast from any of them.
-    """
+    """All origins that the longest context allows, and those of them that every model can forecast from."""
     longest = max(models, key=lambda model: model.context)
     every = window_origins(panel, span, context=longest.context, horizon=horizon, stride=stride)
     strict = [model.context for model in models if not model.tolerates_gaps]
     context = max(strict, default=min(model.context for model in models))
-    origins = every[whole(panel, every, context=context, horizon=horizon)]
-    if len(origins):
-        return every, origins
+    return every, every[whole(panel, every, context=context, horizon=horizon)]
+
+
+def _no_window(models: Sequence[Forecaster], span: Span, horizon: int, n_windows: int) -> HistoryError:
+    """The error of rows from which not all models can forecast."""
+    longest = max(models, key=lambda model: model.context)
     needs = f"{longest.name} reads {longest.context} rows before each origin"
-    if len(every):
-        raise HistoryError(
-            f"all {len(every):,} windows of the {len(span):,} rows to score have a missing value in their context: "
+    if n_windows:
+        return HistoryError(
+            f"all {n_windows:,} windows of the {len(span):,} rows to score have a missing value in their context: "
             f"{needs}",
             hint="Repair the data, or choose a shorter `context` or `season`.",
         )
-    raise HistoryError(
+    return HistoryError(
         f"no window fits into the {len(span):,} rows to score: {needs} and is compared with {horizon} rows after it",
         hint="Give more rows to score, or choose a shorter `context`, `season` or `horizon`.",
     )

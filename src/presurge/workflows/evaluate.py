@@ -1,13 +1,19 @@
 """Score models on the last rows of a series: several that are fitted here, or one that was trained before."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from presurge import files
 from presurge.errors import HistoryError, within
 from presurge.evaluation import backtest as evaluation
-from presurge.evaluation.backtest import Evaluation
+from presurge.evaluation.backtest import Evaluation, Scoring
 from presurge.evaluation.fit import Fitted, fit_model
+from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.rolling import Keep, forecast_file, forecast_frame, rounds
 from presurge.models import registry
 from presurge.models.forecaster import FitReport
 from presurge.progress import Progress
@@ -46,6 +52,9 @@ def backtest(
     configs: Iterable[TrainConfig],
     *,
     stride: int = 1,
+    cutoffs: int | None = None,
+    refit: int | None = None,
+    keep: Keep | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fit several models and score them by rolling origin over the test rows, all on the same windows.
@@ -54,13 +63,59 @@ def backtest(
         dataset: The series and its parts.
         configs: One for each model; ``resolve_each`` adds the baselines.
         stride: Rows between two scored origins.
+        cutoffs: Number of evenly spaced origins, instead of one every ``stride`` rows.
+        refit: Number of origins after which every model is fitted anew, to all rows up to there; None fits once.
+        keep: Takes the forecasts as frames, model by model and piece by piece (``rolling.forecast_frame`` names the columns).
         progress: Called with the phase and its share done.
+
+    Raises:
+        ConfigError: The origins do not fit into the test rows.
+        HistoryError: No window can be scored.
     """
-    fitted = []
-    for config in configs:
-        with within(config.model):
-            fitted.append(fit(dataset, config, progress=progress))
-    return score_fitted(fitted, dataset, stride=stride, progress=progress)
+    configs, seconds = list(configs), defaultdict[str, float](float)
+    parts, stride = rounds(dataset, configs[0].horizon, stride=stride, cutoffs=cutoffs, refit=refit)
+    inner = progress if len(parts) == 1 else None
+    scoring = Scoring(
+        dataset.panel,
+        train=dataset.fit_span,
+        stride=stride,
+        keep=None if keep is None else lambda piece: keep(forecast_frame(piece)),
+        progress=inner,
+    )
+    for done, part in enumerate(parts, 1):
+        models = []
+        for config in configs:
+            with within(config.model):
+                fitted = fit(part, config, progress=inner)
+            models.append(fitted.model)
+            seconds[config.model] += fitted.cpu_seconds
+        scoring.add(models, part.test)
+        if progress is not None and inner is None:
+            progress("Fitting and scoring", done / len(parts), f"round {done} of {len(parts)}")
+    return scoring.evaluation(seconds)
+
+
+def backtest_into(
+    directory: Path, dataset: Dataset, configs: Iterable[TrainConfig], **settings: Any
+) -> Evaluation:
+    """Backtest, and write every forecast, the scores and a text report into a directory, all or none of them.
+
+    Args:
+        directory: Gets ``forecasts.parquet``, ``metrics.json`` and ``report.txt``; other files in it stay.
+        dataset: The series and its parts.
+        configs: One for each model.
+        settings: Further arguments of ``backtest``.
+
+    Raises:
+        PresurgeError: As ``backtest``; StorageError if the file system refuses.
+    """
+    with files.staged(directory, failures=(pl.exceptions.PolarsError,)) as folder:
+        with forecast_file(folder / "forecasts.parquet") as keep:
+            found = backtest(dataset, configs, keep=keep, **settings)
+        files.write_json(folder / "metrics.json", found.to_dict())
+        lines = [f"Backtest of {', '.join(found.models)}", "", *found.verdicts(), "", text_table(found)]
+        files.write_text(folder / "report.txt", "\n".join([*lines, "", *dataset.notes, ""]))
+    return found
 
 
 def score_fitted(
