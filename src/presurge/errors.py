@@ -101,3 +101,18 @@ class MissingDependencyError(PresurgeError):
             f"{purpose} needs the package {package}, which is not installed",
             hint=f"Install it with: pip install 'presurge[{extra}]'",
         )
+
+
+@contextmanager
+def required(package: str, *, purpose: str, extra: str) -> Iterator[None]:
+    """Name the extra that brings a package, if an import of the body fails because it is missing.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise MissingDependencyError(package, purpose=purpose, extra=extra) from error

@@ -6,15 +6,18 @@ Shapes: R rows, C channels, I items, F static features.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from presurge.errors import DataError
+from presurge.errors import DataError, required
 from presurge.series.frequency import SECOND, check_step
 from presurge.series.spans import Span
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ChannelKind = Literal["count", "gauge"]
 ChannelRole = Literal["target", "observed", "known"]
@@ -250,6 +253,16 @@ class Panel:
             columns.append(pl.Series("item", np.repeat(np.array(self.items), np.diff(self.indptr))))
         values = [pl.Series(c.name, self.values[:, i]).fill_nan(None) for i, c in enumerate(self.channels)]
         return pl.DataFrame(columns + values)
+
+    def plot(self) -> "Figure":
+        """Draw the first six channels over time, a line for each of the first seven items.
+
+        Raises:
+            MissingDependencyError: Matplotlib is not installed.
+        """
+        with required("matplotlib", purpose="a plot", extra="plots"):
+            from presurge.series.plots import drawn, panel_figure
+        return drawn(panel_figure, self)
 
 
 def columns_of(channels: Sequence[Channel], *roles: ChannelRole) -> IntArray:

@@ -1,0 +1,119 @@
+"""The pictures of a panel and of a forecast.
+
+Shapes: R rows, I items, H horizon, C channels, Q quantiles.
+"""
+
+import warnings
+from collections.abc import Callable
+from itertools import product
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from presurge.series import plots_style as style
+from presurge.series.frequency import format_step
+from presurge.series.panel import Channel, FloatArray, IntArray, Panel
+from presurge.series.plots_style import FORECAST, INK, WIDE, Float64Array, Layout
+
+if TYPE_CHECKING:
+    from presurge.series.forecast import Forecast
+
+MAX_PANELS = 6
+MAX_ITEMS = 7
+"""More lines could not be told apart."""
+_LEAST_HISTORY = 48
+_FEW_ROWS = 24
+
+
+P = ParamSpec("P")
+
+
+def drawn(draw: Callable[P, Figure], *given: P.args, **named: P.kwargs) -> Figure:
+    """A picture for a notebook or a file, in the wide style of the report."""
+    with warnings.catch_warnings(), style.styled(WIDE):
+        # A channel may be named in a script that Matplotlib's font lacks.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        return style.finish(draw(*given, **named), WIDE)
+
+
+def panel_figure(panel: Panel, layout: Layout = WIDE) -> Figure:
+    """The first channels over time, a panel each; the first items, a line each.
+
+    Where there are more rows than the layout can show, each point is the mean of several rows, in an envelope from the
+    least to the largest of them.
+    """
+    channels = panel.channels[:MAX_PANELS]
+    figure, grid = style.panels(layout, len(channels), 190, stacked=True)
+    x_R = _rows_axis(grid[-1], panel, layout)
+    lengths, one = np.diff(panel.indptr), len(panel.items) == 1
+    shown = np.flatnonzero(lengths)[:MAX_ITEMS].tolist()
+    size = -(-int(lengths.max(initial=1)) // layout.points)
+    note = f", mean of {size} rows ({format_step(size * panel.step)})" if size > 1 else ""
+    for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
+        for index, item in enumerate(shown):
+            rows = panel.rows_of(item)
+            color = INK if one else style.series_look(index, len(panel))[0]
+            style.draw_rows(axes, x_R[rows][::size], panel.values[rows, c], size, color, 0.16)
+            if not one:
+                axes.lines[-1].set_label(panel.items[item])
+        _finish_axes(axes, channel, style.channel_title(channel) + note)
+    return figure
+
+
+def forecast_figure(forecast: "Forecast", history: Panel | None = None, layout: Layout = WIDE) -> Figure:
+    """Mean and intervals of the first items and channels, a panel each, behind the last rows of a history."""
+    channels = range(len(forecast.channels))
+    pairs = list(product(range(len(forecast.items)), channels))[:MAX_PANELS]
+    figure, grid = style.panels(layout, len(pairs), 200 if len(pairs) > 1 else 260, stacked=True)
+    for (i, c), axes in zip(pairs, grid, strict=True):
+        ahead_H, mean_H = forecast.times()[i], forecast.mean[i, :, c]
+        quantiles_HQ = forecast.quantiles[i, :, :, c]
+        past_us, past_R = _past(history, forecast, i, c)
+        # An interval of one row needs a second point to be seen: what was last known, or half a step of its own.
+        if len(past_R):
+            start, mean, quantiles_Q = past_us[-1], past_R[-1], np.full(quantiles_HQ.shape[1:], past_R[-1])
+        else:
+            start, mean, quantiles_Q = ahead_H[0] - forecast.step // 2, mean_H[0], quantiles_HQ[0]
+        x = style.time_axis(axes, np.concatenate((past_us, [start], ahead_H)), forecast.clock, layout)
+        x_past, x_ahead = x[: len(past_R)], x[len(past_R) :]
+        axes.plot(x_past, past_R, color=INK, lw=1.1, label="actual" if len(past_R) else "")
+        style.draw_intervals(axes, x_ahead, np.vstack((quantiles_Q, quantiles_HQ)), forecast.levels)
+        marks: dict[str, Any] = {"marker": "o", "ms": 4, "markevery": slice(1, None)}
+        marks = marks if len(mean_H) <= _FEW_ROWS else {}
+        axes.plot(x_ahead, np.append(mean, mean_H), color=FORECAST, label="forecast (mean)", **marks)
+        item = f"{forecast.items[i]}: " if len(forecast.items) > 1 else ""
+        _finish_axes(axes, forecast.channels[c], item + style.channel_title(forecast.channels[c]))
+    return figure
+
+
+def _finish_axes(axes: Axes, channel: Channel, title: str) -> None:
+    axes.set_title(title)
+    axes.label_outer()
+    style.number_axis(axes)
+    if channel.kind == "count":
+        axes.set_ylim(bottom=0)
+
+
+def _past(history: Panel | None, forecast: "Forecast", i: int, c: int) -> tuple[IntArray, FloatArray]:
+    """Times and values of the last known rows of an item, up to the origin; the last one is known."""
+    name = forecast.channels[c].name
+    if history is None or forecast.items[i] not in history.items or name not in history.channel_names:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    rows = history.rows_of(history.items.index(forecast.items[i]))
+    values_R = history.values[rows, history.channel_names.index(name)]
+    times_us = history.times_of(np.arange(rows.start, rows.stop))
+    known = np.flatnonzero(~np.isnan(values_R) & (times_us <= forecast.origin[i]))
+    end = int(known[-1]) + 1 if len(known) else 0
+    begin = max(0, end - max(_LEAST_HISTORY, 4 * forecast.mean.shape[1]))
+    return times_us[begin:end], values_R[begin:end]
+
+
+def _rows_axis(axes: Axes, panel: Panel, layout: Layout) -> Float64Array:
+    """Where the rows of a panel lie on its time axis, whose unit fits the span from the first to the last of all items."""
+    times_R = panel.times()
+    order = np.argsort(times_R, kind="stable")
+    x_R = np.empty(len(times_R))
+    x_R[order] = style.time_axis(axes, times_R[order], panel.clock, layout)
+    return x_R
