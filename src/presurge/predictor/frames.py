@@ -5,7 +5,6 @@ Shapes: N rows of a frame, H rows of a forecast, C channels.
 
 import hashlib
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from presurge.series.timestamps import PER_SECOND, TimeForm, format_stamp
 from presurge.sources.columns import Rows, read_numbers, read_stamps, without_blank
 from presurge.sources.files import RowFrame
 from presurge.sources.formats import BURSTGPT, GUIDE_COUNTS, GUIDE_TIME, REQUEST_CHANNELS
+from presurge.sources.frames import as_polars, is_frame
 from presurge.sources.table import read_guide_csv
 
 Frame = Any
@@ -65,8 +65,7 @@ def level_of(data: Frame, least: int = 0) -> Level:
         DataError: It is not a data frame, or the columns fit neither.
         HistoryError: There are fewer than ``least`` rows.
     """
-    pandas = sys.modules.get("pandas")
-    if not isinstance(data, pl.DataFrame) and (pandas is None or not isinstance(data, pandas.DataFrame)):
+    if isinstance(data, pl.LazyFrame) or not is_frame(data):
         hint = "Give a pandas or Polars DataFrame, one row per request; collect() a LazyFrame first."
         raise DataError(f"{type(data).__name__} is not a data frame", hint=hint)
     columns = list(data.columns)
@@ -96,7 +95,7 @@ def read_history(data: Frame, last: int | None = None) -> History:
     """
     level = level_of(data, 2)
     recent = data if last is None else latest(data, last)
-    frame = _to_polars(recent, _NEEDED[level])
+    frame = as_polars(recent, _NEEDED[level])
     place = "data frame" if len(recent) == len(data) else f"last {len(recent)} rows of the data frame"
     file = RowFrame(Path(place), "parquet", tuple(frame.columns), frame=frame)
     return _requests(file) if level == "request" else _minutes(file)
@@ -111,7 +110,7 @@ def latest(data: Frame, rows: int) -> Frame:
 
 def tokens_of(data: Frame) -> npt.NDArray[np.float64]:
     """Request and response tokens of every row, float64 [N, 2]; NaN for anything but a number."""
-    frame = _to_polars(data, _NEEDED[level_of(data)][-2:])
+    frame = as_polars(data, _NEEDED[level_of(data)][-2:])
     return frame.select(pl.all().cast(pl.Float64, strict=False)).to_numpy()
 
 
@@ -127,7 +126,7 @@ def last_row(data: Frame) -> dict[str, Any]:
     What is not a time or not a number becomes None; the models say why nothing can be forecast from it.
     """
     recent = latest(data, 1)
-    frame, place, stamp = _to_polars(recent, (TIME,)), -1, None
+    frame, place, stamp = as_polars(recent, (TIME,)), -1, None
     try:
         stamp_N, form = read_stamps(Rows(RowFrame.of(frame), frame, np.arange(len(frame))), TIME, None)
         place = len(frame) - 1 - int(stamp_N[::-1].argmax())
@@ -137,20 +136,6 @@ def last_row(data: Frame) -> dict[str, Any]:
     numbers = tokens_of(recent)[place].tolist()
     tokens = [int(n) if n.is_integer() else n if math.isfinite(n) else None for n in numbers]
     return {"timestamp": stamp, "request_tokens": tokens[0], "response_tokens": tokens[1]}
-
-
-def _to_polars(data: Frame, names: tuple[str, ...]) -> pl.DataFrame:
-    if isinstance(data, pl.DataFrame):
-        return data.select(names)
-    return pl.DataFrame([_column(name, data[name]) for name in names])
-
-
-def _column(name: str, column: Any) -> pl.Series:
-    """A pandas column; types that NumPy lacks (text, zones, integers with gaps) are read object by object."""
-    values = column.to_numpy()
-    if values.dtype == object:
-        return pl.Series(name, column.to_numpy(object, na_value=None).tolist(), strict=False)
-    return pl.Series(name, values, nan_to_null=True)
 
 
 def _requests(file: RowFrame) -> History:

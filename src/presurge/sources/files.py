@@ -9,6 +9,7 @@ from typing import Literal, Self
 import polars as pl
 
 from presurge.errors import DataError
+from presurge.sources.frames import Frame, as_polars, is_frame
 
 FileKind = Literal["csv", "parquet", "json"]
 Types = Mapping[str, type[pl.DataType] | pl.DataType]
@@ -117,9 +118,14 @@ class RowFrame(RowFile):
     frame: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> Self:
-        """Wrap a frame so that errors can point into it."""
-        return cls(Path("data frame"), "parquet", tuple(frame.columns), frame=frame)
+    def of(cls, frame: Frame) -> Self:
+        """Wrap a pandas or Polars frame so that errors can point into it.
+
+        Raises:
+            DataError: Two columns have the same name.
+        """
+        own = as_polars(frame)
+        return cls(Path("data frame"), "parquet", tuple(own.columns), frame=own)
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
         """The rows, lazily."""
@@ -127,14 +133,16 @@ class RowFrame(RowFile):
         return self.frame.lazy()
 
 
-def open_file(source: Path | str | RowFile) -> RowFile:
-    """Examine a file: its kind by its content, its columns by its header. An opened file is returned as it is.
+def open_file(source: Path | str | RowFile | Frame) -> RowFile:
+    """Examine a file: its kind by its content, its columns by its header. Wrap a frame; return an opened file as it is.
 
     Raises:
         DataError: There is no such file, or it is empty, a directory, damaged, or not UTF-8.
     """
     if isinstance(source, RowFile):
         return source
+    if is_frame(source):
+        return RowFrame.of(source)
     path = Path(source)
     head = _first_bytes(path)
     with reading(path):

@@ -26,8 +26,9 @@ from presurge.sources.columns import (
     read_stamps,
     without_blank,
 )
-from presurge.sources.files import RowFile, RowFrame, check_columns, open_file, reading
+from presurge.sources.files import RowFile, check_columns, open_file, reading
 from presurge.sources.formats import GUIDE_COUNTS, GUIDE_TIME, LOAD_CHANNELS
+from presurge.sources.frames import Frame
 
 Fill = Literal["auto", "zero", "missing"]
 
@@ -74,7 +75,7 @@ class Table:
 
 
 def read_table(
-    source: Path | str | RowFile | pl.DataFrame,
+    source: Path | str | RowFile | Frame,
     *,
     time: str,
     values: Sequence[str],
@@ -90,7 +91,7 @@ def read_table(
     runs from its own first row to its own last one.
 
     Args:
-        source: The file, what ``open_file`` made of it, or a Polars frame.
+        source: The file, what ``open_file`` made of it, or a pandas or Polars frame.
         time: Its time column.
         values: Its value columns, which become the channels.
         item: The column that names the series of each row, in a long table.
@@ -103,7 +104,7 @@ def read_table(
         DataError: The file cannot be read, lacks a column, or holds a value that is not a time or not a number.
         ConfigError: ``step`` or ``kinds`` cannot be used.
     """
-    file = RowFrame.of(source) if isinstance(source, pl.DataFrame) else open_file(source)
+    file = open_file(source)
     kinds = kinds or {}
     needed = [time, *([item] if item else []), *values]
     check_columns(file, needed)
@@ -131,7 +132,7 @@ def read_table(
 
 
 read_frame = read_table
-"""The name of ``read_table`` for a Polars frame."""
+"""The name of ``read_table`` for a pandas or Polars frame."""
 
 
 def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = None) -> Table:

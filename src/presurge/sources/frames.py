@@ -1,0 +1,90 @@
+"""Data frames in memory: a pandas frame becomes a Polars frame, without pyarrow and without importing pandas."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from presurge.errors import DataError
+
+Frame = Any
+"""A ``pandas.DataFrame``, a ``polars.DataFrame`` or a ``polars.LazyFrame``."""
+
+
+def is_pandas(data: object) -> bool:
+    """Whether it is a pandas frame; pandas is not imported for that."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(data, pandas.DataFrame)
+
+
+def is_frame(data: object) -> bool:
+    """Whether it is a frame that ``as_polars`` takes."""
+    return isinstance(data, pl.DataFrame | pl.LazyFrame) or is_pandas(data)
+
+
+def column_names(data: Frame) -> list[str]:
+    """Names of the columns as ``as_polars`` gives them, the levels of a pandas index first."""
+    if isinstance(data, pl.LazyFrame):
+        return data.collect_schema().names()
+    return list(data.columns) if isinstance(data, pl.DataFrame) else [name for name, _ in _columns(data)]
+
+
+def as_polars(data: Frame, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """A frame as a Polars frame, with some of its columns or all.
+
+    A level of a pandas index becomes a column if it has a name or holds times; times without a name are called
+    ``timestamp``. Times with a zone are converted to UTC, periods become their beginnings, and ``NaN``, ``NaT`` and ``NA``
+    become null.
+
+    Raises:
+        DataError: It is not a data frame, or two columns have the same name.
+    """
+    if not is_frame(data):
+        hint = "Give a pandas or Polars DataFrame."
+        raise DataError(f"{type(data).__name__} is not a data frame", hint=hint)
+    names = column_names(data)
+    if twice := [name for name in columns or names if names.count(name) > 1]:
+        raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
+    if is_pandas(data):
+        return pl.DataFrame([_series(n, c) for n, c in _columns(data) if columns is None or n in columns])
+    wanted = data if columns is None else data.select(columns)
+    return wanted.collect() if isinstance(wanted, pl.LazyFrame) else wanted
+
+
+def _columns(data: Frame) -> Iterator[tuple[str, Any]]:
+    """The columns of a pandas frame by name, the levels of its index first."""
+    pandas = sys.modules["pandas"]
+    names = [str(name) for name in data.columns]
+    for place, name in enumerate(data.index.names):
+        level = data.index.get_level_values(place)
+        times = isinstance(level, pandas.DatetimeIndex | pandas.PeriodIndex)
+        called = "timestamp" if name is None and times else name
+        if called is not None and str(called) not in names:
+            yield str(called), level
+    yield from ((name, data.iloc[:, place]) for place, name in enumerate(names))
+
+
+def zone_of(dtype: Any) -> Any:
+    """The time zone of a pandas type; None if it has none."""
+    return getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
+
+
+def _series(name: str, column: Any) -> pl.Series:
+    """A pandas column; what NumPy has no type for, such as text, is read object by object."""
+    if isinstance(column.dtype, sys.modules["pandas"].PeriodDtype):
+        column = column.array.to_timestamp()
+    dtype = column.dtype
+    kind = getattr(dtype, "kind", "O")
+    if kind == "M":
+        stamps = pl.Series(name, column.to_numpy("datetime64[us]"))
+        return stamps.dt.replace_time_zone("UTC") if zone_of(dtype) else stamps
+    if kind == "m":
+        return pl.Series(name, column.to_numpy("timedelta64[us]"))
+    if kind in "iufb" and hasattr(dtype, "numpy_dtype"):  # missing values have a mask of their own
+        filled = pl.Series(name, column.to_numpy(dtype.numpy_dtype, na_value=0), nan_to_null=True)
+        return filled.set(pl.Series(np.asarray(column.isna(), bool)), None)
+    if kind in "iufb":
+        return pl.Series(name, column.to_numpy(), nan_to_null=True)
+    return pl.Series(name, column.to_numpy(object, na_value=None).tolist(), strict=False)
