@@ -48,15 +48,16 @@ def arma(rows: int, seed: int) -> np.ndarray:
 
 
 def fixed(transform: str = "identity", calendar: str = "off", ridge: float | None = 0.0) -> LinearConfig:
-    """``calendar`` is off, on, or weekdays: on, with shapes of their own for the days of the week."""
-    on = "off" if calendar == "off" else "on"
-    weekdays = "on" if calendar == "weekdays" else "off"
-    values = {"transform": transform, "calendar": on, "weekdays": weekdays, "ridge": ridge}
+    """``calendar`` is off, on, weekdays (on, with shapes of their own) or reactions (the same, and these)."""
+    kinds = ("off", "on", "weekdays", "reactions")
+    uses = {kind: "on" if kinds.index(calendar) >= place else "off" for place, kind in enumerate(kinds)}
+    values = {"transform": transform, "calendar": uses["on"], "ridge": ridge}
+    values |= {kind: uses[kind] for kind in ("weekdays", "reactions")}
     return LinearConfig.model_validate(values)
 
 
 @pytest.mark.parametrize("transform", ["identity", "sqrt", "log1p"])
-@pytest.mark.parametrize("calendar", ["off", "on", "weekdays"])
+@pytest.mark.parametrize("calendar", ["off", "on", "weekdays", "reactions"])
 def test_least_squares_of_windows_written_out(make_panel: MakePanel, transform: str, calendar: str) -> None:
     y = np.random.default_rng(1).gamma(4, 10, 1500).astype(np.float32)
     panel = make_panel(y)
@@ -77,6 +78,11 @@ def test_least_squares_of_windows_written_out(make_panel: MakePanel, transform: 
         )
         waves = hour / 168 * of_the_week
         inputs += [np.sin(waves), np.cos(waves)]
+    if calendar == "reactions":
+        past = pd.DataFrame(windows[:, :9].T)
+        daily = np.concatenate([f(hour / 24 * range(1, 9)) for f in (np.sin, np.cos)], axis=1)
+        for move in (past.diff(), past.diff(4), past - past.mean()):
+            inputs.append(move.to_numpy()[-1:].T * daily)
     change = windows[:, 9:] - windows[:, 8:9]
     solution = np.linalg.lstsq(np.concatenate(inputs, axis=1), change, rcond=None)[0]
     expected = unit * backward(np.concatenate(inputs, axis=1) @ solution + windows[:, 8:9])
@@ -398,6 +404,35 @@ def test_weekdays_take_four_weeks(make_panel: MakePanel) -> None:
         "weekdays"
         not in Linear(context=12, horizon=3, config=config).fit(panel, panel.full_span()).chosen["c0"]
     )
+
+
+def test_reactions_that_follow_the_time_of_day(make_panel: MakePanel, tmp_path: Path) -> None:
+    """Bursts last by day and are over at once by night, beside weekdays with shapes of their own."""
+    rng, rows = np.random.default_rng(19), 24 * 7 * 12
+    shape = np.tile(rng.gamma(4, 8, 168), 12)
+    z = np.zeros(rows)
+    for t in range(1, rows):
+        z[t] = (0.95 if 7 <= t % 24 < 19 else 0.0) * z[t - 1] + rng.normal()
+    panel = make_panel(shape + 5 * z)
+    train, test = cut(panel)
+    model, plain = (
+        Linear(context=12, horizon=3, config=LinearConfig.model_validate({"reactions": use}))
+        for use in ("auto", "off")
+    )
+    assert model.fit(panel, train).chosen["c0"]["reactions"]
+    assert "reactions" not in plain.fit(panel, train).chosen["c0"]
+    assert wape(model, panel, test) < 0.9 * wape(plain, panel, test)
+    model.save(tmp_path / "model")
+    again, _ = registry.load(tmp_path / "model")
+    assert isinstance(again, Linear)
+    np.testing.assert_array_equal(forecasts(again, panel, test)[0], forecasts(model, panel, test)[0])
+
+
+def test_reactions_win_by_a_margin_only(make_panel: MakePanel) -> None:
+    panel = make_panel(hourly(12, own_shapes=True), kinds="c")
+    report = Linear(context=12, horizon=3).fit(panel, panel.full_span())
+    assert any(row.get("reactions") for row in report.candidates)
+    assert not report.chosen["c0"].get("reactions")
 
 
 def test_a_model_saved_without_weekdays_loads(make_panel: MakePanel) -> None:

@@ -47,6 +47,10 @@ class Calendar(Config):
         orders = _WEEKDAYS if rows * step >= 4 * WEEK else ()
         return cls(step=step, harmonics=tuple((WEEK, order) for order in orders if 2 * step * order < WEEK))
 
+    def of_the_day(self) -> "Calendar":
+        """The harmonics of the day alone."""
+        return Calendar(step=self.step, harmonics=tuple(pair for pair in self.harmonics if pair[0] == DAY))
+
     @property
     def size(self) -> int:
         """K, the number of terms."""

@@ -16,31 +16,38 @@ from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.models.calendar import Calendar
-from presurge.models.linear.moments import Moments, joint_moments
+from presurge.models.linear.moments import Moments, joint_moments, moments_written_out, no_moments
 from presurge.models.linear.select import Fold, complete_starts, no_window, thinned, window_errors
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, without_anchor
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch, targets_of
+from presurge.series.windows import WindowBatch, chunks, targets_of
 
 if TYPE_CHECKING:
     from presurge.models.linear.linear import Linear
 
-CALENDARS = ("calendar", "weekdays")
-"""Terms of the time of the origin: a rhythm of the day and of the week, and weekdays with shapes of their own."""
+CALENDARS = ("calendar", "weekdays", "reactions")
+"""Terms of the time of the origin: a rhythm of the day and of the week, weekdays with shapes of their own, and the harmonics
+of the day that are multiplied by the last change and the level above the context, so that the reaction to them follows the
+time of day."""
 TERMS = (*CALENDARS, "covariates")
 """What a channel may forecast with beside its own past."""
 
 WEEKDAYS_MARGIN = 0.05
 """Share of the error by which the many weights of the weekdays have to be better. On real series that gain less from them in
 the folds they do harm on later rows."""
+REACTIONS_MARGIN = 0.03
+"""The same for those of the reactions, in the last fold: what they gain there they gain later, other than in earlier folds."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_RIDGE = 1e-9
 """As a share of the mean eigenvalue: keeps weights finite where lags are collinear."""
+_TINY = float(np.finfo(np.float64).tiny)
+_VALUES_AT_ONCE = 1 << 21
 _UNIT = 0.1
 """Unit of a channel as a share of its mean size: where the logarithm turns from straight to curved."""
 
@@ -123,7 +130,8 @@ class ChannelModel:
         z_BN = z_BL @ self.weights["weight"].T + self.weights["bias"]
         for term, input_BK in inputs.items():
             if term in self.weights:
-                z_BN += input_BK @ self.weights[term].T
+                used_BK = products(z_BL, input_BK) if term == "reactions" else input_BK
+                z_BN += used_BK @ self.weights[term].T
         y_BN: Float64Array = np.clip(self.scale.inverse(z_BN, z_BL), self.floor, _FLOAT32_MAX)
         return y_BN
 
@@ -137,8 +145,8 @@ def further_inputs(
 ) -> dict[str, Float64Array]:
     """The inputs [B, K] of each term beside the context of the channel.
 
-    ``calendar`` and ``weekdays``: harmonics of the time of the origin. ``covariates``: the context of each covariate of the
-    batch and, if it is known, its H rows after that.
+    ``calendar``, ``weekdays``, ``reactions``: harmonics of the time of the origin. ``covariates``: the context of each
+    covariate of the batch and, if it is known, its H rows after that.
     """
     inputs = {term: calendars[term].terms(batch.origin_B) for term in CALENDARS if term in terms}
     if "covariates" in terms:
@@ -151,6 +159,14 @@ def further_inputs(
                 parts.append(batch.future_BHK[:, :, known.index(channel)])
         inputs["covariates"] = np.concatenate(parts, axis=1).astype(np.float64)
     return inputs
+
+
+def products(z_BL: Float64Array, daily_BK: Float64Array) -> Float64Array:
+    """The change over the last row and the last four, and the level above the mean, times K harmonics: float64 [B, 3 K]."""
+    before_B3 = np.stack((z_BL[:, -2:][:, 0], z_BL[:, -5:][:, 0], z_BL.mean(axis=1)), axis=1)
+    moves_B3 = z_BL[:, -1:] - before_B3
+    result: Float64Array = (moves_B3[:, :, None] * daily_BK[:, None]).reshape(len(z_BL), -1)
+    return result
 
 
 class ChannelFit(NamedTuple):
@@ -166,6 +182,15 @@ class ChannelFit(NamedTuple):
     candidates: list[dict[str, Any]]
     at_fold: dict[int, ChannelModel]
     n_windows: int
+
+
+class _Best(NamedTuple):
+    """The best candidate so far, its error with its handicap, and all that were tried."""
+
+    chosen: dict[str, Any]
+    at_fold: dict[int, ChannelModel]
+    lowest: float
+    candidates: list[dict[str, Any]]
 
 
 class ChannelProblem:
@@ -191,6 +216,10 @@ class ChannelProblem:
         self.judge_F = [thinned(complete_starts(panel, fold.judge, *size)[0]) for fold in folds]
         if len(self.learn_F[-1]) == 0:
             raise no_window(train, *size, panel.channels[0].name)
+        nested_F = [self.learn_F[0][:0], *self.learn_F]
+        self.new_F = [np.setdiff1d(later, less, assume_unique=True) for less, later in pairwise(nested_F)]
+        harmonics = [*self.calendars["calendar"].harmonics, *self.calendars["weekdays"].harmonics]
+        self.calendar = Calendar(step=panel.step, harmonics=tuple(harmonics))
         self.train_RC = panel.take(train).values
         self.covariates = Scaler.fit(self.train_RC[:, 1:], "standard")
         self.known = [channel.role == "known" for channel in panel.channels[1:]]
@@ -206,36 +235,55 @@ class ChannelProblem:
         """
         scales = self._scales()
         moments = self._moments_by_fold(scales)
-        given = self.config.ridge
-        ridges = RIDGES if given is None else (given,)
-        chosen: dict[str, Any] = {
+        chosen = {
             "transform": list(scales)[min(1, len(scales) - 1)],
             **term_sets[0],
-            "ridge": DEFAULT_RIDGE if given is None else given,
+            "ridge": DEFAULT_RIDGE if self.config.ridge is None else self.config.ridge,
             "error": None,
         }
+        best = _Best(chosen, {}, np.inf, [])
         usable = [f for f, judge in enumerate(self.judge_F) if len(judge) and len(self.learn_F[f])]
-        candidates: list[dict[str, Any]] = []
-        at_fold: dict[int, ChannelModel] = {}
-        lowest = np.inf
         for terms, name in product(term_sets, scales if usable else ()):
-            used = [term for term in terms if terms[term]]
-            fits = {f: self._solve(moments[name][f], scales[name], used, ridges) for f in usable}
-            errors = self._pooled_errors(fits, used, len(ridges)).tolist()
-            rows = [
-                {"transform": name, **terms, "ridge": ridge, "error": error}
-                for ridge, error in zip(ridges, errors, strict=True)
-            ]
-            candidates += rows
-            p = errors.index(min(errors))
-            handicap = 1 - WEEKDAYS_MARGIN if "weekdays" in used else 1.0
-            if errors[p] / handicap < lowest:
-                lowest, chosen = errors[p] / handicap, rows[p]
-                own = slice(p * self.horizon, (p + 1) * self.horizon)
-                at_fold = {f: fit.rows(own) for f, fit in fits.items()}
-        name, used = chosen["transform"], [term for term in term_sets[0] if chosen[term]]
-        model = self._solve(moments[name][-1], scales[name], used, [chosen["ridge"]])
-        return ChannelFit(model, chosen, candidates, at_fold, len(self.learn_F[-1]))
+            best = self._better(best, scales[name], terms, {f: moments[name][f] for f in usable})
+        name, terms = best.chosen["transform"], {term: best.chosen[term] for term in term_sets[0]}
+        joint_F = moments[name]
+        reactions = self.config.reactions if terms.get("weekdays") else "off"
+        if reactions == "on" or (reactions == "auto" and usable):
+            joint_F, terms = self._with_reactions(joint_F, scales[name]), {**terms, "reactions": True}
+            tried = best._replace(chosen={**best.chosen, "reactions": True}, lowest=np.inf)
+            if usable:
+                tried = self._better(tried, scales[name], terms, {f: joint_F[f] for f in usable})
+            if reactions == "on" or self._clearly_better(tried, best, max(usable)):
+                best = tried
+        used = [term for term in terms if best.chosen.get(term)]
+        model = self._solve(joint_F[-1], scales[name], used, [best.chosen["ridge"]])
+        return ChannelFit(model, best.chosen, best.candidates, best.at_fold, len(self.learn_F[-1]))
+
+    def _better(
+        self, best: "_Best", scale: Scale, terms: Mapping[str, bool], joint_F: Mapping[int, Moments]
+    ) -> "_Best":
+        """Try some terms on one scale with every ridge: what is best now, and all candidates so far."""
+        ridges = RIDGES if self.config.ridge is None else (self.config.ridge,)
+        used = [term for term in terms if terms[term]]
+        fits = {f: self._solve(joint, scale, used, ridges) for f, joint in joint_F.items()}
+        errors = self._pooled_errors(fits, used, len(ridges)).tolist()
+        rows = [
+            {"transform": scale.transform, **terms, "ridge": ridge, "error": error}
+            for ridge, error in zip(ridges, errors, strict=True)
+        ]
+        best.candidates.extend(rows)
+        p = errors.index(min(errors))
+        level = errors[p] / (1 - WEEKDAYS_MARGIN if "weekdays" in used else 1)
+        if level >= best.lowest:
+            return best
+        own = slice(p * self.horizon, (p + 1) * self.horizon)
+        return _Best(rows[p], {f: fit.rows(own) for f, fit in fits.items()}, level, best.candidates)
+
+    def _clearly_better(self, tried: _Best, best: _Best, last: int) -> bool:
+        """Whether reactions pay in all folds together, and by a margin in the last, which learned from most rows."""
+        pairs = [(one, [term for term in TERMS if one.chosen.get(term)]) for one in (tried, best)]
+        (new,), (old,) = (self._pooled_errors({last: one.at_fold[last]}, used, 1) for one, used in pairs)
+        return bool(tried.lowest < best.lowest and new < (1 - REACTIONS_MARGIN) * old)
 
     def _scales(self) -> dict[TransformName, Scale]:
         """The scales to choose from: roots and logarithms only of channels that are never negative."""
@@ -253,18 +301,38 @@ class ChannelProblem:
         x_TR = np.array([(scale.forward(y_R) - scale.centre) / scale.spread for scale in scales.values()])
         covariate_PR = np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T
         time_R, width = self.panel.times(), self.context + self.horizon
-        nested_F = [self.learn_F[0][:0], *self.learn_F]
-        new_F = [np.setdiff1d(later, earlier, assume_unique=True) for earlier, later in pairwise(nested_F)]
-        harmonics = [pair for calendar in self.calendars.values() for pair in calendar.harmonics]
-        calendar = Calendar(step=self.panel.step, harmonics=tuple(harmonics))
+        calendar = self.calendar
         joint_FT = [
             joint_moments(
                 x_TR, covariate_PR, new, width, calendar=calendar, time_R=time_R, context=self.context
             )
-            for new in new_F
+            for new in self.new_F
         ]
         joint_TF = zip(*joint_FT, strict=True)
         return {name: list(accumulate(joint_F)) for name, joint_F in zip(scales, joint_TF, strict=True)}
+
+    def _with_reactions(self, joint_F: Sequence[Moments], scale: Scale) -> list[Moments]:
+        """The moments of every fold with those of the reactions, which are no sums over windows and are written out."""
+        daily, width = self.calendars["reactions"], self.context + self.horizon
+        x_R = (scale.forward(self.panel.values[:, 0]) - scale.centre) / scale.spread
+        series = [x_R, *np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T]
+        times_R, more_F = self.panel.times(), []
+        old = len(joint_F[0].total_W)
+        for new in self.new_F:
+            own, cross_WK = no_moments(3 * daily.size), np.zeros((old, 3 * daily.size))
+            for part in chunks(new, max(1, _VALUES_AT_ONCE // old)):
+                time_B = times_R[part + self.context - 1]
+                windows = [sliding_window_view(one_R, width)[part] for one_R in series]
+                terms_BK = products(windows[0][:, : self.context], daily.terms(time_B))
+                own += moments_written_out(terms_BK)
+                cross_WK += np.concatenate((*windows, self.calendar.terms(time_B)), axis=1).T @ terms_BK
+            gram = np.block([[np.zeros((old, old)), cross_WK], [cross_WK.T, own.gram_WW]])
+            more_F.append(Moments(0, np.concatenate((np.zeros(old), own.total_W)), gram))
+        pad = (0, 3 * daily.size)
+        wider_F = [
+            Moments(one.n, np.pad(one.total_W, pad), np.pad(one.gram_WW, (pad, pad))) for one in joint_F
+        ]
+        return [one + more for one, more in zip(wider_F, accumulate(more_F), strict=True)]
 
     def _solve(
         self, joint: Moments, scale: Scale, terms: Sequence[str], ridges: Sequence[float]
@@ -277,13 +345,14 @@ class ChannelProblem:
         context, width = self.context, self.context + self.horizon
         rows_P = [width if known else context for known in self.known]
         end = width * (1 + len(rows_P))
-        sines, cosines = np.arange(end, len(joint.total_W)).reshape(2, -1)
+        sines, cosines = np.arange(end, end + self.calendar.size).reshape(2, -1)
         slow = self.calendars["calendar"].size // 2
         columns = {
             "weight": range(context),
             "covariates": [width * (1 + p) + row for p, rows in enumerate(rows_P) for row in range(rows)],
             "calendar": [*sines[:slow], *cosines[:slow]],
             "weekdays": [*sines[slow:], *cosines[slow:]],
+            "reactions": range(end + self.calendar.size, len(joint.total_W)),
         }
         last_W = np.eye(width)[context - 1]
         differences = joint.relative_to(last_W)
@@ -291,9 +360,14 @@ class ChannelProblem:
         size = float(np.sqrt(max(own, 0) / (joint.n * context))) or 1.0
         used = [column for term in terms for column in columns[term]]
         order = [*range(context), *used, *range(context, width)]
-        size_X = np.repeat((1.0, size, 1.0), (context, len(used), self.horizon))
+        size_X = np.ones(len(joint.total_W))
+        size_X[width:] = size
+        reaction_K = np.array(columns["reactions"], np.int64)
+        size_X[reaction_K] /= np.sqrt(joint.gram_WW.diagonal()[reaction_K] / joint.n) + _TINY
         inputs = context + len(used)
-        weight_PHI, bias_PH = solve(differences.take(order, size_X), inputs, ridges, least=_SMALLEST_RIDGE)
+        weight_PHI, bias_PH = solve(
+            differences.take(order, size_X[order]), inputs, ridges, least=_SMALLEST_RIDGE
+        )
         weight_NI = weight_PHI.reshape(-1, inputs)
         weights = {
             "weight": without_anchor(weight_NI[:, :context], last_W[:context]),
@@ -301,7 +375,8 @@ class ChannelProblem:
         }
         for term in terms:
             begin, context = context, context + len(columns[term])
-            weights[term] = scale.spread * size * weight_NI[:, begin:context]
+            spread = 1.0 if term == "reactions" else scale.spread  # their inputs have the size of z
+            weights[term] = spread * size_X[columns[term]] * weight_NI[:, begin:context]
         if "covariates" in weights:  # from their scale to original units
             weights["covariates"] /= np.repeat(self.covariates.scale_C, rows_P)
             weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, rows_P)

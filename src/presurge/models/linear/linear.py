@@ -48,6 +48,8 @@ class LinearConfig(Config):
             rows hold twice are used.
         weekdays: Whether every weekday has a daily shape of its own, beside the calendar; ``auto`` chooses it where it is
             clearly better. It takes four weeks of training rows.
+        reactions: Whether the reaction to the last rows depends on the time of day, where weekdays have shapes of their own;
+            ``auto`` chooses it where it is clearly better.
         covariates: Whether known and observed channels are inputs; ``auto`` chooses.
         ridge: Penalty in rows; None chooses.
         folds: Folds of the training rows that choose.
@@ -57,6 +59,7 @@ class LinearConfig(Config):
     transform: TransformName | Literal["auto"] = "auto"
     calendar: Use = "auto"
     weekdays: Use = "auto"
+    reactions: Use = "auto"
     covariates: Use = "auto"
     ridge: float | None = Field(None, ge=0)
     folds: int = Field(3, ge=1, le=20)
@@ -100,7 +103,8 @@ class Linear(Forecaster):
         self.spec = SeriesSpec.of(panel.only_targets())
         rows = int((train.last - train.first).max()) if config.calendar != "off" else 0
         many = rows if config.weekdays != "off" else 0
-        made = (Calendar.of(panel.step, rows), Calendar.of_weekdays(panel.step, many))
+        plain = Calendar.of(panel.step, rows)
+        made = (plain, Calendar.of_weekdays(panel.step, many), plain.of_the_day())
         self.calendars = dict(zip(CALENDARS, made, strict=True))
         covariates = [channel.name for channel in panel.channels if channel.role != "target"]
         term_sets = self._term_sets(covariates)
