@@ -107,7 +107,7 @@ def test_backtest_prints_one_object_with_the_baselines(run: Run) -> None:
     assert code == 0
     result = json.loads(out)
     assert set(result["metrics"]) == {
-        "dlinear", "linear", "last-value", "recent-mean", "drift", "seasonal-naive"
+        "dlinear", "linear", "zero", "last-value", "recent-mean", "recent-median", "drift", "seasonal-naive"
     }  # fmt: skip
     for channels in result["metrics"].values():
         assert set(channels) == {"requests", "cpu"}

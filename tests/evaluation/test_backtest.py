@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from presurge.errors import ConfigError, HistoryError
-from presurge.evaluation.backtest import evaluate
+from presurge.evaluation.backtest import evaluate, without_room
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.report.tables import text_table
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
-from presurge.series.frequency import HOUR
+from presurge.series.dataset import Dataset
+from presurge.series.frequency import DAY, HOUR, MINUTE
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 
@@ -73,6 +74,31 @@ def test_a_gap_costs_the_windows_whose_context_some_model_needs_whole(make_panel
         for h, s in zip((1, 2, 3), steps, strict=True)
     ]
     np.testing.assert_allclose(found.scores["last-value"]["mae"][:, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "rows", "missing"),
+    [
+        (HOUR, 600, {}),
+        (HOUR, 242, {"week-ago": "less than 1w lies before the rows that are for validation"}),
+        (HOUR, 180, {"week-ago": "less than 1w lies before the rows that are scored"}),
+        (7 * MINUTE, 600, {"day-ago": "a whole number of rows of 7m", "week-ago": "less than 1w"}),
+        (DAY, 600, {"day-ago": "or a single one"}),
+    ],
+)
+def test_no_baseline_of_an_earlier_time_costs_a_scored_window(
+    make_panel: MakePanel, step: int, rows: int, missing: dict[str, str]
+) -> None:
+    panel = make_panel(np.arange(rows), step=step)
+    train, validation, test = panel.full_span().cut([0.6, 0.1, 0.3])
+    data = Dataset(
+        panel=panel, train=train, validation=validation, test=test, validation_given=False, source={}
+    )
+    notes = without_room(data, context=5, horizon=3)
+    assert set(notes) == set(missing)
+    for name, words in missing.items():
+        assert notes[name].startswith(f"{name} is not compared: ")
+        assert words in notes[name]
 
 
 def test_contexts_reach_back_before_the_span_but_never_into_another_item(make_panel: MakePanel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from presurge.errors import DataError
 from presurge.evaluation.fit import MAX_WINDOWS, calibrate, fit_model
 from presurge.evaluation.walk import chunk_size
-from presurge.models.naive import LastValue
+from presurge.models.naive import DayAgo, LastValue
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Panel
@@ -48,6 +48,21 @@ def test_each_item_is_followed_from_its_own_last_row(make_panel: MakePanel) -> N
     panel = make_panel(np.random.default_rng(2).normal(size=100), lengths=(60, 40), start=5 * HOUR)
     found = calibrate(last_value(panel), panel, Span(np.array([20, 80]), np.array([50, 90])))
     assert found.until == {"item0": 54 * HOUR, "item1": 34 * HOUR}
+
+
+def test_a_baseline_whose_long_context_always_has_a_gap_is_calibrated_all_the_same(
+    make_panel: MakePanel,
+) -> None:
+    values = np.random.default_rng(7).normal(size=100)
+    values[::9] = np.nan
+    panel = make_panel(values)
+    model = DayAgo(context=4, horizon=2)
+    model.fit(panel, panel.full_span())
+    origins = [row for row in range(23, 98) if row % 9]
+    error = [values[o + 1] - values[o - 23] for o in origins if (o - 23) % 9 and (o + 1) % 9]
+    found = calibrate(model, panel, panel.full_span())
+    assert found.n_windows == len(origins)
+    assert found.residuals_HQC[0].min() == pytest.approx(min(error))
 
 
 def test_of_many_windows_an_evenly_spaced_part_is_taken(make_panel: MakePanel) -> None:

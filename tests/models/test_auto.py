@@ -77,7 +77,7 @@ def test_the_linear_model_wins_where_it_can(load: Panel) -> None:
         assert "no challenger" in chosen["why"]
         assert chosen["ridge"] == alone.chosen[name]["ridge"]
     judged = {(row["model"], row["channel"]) for row in report.candidates}
-    assert judged == {(m, c) for m in ("linear", *registry.BASELINES) for c in ("c0", "c1", "c2")}
+    assert judged == {(m, c) for m in ("linear", *AutoConfig().challengers) for c in ("c0", "c1", "c2")}
 
 
 def seasonal_beyond_the_context(rows: int) -> np.ndarray:

@@ -8,15 +8,19 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from presurge.errors import HistoryError
+from presurge.errors import DataError, HistoryError
 from presurge.models.forecaster import Forecaster
 from presurge.models.naive import (
+    DayAgo,
     Drift,
     LastValue,
     RecentMean,
     RecentMeanConfig,
+    RecentMedian,
     SeasonalNaive,
     SeasonalNaiveConfig,
+    WeekAgo,
+    Zero,
 )
 from presurge.models.season import detect_season
 from presurge.series.frequency import DAY, HOUR, MINUTE
@@ -39,7 +43,7 @@ def test_last_value_looks_past_missing_rows(make_panel: MakePanel) -> None:
 
 def test_nothing_observed_is_forecast_as_missing(make_panel: MakePanel) -> None:
     panel = make_panel([[NAN, 1], [NAN, 2], [NAN, 3]])
-    for model in (LastValue, RecentMean, Drift, SeasonalNaive):
+    for model in (LastValue, RecentMean, RecentMedian, Drift, SeasonalNaive):
         mean = predicted(model(context=3, horizon=2), panel)
         assert np.isnan(mean[:, 0]).all()
         assert np.isfinite(mean[:, 1]).all()
@@ -57,9 +61,48 @@ def test_recent_mean_is_the_rolling_mean_of_pandas(make_panel: MakePanel, window
     np.testing.assert_allclose(predicted(model, make_panel(values))[0], expected, rtol=1e-5)
 
 
-def test_recent_mean_falls_back_to_the_last_value(make_panel: MakePanel) -> None:
-    model = RecentMean(context=5, horizon=1, config=RecentMeanConfig(window=2))
+@pytest.mark.parametrize("kind", [RecentMean, RecentMedian])
+def test_summaries_of_the_last_rows_fall_back_to_the_last_value(
+    make_panel: MakePanel, kind: type[RecentMean]
+) -> None:
+    model = kind(context=5, horizon=1, config=RecentMeanConfig(window=2))
     assert predicted(model, make_panel([1, 2, 7, NAN, NAN])) == 7
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 10, 500])
+def test_recent_median_is_the_rolling_median_of_pandas(make_panel: MakePanel, window: int) -> None:
+    rng = np.random.default_rng(window)
+    values = np.where(rng.random((60, 4)) < 0.3, NAN, rng.gamma(1, 9, (60, 4))).astype(np.float32)
+    values[-1] = 4
+    model = RecentMedian(context=60, horizon=2, config=RecentMeanConfig(window=window))
+    expected = pd.DataFrame(values[-window:]).median()
+    for row in predicted(model, make_panel(values)):
+        np.testing.assert_allclose(row, expected, rtol=1e-6)
+
+
+def test_zero_is_zero_whatever_came(make_panel: MakePanel) -> None:
+    assert predicted(Zero(context=2, horizon=2), make_panel([[3, NAN], [-5, NAN]])).tolist() == [
+        [0, 0],
+        [0, 0],
+    ]
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(DayAgo, 4), (WeekAgo, 28)])
+def test_the_value_of_a_day_or_a_week_ago(make_panel: MakePanel, kind: type[DayAgo], rows: int) -> None:
+    values = np.arange(40.0)
+    values[40 - rows + 1] = NAN
+    model = kind(context=2, horizon=rows + 2)
+    mean = predicted(model, make_panel(values, step=6 * HOUR)).ravel()
+    first = 40 - rows
+    expected = [39 if h % rows == 1 else first + h % rows for h in range(rows + 2)]
+    assert (model.context, mean.tolist()) == (rows, expected)
+
+
+@pytest.mark.parametrize("step", [7 * MINUTE, DAY, 2 * DAY])
+def test_a_step_that_does_not_divide_a_day_has_no_day_ago(make_panel: MakePanel, step: int) -> None:
+    panel = make_panel(np.arange(40), step=step)
+    with pytest.raises(DataError, match="divides 1d"):
+        DayAgo(context=2, horizon=1).fit(panel, panel.full_span())
 
 
 def test_drift_continues_the_line_through_the_ends(make_panel: MakePanel) -> None:

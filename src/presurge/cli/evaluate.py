@@ -154,5 +154,5 @@ def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
         console.result(
             f"{evaluation.n_skipped:,} of {whole:,} windows were left out: a row of their context is missing."
         )
-    for sentence in evaluation.verdicts():
+    for sentence in (*evaluation.verdicts(), *evaluation.notes):
         console.result(sentence)

@@ -11,8 +11,9 @@ from presurge.errors import ConfigError, HistoryError
 from presurge.evaluation.metrics import METRICS, Float64Array, Scores, ScoreSums, naive_scale
 from presurge.evaluation.walk import Piece, walk
 from presurge.models.forecaster import Forecaster
-from presurge.models.registry import BASELINES
+from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
+from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND, format_step
 from presurge.series.panel import Channel, Clock, IntArray, Panel
 from presurge.series.spans import Span
@@ -98,6 +99,7 @@ class Evaluation:
         stride: Rows between two origins.
         first_us: Time of the first target row, microseconds since the Unix epoch.
         last_us: Time of the last target row.
+        notes: Sentences about what was compared.
     """
 
     scores: dict[str, Scores]
@@ -113,6 +115,7 @@ class Evaluation:
     stride: int
     first_us: int
     last_us: int
+    notes: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -171,6 +174,7 @@ class Evaluation:
                 for name, cost in self.costs.items()
             },
             "verdicts": list(self.verdicts()),
+            "notes": list(self.notes),
         }
 
 
@@ -296,6 +300,36 @@ class Scoring:
 def _new_sums(models: Sequence[Forecaster], scale_C: Float64Array) -> dict[str, ScoreSums]:
     levels = {model.name: model.calibration.levels if model.calibration else () for model in models}
     return {model.name: ScoreSums(model.horizon, levels[model.name], scale_C) for model in models}
+
+
+def without_room(dataset: Dataset, *, context: int, horizon: int) -> dict[str, str]:
+    """The baselines that a data set has no room for beside models of a context: name -> a note that says why.
+
+    The value of a day or a week ago is left out where the step does not divide that time, where rows follow sessions
+    instead of a clock, and where too few rows lie before the validation or the test rows: no baseline costs a scored
+    window.
+    """
+    panel, notes = dataset.panel, {}
+    for name in BASELINES:
+        lag = getattr(model_class(name), "lag", None)
+        if lag is None:
+            continue
+        sizes = (context, max(context, lag // panel.step))
+        (_, calibrates), (wanted, scored) = (
+            [len(window_origins(panel, part, context=size, horizon=horizon)) for size in sizes]
+            for part in (dataset.validation, dataset.test)
+        )
+        if panel.stamps is not None:
+            why = "the rows follow sessions, not a clock"
+        elif lag % panel.step or lag == panel.step:
+            why = f"{format_step(lag)} is not a whole number of rows of {format_step(panel.step)}, or a single one"
+        elif scored < wanted or not calibrates:
+            part = "scored" if scored < wanted else "for validation"
+            why = f"less than {format_step(lag)} lies before the rows that are {part}"
+        else:
+            continue
+        notes[name] = f"{name} is not compared: {why}."
+    return notes
 
 
 def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:

@@ -77,9 +77,15 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
 
 
 def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:
-    """Every ``stride``-th origin of a span whose context has no missing value."""
+    """Every ``stride``-th origin of a span whose context has no missing value.
+
+    If there is none, a model that tolerates gaps takes the origins whose last row is complete.
+    """
     origins = window_origins(panel, span, context=model.context, horizon=model.horizon, stride=stride)
-    return origins[whole(panel, origins, context=model.context, horizon=model.horizon)]
+    usable = origins[whole(panel, origins, context=model.context, horizon=model.horizon)]
+    if len(usable) or not model.tolerates_gaps:
+        return usable
+    return origins[whole(panel, origins, context=1, horizon=model.horizon)]
 
 
 def uncalibrated(model: Forecaster) -> Forecaster:

@@ -41,7 +41,7 @@ class AutoConfig(Config):
         epochs: Maximum number of passes of a challenger that learns by gradient; None takes the model's own.
     """
 
-    challengers: tuple[str, ...] = registry.BASELINES
+    challengers: tuple[str, ...] = ("last-value", "recent-mean", "drift", "seasonal-naive")
     margin: float = Field(0.15, ge=0, lt=1)
     folds: int = Field(3, ge=1, le=20)
     stride: int = Field(1, ge=1)

@@ -1,4 +1,4 @@
-"""The baselines that every accuracy table holds: last value, recent mean, drift, seasonal naive.
+"""The baselines that every accuracy table holds: zero, recent values and their mean, median and drift, earlier seasons.
 
 They learn nothing or next to nothing. Each skips the missing values of its context: the last value is the last observed one,
 and a mean counts observed rows only. The forecast of a channel without an observed value in its context is NaN.
@@ -13,10 +13,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from presurge.config import Config
+from presurge.errors import DataError
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.season import Season, detect_season
 from presurge.progress import Progress
-from presurge.series.frequency import format_step
+from presurge.series.frequency import DAY, WEEK, format_step
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch
@@ -55,6 +56,16 @@ class _Baseline(Forecaster):
         """Nothing to restore."""
 
 
+class Zero(_Baseline):
+    """Every future row is zero: what a forecast is worth that gives up on the load."""
+
+    name: ClassVar[str] = "zero"
+    summary: ClassVar[str] = "forecasts no load at all"
+
+    def _mean(self, context_BLC: FloatArray) -> FloatArray:
+        return np.zeros((len(context_BLC), 1, context_BLC.shape[2]), np.float32)
+
+
 class LastValue(_Baseline):
     """Every future row equals the last observed value."""
 
@@ -66,10 +77,10 @@ class LastValue(_Baseline):
 
 
 class RecentMeanConfig(Config):
-    """Configuration of the recent mean.
+    """Configuration of the recent mean and the recent median.
 
     Attributes:
-        window: Rows to average; the whole context if that is shorter.
+        window: Rows to summarise; the whole context if that is shorter.
     """
 
     window: int = Field(10, ge=1)
@@ -94,6 +105,23 @@ class RecentMean(_Baseline):
         n_BC = seen.sum(axis=1)
         mean_BC = np.where(n_BC > 0, total_BC / np.maximum(n_BC, 1), _last_observed(context_BLC)[0])
         return mean_BC[:, None]
+
+
+class RecentMedian(RecentMean):
+    """Every future row equals the median of the observed values among the last ``window`` rows.
+
+    If none of them was observed, it equals the last observed value of the context.
+    """
+
+    name: ClassVar[str] = "recent-median"
+    summary: ClassVar[str] = "repeats the median of the last rows"
+
+    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+        ordered_BWC = np.sort(context_BLC[:, -self.config.window :], axis=1)  # missing values come last
+        n_B1C = (~np.isnan(ordered_BWC)).sum(axis=1, keepdims=True)
+        middle = (np.maximum(n_B1C - 1, 0) // 2, np.minimum(n_B1C // 2, ordered_BWC.shape[1] - 1))
+        low_B1C, high_B1C = (np.take_along_axis(ordered_BWC, row, axis=1) for row in middle)
+        return np.where(n_B1C > 0, low_B1C / 2 + high_B1C / 2, _last_observed(context_BLC)[0][:, None])
 
 
 class Drift(_Baseline):
@@ -175,6 +203,40 @@ class SeasonalNaive(_Baseline):
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The periods."""
         self.periods = tuple(state["periods"])
+
+
+class DayAgo(SeasonalNaive):
+    """Every future row equals the one a day before it; the last observed value replaces a missing one."""
+
+    name: ClassVar[str] = "day-ago"
+    summary: ClassVar[str] = "repeats the value of a day ago"
+    config_class: ClassVar[type[Config]] = Config
+    lag: ClassVar[int] = DAY
+
+    def fit(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> FitReport:
+        """Count the rows of a lag.
+
+        Raises:
+            DataError: The lag is not a whole number of steps, or a single one.
+        """
+        report = _Baseline.fit(self, panel, train)
+        period = self.lag // panel.step
+        if self.lag % panel.step or period < 2:
+            lag, step = format_step(self.lag), format_step(panel.step)
+            raise DataError(f"{self.name} needs a step that divides {lag}, and the rows are {step} apart")
+        self.periods = (period,) * len(self.fitted_spec().targets)
+        self.context = max(self.context, period)
+        return report
+
+
+class WeekAgo(DayAgo):
+    """Every future row equals the one a week before it; the last observed value replaces a missing one."""
+
+    name: ClassVar[str] = "week-ago"
+    summary: ClassVar[str] = "repeats the value of a week ago"
+    lag: ClassVar[int] = WEEK
 
 
 def _last_observed(context_BLC: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:

@@ -22,10 +22,14 @@ ENTRY_POINTS = "presurge.models"
 
 
 _OWN: dict[str, tuple[str, str]] = {
+    "zero": ("naive:Zero", "forecasts no load at all"),
     "last-value": ("naive:LastValue", "repeats the last observed value"),
     "recent-mean": ("naive:RecentMean", "repeats the mean of the last rows"),
+    "recent-median": ("naive:RecentMedian", "repeats the median of the last rows"),
     "drift": ("naive:Drift", "extends the line through the ends of the context"),
     "seasonal-naive": ("naive:SeasonalNaive", "repeats the last season"),
+    "day-ago": ("naive:DayAgo", "repeats the value of a day ago"),
+    "week-ago": ("naive:WeekAgo", "repeats the value of a week ago"),
     "dlinear": ("linear.dlinear:DLinear", "linear maps of season and trend, solved exactly"),
     "linear": ("linear.linear:Linear", "exact linear map on the best scale, with calendar"),
     "auto": ("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),
@@ -41,8 +45,11 @@ _OWN: dict[str, tuple[str, str]] = {
     "mlp": ("networks.mlp:MLP", "linear map and small perceptron, every channel on its own"),
 }
 """Presurge's own models by name: where the class is, and its summary, which is available before the class is imported."""
-BASELINES = ("last-value", "recent-mean", "drift", "seasonal-naive")
-"""The models that every accuracy table includes."""
+BASELINES = (
+    *("zero", "last-value", "recent-mean", "recent-median", "drift"),
+    *("seasonal-naive", "day-ago", "week-ago"),
+)
+"""The models that every accuracy table includes, those of a day and a week ago where the rows hold one."""
 
 _registered: dict[str, type[Forecaster]] = {}
 F = TypeVar("F", bound=type[Forecaster])

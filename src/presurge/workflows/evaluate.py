@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def backtest(
         ConfigError: The origins do not fit into the test rows.
         HistoryError: No window can be scored.
     """
-    configs, seconds = list(configs), defaultdict[str, float](float)
+    configs, notes = comparable(configs, dataset)
+    seconds = defaultdict[str, float](float)
     parts, stride = rounds(dataset, configs[0].horizon, stride=stride, cutoffs=cutoffs, refit=refit)
     inner = progress if len(parts) == 1 else None
     scoring = Scoring(
@@ -92,7 +94,15 @@ def backtest(
         scoring.add(models, part.test)
         if progress is not None and inner is None:
             progress("Fitting and scoring", done / len(parts), f"round {done} of {len(parts)}")
-    return scoring.evaluation(seconds)
+    return replace(scoring.evaluation(seconds), notes=notes)
+
+
+def comparable(configs: Iterable[TrainConfig], dataset: Dataset) -> tuple[list[TrainConfig], tuple[str, ...]]:
+    """The configurations without the baselines that the rows have no room for, and a note for each of those."""
+    found = list(configs)
+    shape = {"context": found[0].context, "horizon": found[0].horizon}
+    notes = evaluation.without_room(dataset, **shape)
+    return [one for one in found if one.model not in notes], tuple(notes.values())
 
 
 def backtest_into(
@@ -145,8 +155,10 @@ def score_beside_baselines(
     model = fitted.model
     given = {"context": model.context, "horizon": model.horizon, "season": season}
     configs = resolve_each([], given, {})
-    others = [fit(dataset, one, progress=progress) for one in configs.values() if one.model != model.name]
-    return score_fitted([fitted, *others], dataset, stride=stride, progress=progress)
+    possible, notes = comparable(configs.values(), dataset)
+    others = [fit(dataset, one, progress=progress) for one in possible if one.model != model.name]
+    found = score_fitted([fitted, *others], dataset, stride=stride, progress=progress)
+    return replace(found, notes=notes)
 
 
 def evaluate(

@@ -109,7 +109,7 @@ class RunSummary:
             )
         if skipped:
             found.append(f"{skipped:,} windows were not scored because a value in their context is missing.")
-        return (*found, *self.dataset.notes, *self.fitted.report.notes)
+        return (*found, *self.evaluation.notes, *self.dataset.notes, *self.fitted.report.notes)
 
     def _duration(self, rows: int) -> str:
         """How long some rows take, in the largest unit that needs at most one decimal place."""
