@@ -56,7 +56,7 @@ def errors(model: Forecaster, panel: Panel, span: Span) -> tuple[float, float]:
     """Mean squared and mean absolute error over all windows of a span."""
     squares = sizes = count = 0.0
     for part in chunks(window_origins(panel, span, context=CONTEXT, horizon=HORIZON), 512):
-        error = model.predict(batch_of(panel, part, CONTEXT)).mean_BHC - targets_of(panel, part, HORIZON)
+        error = model.predict(batch_of(panel, part, CONTEXT)).point_BHC - targets_of(panel, part, HORIZON)
         squares += float(np.square(error, dtype=np.float64).sum())
         sizes += float(np.abs(error).sum(dtype=np.float64))
         count += error.size

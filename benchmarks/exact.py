@@ -73,7 +73,7 @@ def _score(panel: Panel, train: Span, validation: Span, test: Span, shared: bool
     origins = window_origins(panel, test, context=336, horizon=96)
     squares, sizes = 0.0, 0.0
     for part in chunks(origins, 512):
-        error = model.predict(batch_of(panel, part, 336)).mean_BHC - targets_of(panel, part, 96)
+        error = model.predict(batch_of(panel, part, 336)).point_BHC - targets_of(panel, part, 96)
         squares += float(np.square(error, dtype=np.float64).sum())
         sizes += float(np.abs(error).sum(dtype=np.float64))
     count = len(origins) * 96 * len(panel.channels)

@@ -51,7 +51,7 @@ def scaled_errors(model: DLinear, panel: Panel, span: Span) -> tuple[float, floa
     squares = sizes = count = 0.0
     origins = window_origins(panel, span, context=model.context, horizon=model.horizon)
     for part in chunks(origins, 2048):
-        forecast = model.predict(batch_of(panel, part, model.context)).mean_BHC
+        forecast = model.predict(batch_of(panel, part, model.context)).point_BHC
         error = (forecast - targets_of(panel, part, model.horizon)) / model.scaler.scale_C
         squares += float(np.square(error).sum())
         sizes += float(np.abs(error).sum())

@@ -16,6 +16,10 @@ import polars as pl
 import pytest
 
 from presurge.cli import main
+from presurge.evaluation.fit import fit_model
+from presurge.evaluation.walk import walk
+from presurge.series.forecast import QUANTILE_LEVELS
+from presurge.workflows.dataset import TableConfig, load_dataset
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -34,7 +38,7 @@ COMMANDS = (
     ["predict"],
     ["models"],
 )
-METRICS = {"wape", "mae", "rmse", "mse", "mase", "r2", "bias", "pinball"} | {
+METRICS = {"wql", "wape", "mae", "rmse", "mse", "mase", "r2", "bias", "relative_bias", "pinball"} | {
     f"{kind}_{level}" for kind in ("coverage", "width") for level in (50, 80, 95)
 }
 COLUMNS = ("--time", "when", "--value", "requests,cpu")
@@ -171,7 +175,12 @@ def test_wape_is_what_its_name_says(run: Run) -> None:
     y = frame["requests"].to_numpy().astype(float)
     season = json.loads(out)["context"]["seasonal-naive"]
     origins = np.arange(max(1050 - 1, season - 1), 1500 - 3)
-    errors = np.stack([np.abs(y[origins + h] - y[origins]) for h in (1, 2, 3)])
+    dataset = load_dataset(
+        Path("load.csv"), TableConfig(time="when", values=("requests", "cpu")), test_fraction=0.3
+    )
+    model = fit_model("last-value", dataset, context=10, horizon=3).model
+    medians = np.concatenate([piece.median_BHC for piece in walk([model], dataset.panel, origins)])[:, :, 0]
+    errors = np.stack([np.abs(y[origins + h] - medians[:, h - 1]) for h in (1, 2, 3)])
     loads = np.stack([y[origins + h] for h in (1, 2, 3)])
     assert measured["wape"] == pytest.approx(np.mean(errors.sum(1) / loads.sum(1)), rel=1e-5)
     assert measured["mae"] == pytest.approx(errors.mean(), rel=1e-5)
@@ -196,7 +205,7 @@ def test_predict_gives_real_time_stamps_and_intervals(run: Run) -> None:
     for index, row in enumerate(result["forecast"]):
         assert datetime.fromisoformat(row["timestamp"]) == origin + timedelta(minutes=index // 2 + 1)
         quantiles = list(row["quantiles"].values())
-        assert list(row["quantiles"]) == ["0.025", "0.1", "0.25", "0.5", "0.75", "0.9", "0.975"]
+        assert list(row["quantiles"]) == [f"{level:g}" for level in QUANTILE_LEVELS]
         assert quantiles == sorted(quantiles)
         assert quantiles[0] >= 0
         assert all(math.isfinite(value) for value in [row["mean"], *quantiles])

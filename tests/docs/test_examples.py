@@ -81,5 +81,5 @@ def test_every_minute(
 def test_own_table() -> None:
     printed = run("bash", EXAMPLES / "own_table.sh")
     assert "seasonal-naive" in printed
-    assert printed.splitlines()[-4].startswith("item,timestamp,channel,mean,q0.025")
+    assert printed.splitlines()[-4].startswith("item,timestamp,channel,mean,median,q0.01")
     assert printed.splitlines()[-3].startswith("host-1,2026-03-03T01:20:00")

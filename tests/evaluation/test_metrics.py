@@ -19,72 +19,78 @@ MakePanel = Callable[..., Panel]
 SCALE = np.array([2.0, 5.0])
 
 
-def forecasts(windows: int = 400, missing: float = 0.1) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Actual values with holes, point forecasts and quantiles: 3 steps, 2 channels."""
+def forecasts(windows: int = 400, missing: float = 0.1) -> tuple[FloatArray, ...]:
+    """Actual values with holes, means, medians and quantiles: 3 steps, 2 channels."""
     rng = np.random.default_rng(0)
     actual = rng.gamma(2, 50, (windows, 3, 2)).astype(np.float32) - np.float32(20)
     mean = (actual + rng.normal(3, 20, actual.shape)).astype(np.float32)
     quantiles = mean[:, :, None] + np.quantile(rng.normal(0, 20, 999), QUANTILE_LEVELS)[:, None]
+    median = (mean - rng.gamma(2, 5, mean.shape)).astype(np.float32)
     actual[rng.random(actual.shape) < missing] = np.nan
-    return actual, mean, quantiles.astype(np.float32)
+    return actual, mean, median, quantiles.astype(np.float32)
 
 
 def scored(
-    actual: FloatArray, mean: FloatArray, quantiles: FloatArray | None = None, *, size: int = 10_000
+    actual: FloatArray,
+    mean: FloatArray,
+    median: FloatArray | None = None,
+    quantiles: FloatArray | None = None,
+    *,
+    size: int = 10_000,
 ) -> Scores:
+    median = mean if median is None else median
     sums = ScoreSums(actual.shape[1], () if quantiles is None else QUANTILE_LEVELS, SCALE[: actual.shape[2]])
     for begin in range(0, len(actual), size):
         part = slice(begin, begin + size)
-        sums.add(actual[part], mean[part], None if quantiles is None else quantiles[part])
+        sums.add(actual[part], mean[part], median[part], None if quantiles is None else quantiles[part])
     return sums.scores()
 
 
-def reference(actual: Any, mean: Any, quantiles: Any, scale: float) -> dict[str, float]:
+def reference(actual: Any, mean: Any, median: Any, quantiles: Any, scale: float) -> dict[str, float]:
     """One step of one channel, from the definitions."""
     seen = ~np.isnan(actual)
-    y, f, q = (
-        actual[seen].astype(np.float64),
-        mean[seen].astype(np.float64),
-        quantiles[seen].astype(np.float64),
-    )
+    y, f, m, q = (part[seen].astype(np.float64) for part in (actual, mean, median, quantiles))
+    pinball = np.mean([mean_pinball_loss(y, q[:, k], alpha=level) for k, level in enumerate(QUANTILE_LEVELS)])
     values = {
-        "wape": np.abs(y - f).sum() / np.abs(y).sum(),
-        "mae": mean_absolute_error(y, f),
+        "wql": 2 * pinball * len(y) / np.abs(y).sum(),
+        "wape": np.abs(y - m).sum() / np.abs(y).sum(),
+        "mae": mean_absolute_error(y, m),
         "mse": mean_squared_error(y, f),
         "rmse": np.sqrt(mean_squared_error(y, f)),
-        "mase": mean_absolute_error(y, f) / scale,
+        "mase": mean_absolute_error(y, m) / scale,
         "r2": r2_score(y, f),
         "bias": (f - y).mean(),
-        "pinball": np.mean(
-            [mean_pinball_loss(y, q[:, k], alpha=level) for k, level in enumerate(QUANTILE_LEVELS)]
-        ),
+        "relative_bias": (f.sum() - y.sum()) / np.abs(y).sum(),
+        "pinball": pinball,
     }
-    for percent, low, high in ((50, 2, 4), (80, 1, 5), (95, 0, 6)):
+    for percent, low, high in ((50, 4, 6), (80, 3, 7), (95, 1, 9)):
         values[f"coverage_{percent}"] = ((q[:, low] <= y) & (y <= q[:, high])).mean()
         values[f"width_{percent}"] = (q[:, high] - q[:, low]).mean()
     return values
 
 
 def test_every_metric_of_every_step_and_channel() -> None:
-    actual, mean, quantiles = forecasts()
-    found = scored(actual, mean, quantiles, size=37)
+    actual, mean, median, quantiles = forecasts()
+    found = scored(actual, mean, median, quantiles, size=37)
     assert set(found) == set(METRICS)
     for h in range(3):
         for c in range(2):
-            expected = reference(actual[:, h, c], mean[:, h, c], quantiles[:, h, :, c], SCALE[c])
+            expected = reference(
+                actual[:, h, c], mean[:, h, c], median[:, h, c], quantiles[:, h, :, c], SCALE[c]
+            )
             assert {name: found[name][h, c] for name in METRICS} == pytest.approx(expected, rel=1e-9)
 
 
 @given(size=st.integers(1, 60))
 def test_the_chunks_do_not_matter(size: int) -> None:
-    actual, mean, quantiles = forecasts(60)
-    whole, pieces = scored(actual, mean, quantiles), scored(actual, mean, quantiles, size=size)
+    made = forecasts(60)
+    whole, pieces = scored(*made), scored(*made, size=size)
     for name in METRICS:
         np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-10)
 
 
 def test_the_memory_does_not_depend_on_the_number_of_windows() -> None:
-    actual, mean, quantiles = forecasts()
+    made = forecasts()
     sums = ScoreSums(3, QUANTILE_LEVELS, SCALE)
 
     def held() -> int:
@@ -94,7 +100,7 @@ def test_the_memory_does_not_depend_on_the_number_of_windows() -> None:
 
     before = held()
     for _ in range(5):
-        sums.add(actual, mean, quantiles)
+        sums.add(*made)
     assert held() == before
 
 
@@ -126,7 +132,7 @@ def test_a_bound_that_rounding_moved_off_an_integer_covers_it_and_a_narrow_miss_
     actual = np.array([[[7.0, 1e6]]], np.float32)
     upper = np.array([np.nextafter(np.float32(7), np.float32(0)), 1e6 - 5], np.float32)
     quantiles = np.stack([upper - 3, upper - 1, upper])[None, None]
-    sums.add(actual, actual, quantiles)
+    sums.add(actual, actual, actual, quantiles)
     assert sums.scores()["coverage_80"].tolist() == [[1.0, 0.0]]
 
 
@@ -148,6 +154,6 @@ def test_the_unit_of_mase_is_the_same_in_pieces(make_panel: MakePanel) -> None:
 
 
 def test_where_the_quantiles_of_an_interval_are() -> None:
-    assert interval_bounds(80, QUANTILE_LEVELS) == (1, 5)
+    assert interval_bounds(80, QUANTILE_LEVELS) == (3, 7)
     assert interval_bounds(80, (0.1, 0.5, 0.9)) == (0, 2)
     assert interval_bounds(95, (0.1, 0.5, 0.9)) is None

@@ -55,7 +55,7 @@ def test_a_calibrated_model_brings_its_intervals(make_panel: MakePanel) -> None:
     model.calibration = calibrate(model, panel, Span(np.array([100]), np.array([200])))
     found = rolling_forecast(model, panel, Span(np.array([200]), np.array([400])), lead=1)
     assert found.levels == model.calibration.levels
-    inside = (found.actual_NC >= found.quantiles_NQC[:, 1]) & (found.actual_NC <= found.quantiles_NQC[:, 5])
+    inside = (found.actual_NC >= found.quantiles_NQC[:, 3]) & (found.actual_NC <= found.quantiles_NQC[:, 7])
     assert 0.7 < inside.mean() < 0.9
 
 

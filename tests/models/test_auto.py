@@ -26,7 +26,7 @@ MakePanel = Callable[..., Panel]
 
 def means(model: Linear | Auto | RecentMean, panel: Panel) -> np.ndarray:
     origins = window_origins(panel, panel.full_span(), context=200, horizon=model.horizon)
-    return model.predict(batch_of(panel, origins, model.context)).mean_BHC
+    return model.predict(batch_of(panel, origins, model.context)).point_BHC
 
 
 def regimes(rows: int, seed: int) -> np.ndarray:
@@ -182,7 +182,7 @@ def test_real_traffic(shared: Path, make_panel: MakePanel) -> None:
     model = Auto(context=168, horizon=3)
     report = model.fit(panel, train)
     origins = window_origins(panel, test, context=model.context, horizon=3)
-    mean = model.predict(batch_of(panel, origins, model.context)).mean_BHC[:, :, 0]
+    mean = model.predict(batch_of(panel, origins, model.context)).point_BHC[:, :, 0]
     actual = np.lib.stride_tricks.sliding_window_view(hours[:, 0], 3)[origins + 1]
     wape = (np.abs(mean - actual).sum(axis=0) / actual.sum(axis=0)).mean()
     assert report.chosen["c0"]["model"] == "linear"

@@ -40,7 +40,7 @@ def test_intervals_cover_what_they_say(count: bool) -> None:
     actual = rng.poisson(rate).astype(np.float32)
     measured = Calibration.measure(actual[:3000], rate[:3000], np.array([count]))
     quantiles = measured.quantiles(rate[3000:])
-    for low, high, share in ((0, 6, 0.95), (1, 5, 0.8), (2, 4, 0.5)):
+    for low, high, share in ((1, 9, 0.95), (3, 7, 0.8), (4, 6, 0.5)):
         inside = (actual[3000:] >= quantiles[:, :, low]) & (actual[3000:] <= quantiles[:, :, high])
         assert inside.mean() == pytest.approx(share, abs=0.04)
 
@@ -64,7 +64,7 @@ def test_the_share_below_an_upper_quantile_is_at_least_its_level_on_average(n: i
     count = np.array([False] * 300)
     measured = Calibration.measure(drawn[:, :n].T[:, None, :], np.zeros((n, 1, 300), np.float32), count)
     following = drawn[:, n]
-    for index, level in ((4, 0.75), (5, 0.9)):
+    for index, level in ((6, 0.75), (7, 0.9)):
         if (n + 1) * level <= n:
             below = (following <= measured.residuals_HQC[0, index]).mean()
             assert below > level - 3 * np.sqrt(level * (1 - level) / 300)
@@ -73,7 +73,7 @@ def test_the_share_below_an_upper_quantile_is_at_least_its_level_on_average(n: i
 def test_the_median_is_the_median() -> None:
     residual = np.random.default_rng(3).normal(size=(40, 2, 1)).astype(np.float32)
     measured = Calibration.measure(residual, np.zeros_like(residual), np.array([False]))
-    np.testing.assert_allclose(measured.residuals_HQC[:, 3], np.median(residual, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(measured.residuals_HQC[:, 5], np.median(residual, axis=0), rtol=1e-6)
 
 
 def test_residuals_of_counts_are_between_square_roots() -> None:

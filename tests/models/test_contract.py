@@ -79,7 +79,7 @@ def model(fitted: tuple[Forecaster, FitReport]) -> Forecaster:
 def means(model: Forecaster, panel: Panel) -> np.ndarray:
     _, _, test = parts(panel)
     origins = window_origins(panel, test, context=model.context, horizon=HORIZON, stride=7)
-    return model.predict(batch_of(panel, origins, model.context)).mean_BHC
+    return model.predict(batch_of(panel, origins, model.context)).point_BHC
 
 
 def test_names_and_words(kind: type[Forecaster]) -> None:
@@ -121,8 +121,8 @@ def test_a_forecast_follows_the_last_row_of_every_item(model: Forecaster, load: 
 
 def test_counts_stay_above_zero_when_they_fall(model: Forecaster, load: Panel) -> None:
     falling = np.linspace(3000, 1, len(load), dtype=np.float32)[:, None] * np.ones(3, np.float32)
-    mean_BHC = means(model, load.replace(values=falling))
-    assert (mean_BHC[:, :, load.count_mask] >= 0).all()
+    point_BHC = means(model, load.replace(values=falling))
+    assert (point_BHC[:, :, load.count_mask] >= 0).all()
 
 
 def test_saved_and_loaded_bit_by_bit(kind: type[Forecaster], load: Panel, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_gap_in_the_context_is_refused_and_does_no_harm_elsewhere(model: Forec
     with pytest.raises(HistoryError, match="missing value"):
         model.forecast(holed)
     origins = np.array([300, len(load) - 1])
-    mean_BHC = model.predict(batch_of(holed, origins, model.context)).mean_BHC
+    point_BHC = model.predict(batch_of(holed, origins, model.context)).point_BHC
     np.testing.assert_allclose(
-        mean_BHC[0], model.predict(batch_of(load, origins, model.context)).mean_BHC[0], rtol=1e-5
+        point_BHC[0], model.predict(batch_of(load, origins, model.context)).point_BHC[0], rtol=1e-5
     )
 
 
@@ -278,13 +278,13 @@ def test_targets_and_observed_values_after_the_origin_change_no_forecast(
 ) -> None:
     model, _ = fit(kind, driven)
     origins = np.array([300, 899])
-    expected = model.predict(batch_of(driven, origins, model.context, HORIZON)).mean_BHC
+    expected = model.predict(batch_of(driven, origins, model.context, HORIZON)).point_BHC
     known = driven.channel_names.index("driver")
     values = driven.values.copy()
     for origin in origins:
         values[origin + 1 : origin + 1 + HORIZON] += 1000
     values[:, known] = driven.values[:, known]
-    leaked = model.predict(batch_of(driven.replace(values=values), origins, model.context, HORIZON)).mean_BHC
+    leaked = model.predict(batch_of(driven.replace(values=values), origins, model.context, HORIZON)).point_BHC
     np.testing.assert_array_equal(leaked, expected)
 
 

@@ -32,7 +32,7 @@ def load_with(make_panel: MakePanel, driver: np.ndarray, effect: np.ndarray, *, 
 
 def error(model: Linear | Auto, panel: Panel, span: Span) -> float:
     origins = window_origins(panel, span, context=model.context, horizon=HORIZON)
-    mean = model.predict(batch_of(panel, origins, model.context, HORIZON)).mean_BHC.astype(np.float64)
+    mean = model.predict(batch_of(panel, origins, model.context, HORIZON)).point_BHC.astype(np.float64)
     return float(np.abs(mean - targets_of(panel, origins, HORIZON)).mean())
 
 
@@ -119,7 +119,7 @@ def test_least_squares_of_windows_written_out(make_panel: MakePanel) -> None:
     reference = Ridge(alpha=penalty).fit(inputs, change[:, 6:])
     expected = (reference.predict(inputs) + windows[:, 5:6, 0]) * values[:, 0].std() + values[:, 0].mean()
     origins = np.concatenate([np.arange(5, 498), np.arange(505, 898)])
-    mean = model.predict(batch_of(panel, origins, 6, 2)).mean_BHC[:, :, 0]
+    mean = model.predict(batch_of(panel, origins, 6, 2)).point_BHC[:, :, 0]
     np.testing.assert_allclose(mean[~np.isnan(mean[:, 0])], expected, atol=2e-3)
     assert np.isnan(mean).all(axis=1).sum() == len(origins) - len(windows)
 
@@ -136,7 +136,7 @@ def test_saved_and_loaded_it_asks_for_the_future(
     np.testing.assert_array_equal(
         again.forecast(history, future=future).mean, model.forecast(history, future=future).mean
     )
-    expected = model.predict(batch_of(promotion, np.array([999]), CONTEXT, HORIZON)).mean_BHC
+    expected = model.predict(batch_of(promotion, np.array([999]), CONTEXT, HORIZON)).point_BHC
     np.testing.assert_array_equal(model.forecast(history, future=future).mean, expected)
     with pytest.raises(HistoryError, match="future"):
         again.forecast(history)
@@ -158,7 +158,7 @@ def test_a_baseline_beside_the_linear_model_with_covariates(make_panel: MakePane
     assert isinstance(again, Auto)
     assert [len(member.model.fitted_spec().channels) for member in again.members] == [3, 2]
     batch = batch_of(panel, np.arange(100, 200), model.context, HORIZON)
-    np.testing.assert_array_equal(again.predict(batch).mean_BHC, model.predict(batch).mean_BHC)
+    np.testing.assert_array_equal(again.predict(batch).point_BHC, model.predict(batch).point_BHC)
 
 
 def test_the_calendar_of_trading_sessions(make_panel: MakePanel) -> None:
@@ -171,5 +171,5 @@ def test_the_calendar_of_trading_sessions(make_panel: MakePanel) -> None:
     model = Linear(context=3, horizon=1, config=config)
     model.fit(panel, panel.full_span())
     origins = np.arange(2, 1399)
-    mean = model.predict(batch_of(panel, origins, 3, 1)).mean_BHC[:, 0, 0]
+    mean = model.predict(batch_of(panel, origins, 3, 1)).point_BHC[:, 0, 0]
     assert np.abs(mean - load[3:]).mean() < 2

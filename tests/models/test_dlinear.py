@@ -141,8 +141,8 @@ def test_forecasts_are_those_of_the_network(
     apart = {name: array + rng.normal(0, 0.05, array.shape) for name, array in model.weights.items()}
     model.restore(model.state()[0], {name: array.astype(np.float32) for name, array in apart.items()})
     batch = batch_of(load, np.arange(100, 120), 30)
-    mean_BHC = model.predict(batch).mean_BHC
-    for context_LC, mean_HC in zip(batch.context_BLC, mean_BHC, strict=True):
+    point_BHC = model.predict(batch).point_BHC
+    for context_LC, mean_HC in zip(batch.context_BLC, point_BHC, strict=True):
         scaled = network(model.scaler.scale(context_LC), model.weights, kernel)
         expected = np.maximum(model.scaler.unscale(scaled), [0, 0, -np.inf])
         np.testing.assert_allclose(mean_HC, expected, rtol=1e-5, atol=1e-4)
@@ -183,12 +183,12 @@ def test_windows_divided_by_their_mean_absolute_value(make_panel: MakePanel, ind
     if not individual:
         divided = [np.concatenate(divided)] * 2
     origins = np.arange(11, 497)
-    mean_BHC = model.predict(batch_of(panel, origins, 12)).mean_BHC
+    point_BHC = model.predict(batch_of(panel, origins, 12)).point_BHC
     for c, (table, windows) in enumerate(zip(tables, divided, strict=True)):
         weight_HL, bias_H = lstsq(windows, 12)
         size_B1 = np.abs(table[:, :12]).mean(axis=1, keepdims=True)
         expected = size_B1 * (table[:, :12] / size_B1 @ weight_HL.T + bias_H)
-        np.testing.assert_allclose(mean_BHC[:, :, c], expected, rtol=1e-4)
+        np.testing.assert_allclose(point_BHC[:, :, c], expected, rtol=1e-4)
     context_LC = panel.values[:12]
     np.testing.assert_allclose(
         model.folded.predict_one(10 * context_LC), 10 * model.folded.predict_one(context_LC), rtol=1e-5
@@ -250,7 +250,7 @@ def test_validation_errors_are_measured_on_the_forecasts(
         variance = panel.values[:350].astype(np.float64).var()
     for row in report.candidates[::4]:
         fixed = fitted(panel, train, **settings, ridge=row["ridge"])
-        squares = np.square(fixed.predict(batch_of(panel, origins, 12)).mean_BHC.astype(np.float64) - actual)
+        squares = np.square(fixed.predict(batch_of(panel, origins, 12)).point_BHC.astype(np.float64) - actual)
         expected = (squares.mean(axis=(0, 1)) / variance).mean()
         assert row["validation_error"] == pytest.approx(expected, rel=1e-4)
 
@@ -323,6 +323,6 @@ def test_the_standard_benchmark(shared: Path, make_panel: MakePanel) -> None:
     model.fit(panel, train, validation)
     origins = window_origins(panel, test, context=336, horizon=96)
     assert len(origins) == 2785
-    error = model.predict(batch_of(panel, origins, 336)).mean_BHC - targets_of(panel, origins, 96)
+    error = model.predict(batch_of(panel, origins, 336)).point_BHC - targets_of(panel, origins, 96)
     assert np.square(error).mean() <= 0.376
     assert np.abs(error).mean() <= 0.396

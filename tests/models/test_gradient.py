@@ -85,8 +85,8 @@ def test_forward_of_quantiles_keeps_the_levels_of_a_step_together() -> None:
     network = DLinearNetwork(model(training(), context=10, horizon=4, **settings), 2)
     x_BLC = np.random.default_rng(0).normal(size=(5, 10, 2)).astype(np.float32)
     found = network(torch.from_numpy(x_BLC), torch.zeros(5, 4, 0), torch.zeros(5)).detach().numpy()
-    assert found.shape == (5, 4, 7, 2)
-    rows = textbook(x_BLC, network, 3, "last").reshape(5, 4, 7, 2)
+    assert found.shape == (5, 4, 11, 2)
+    rows = textbook(x_BLC, network, 3, "last").reshape(5, 4, 11, 2)
     np.testing.assert_allclose(found, rows, atol=1e-5)
 
 
@@ -113,9 +113,9 @@ def test_what_is_saved_forecasts_as_the_network_did(
     again, _ = registry.load(tmp_path / "model")
     origins = window_origins(gauges, validation, context=12, horizon=3)
     batch = batch_of(gauges, origins, 12)
-    mean_BHC = again.predict(batch).mean_BHC
-    np.testing.assert_array_equal(mean_BHC, fitted.predict(batch).mean_BHC)
-    error = (mean_BHC - targets_of(gauges, origins, 3)) / fitted.scaler.scale_C
+    point_BHC = again.predict(batch).point_BHC
+    np.testing.assert_array_equal(point_BHC, fitted.predict(batch).point_BHC)
+    error = (point_BHC - targets_of(gauges, origins, 3)) / fitted.scaler.scale_C
     best = min(row["validation_loss"] for row in report.history)
     assert np.square(error).mean() == pytest.approx(best, rel=1e-5)
     assert report.n_parameters == 2 * (2 if individual else 1) * 13 * 3
@@ -129,7 +129,7 @@ def test_it_comes_close_to_the_exact_solver(gauges: Panel, individual: bool) -> 
     learned = model(training(learning_rate=0.005), individual=individual)
     learned.fit(gauges, span)
     batch = batch_of(gauges, window_origins(gauges, span, context=12, horizon=3), 12)
-    apart = (learned.predict(batch).mean_BHC - exact.predict(batch).mean_BHC) / exact.scaler.scale_C
+    apart = (learned.predict(batch).point_BHC - exact.predict(batch).point_BHC) / exact.scaler.scale_C
     assert np.sqrt(np.square(apart).mean()) < 0.01
     np.testing.assert_allclose(learned.folded.weight_CHL, exact.folded.weight_CHL, atol=0.01)
 
@@ -190,10 +190,10 @@ def test_quantiles_do_not_cross_and_cover(make_panel: MakePanel, tmp_path: Path)
     fitted.save(tmp_path / "model")
     again, _ = registry.load(tmp_path / "model")
     origins = window_origins(panel, test, context=24, horizon=3)
-    mean_BHC, quantiles_BHQC, _ = again.predict(batch_of(panel, origins, 24))
+    point_BHC, quantiles_BHQC, _ = again.predict(batch_of(panel, origins, 24))
     assert (np.diff(quantiles_BHQC, axis=2) >= 0).all()
     assert (quantiles_BHQC[..., 1] >= 0).all()
-    np.testing.assert_array_equal(mean_BHC, quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)])
+    np.testing.assert_array_equal(point_BHC, quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)])
     below = (targets_of(panel, origins, 3)[:, :, None] <= quantiles_BHQC).mean(axis=(0, 1))
     np.testing.assert_allclose(below, np.array(QUANTILE_LEVELS)[:, None] * [1, 1], atol=0.03)
 

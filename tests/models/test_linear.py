@@ -30,7 +30,7 @@ def cut(panel: Panel, share: float = 0.3) -> tuple[Span, Span]:
 
 def forecasts(model: Linear, panel: Panel, span: Span) -> tuple[np.ndarray, np.ndarray]:
     origins = window_origins(panel, span, context=model.context, horizon=model.horizon)
-    mean = model.predict(batch_of(panel, origins, model.context)).mean_BHC
+    mean = model.predict(batch_of(panel, origins, model.context)).point_BHC
     return mean, targets_of(panel, origins, model.horizon)
 
 
@@ -237,7 +237,7 @@ def test_gaps_are_left_out(make_panel: MakePanel) -> None:
     panel = make_panel(np.stack([holed, y], 1))
     both = Linear(context=4, horizon=2)
     both.fit(panel, panel.full_span())
-    mean = both.predict(batch_of(panel, np.array([102, 300]), 4)).mean_BHC
+    mean = both.predict(batch_of(panel, np.array([102, 300]), 4)).point_BHC
     assert np.isnan(mean[0, :, 0]).all()
     assert np.isfinite(mean[0, :, 1]).all()
     assert np.isfinite(mean[1]).all()
@@ -465,9 +465,9 @@ def test_one_window_is_forecast_as_among_many(load: Panel) -> None:
     model = Linear(context=30, horizon=4)
     model.fit(load, load.full_span())
     origins = window_origins(load, load.full_span(), context=30, horizon=4)[::50]
-    many = model.predict(batch_of(load, origins, 30)).mean_BHC
+    many = model.predict(batch_of(load, origins, 30)).point_BHC
     for row, origin in zip(many, origins, strict=True):
-        one = model.predict(batch_of(load, np.array([origin]), 30)).mean_BHC
+        one = model.predict(batch_of(load, np.array([origin]), 30)).point_BHC
         np.testing.assert_allclose(one[0], row, rtol=1e-5)
 
 

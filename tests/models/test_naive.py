@@ -33,7 +33,7 @@ NAN = np.nan
 
 def predicted(model: Forecaster, panel: Panel) -> np.ndarray:
     model.fit(panel, panel.full_span())
-    return model.predict(batch_of(panel, np.array([len(panel) - 1]), len(panel))).mean_BHC[0]
+    return model.predict(batch_of(panel, np.array([len(panel) - 1]), len(panel))).point_BHC[0]
 
 
 def test_last_value_looks_past_missing_rows(make_panel: MakePanel) -> None:

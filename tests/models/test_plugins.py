@@ -69,9 +69,9 @@ def raising(*_: Any, **__: Any) -> Any:
 def test_forecasts_become_float32_and_counts_stay_positive(make_panel: MakePanel) -> None:
     panel = make_panel(np.arange(20.0), kinds="c")
     below = variant(predict=lambda self, batch: Prediction(np.full((len(batch.origin_B), 2, 1), -3.0)))
-    mean_BHC, *_ = plugins.predict(fitted(below, panel), batch_of(panel, np.array([5, 9]), 4))
-    assert mean_BHC.dtype == np.float32
-    np.testing.assert_array_equal(mean_BHC, 0)
+    point_BHC, *_ = plugins.predict(fitted(below, panel), batch_of(panel, np.array([5, 9]), 4))
+    assert point_BHC.dtype == np.float32
+    np.testing.assert_array_equal(point_BHC, 0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_faults_of_fitting(members: dict[str, Any], says: str, make_panel: MakeP
         (lambda batch: np.zeros((len(batch.origin_B), 2, 1)), "predict returned ndarray, not a Prediction"),
         (lambda batch: Prediction(np.zeros((1, 2, 1))), r"\(1, 2, 1\), not \[B, H, C\] = \(3, 2, 1\)"),
         (lambda batch: Prediction(np.full((3, 2, 1), np.nan)), "3 of 3 forecasts"),
-        (lambda batch: Prediction(np.zeros((3, 2, 1)), np.zeros((3, 2, 1))), r"\(3, 2, 1\), not \[B, H, Q, C\] = \(3, 2, 7, 1\)"),
+        (lambda batch: Prediction(np.zeros((3, 2, 1)), np.zeros((3, 2, 1))), r"\(3, 2, 1\), not \[B, H, Q, C\] = \(3, 2, 11, 1\)"),
         (lambda batch: Prediction(np.full((3, 2, 1), "much")), "TypeError|UFuncTypeError|_UFuncNoLoopError"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from presurge.models.forecaster import Forecaster, Prediction
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean
 from presurge.models.tracking import BLOCK, IntervalTracker
+from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, IntArray, Panel
 from presurge.series.spans import Span
@@ -24,7 +25,7 @@ from presurge.series.windows import WindowBatch, chunks, complete, window_origin
 
 MakePanel = Callable[..., Panel]
 CONTEXT, HORIZON = 4, 3
-LEVELS = np.array((0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975))
+LEVELS = np.array(QUANTILE_LEVELS)
 
 
 def spans(panel: Panel, *cuts: str) -> tuple[Span, ...]:
@@ -67,7 +68,7 @@ def plain_quantiles(model: Forecaster, panel: Panel, origin: int) -> np.ndarray:
                     continue
                 error = np.float32(scale(panel.values[target, c])) - np.float32(scale(panel.values[made, c]))
                 sizes.append(abs(float(error)))
-                gain = calibration.rate * max(quantiles[5] - quantiles[1], np.mean(sizes))
+                gain = calibration.rate * max(quantiles[7] - quantiles[3], np.mean(sizes))
                 quantiles = quantiles + gain * (LEVELS - (error < quantiles))
             centre = scale(panel.values[origin, c])
             bounds = np.sort(quantiles) + centre
@@ -137,7 +138,7 @@ def test_memory_does_not_grow_with_the_rows_of_a_wide_track(monkeypatch: pytest.
     model = LastValue(context=CONTEXT, horizon=24)
     model.fit(panel, panel.full_span())
     model.calibration = Calibration(
-        np.zeros((24, 7, 60), np.float32), tuple(LEVELS), np.zeros(60, np.bool_), 10
+        np.zeros((24, len(LEVELS), 60), np.float32), tuple(LEVELS), np.zeros(60, np.bool_), 10
     )
     forecasts = values.nbytes * 24
     monkeypatch.setattr("presurge.models.tracking._VALUES_AT_ONCE", 1 << 14)
@@ -210,7 +211,7 @@ def test_nothing_of_the_future_is_known(walk: Panel) -> None:
     assert other.quantiles_BHQC is not None
     assert before.quantiles_BHQC is not None
     width = [
-        found[..., 6, :] - found[..., 0, :] for found in (before.quantiles_BHQC[-1], other.quantiles_BHQC[0])
+        found[..., -1, :] - found[..., 0, :] for found in (before.quantiles_BHQC[-1], other.quantiles_BHQC[0])
     ]
     assert (width[1] != width[0]).any()
 
@@ -289,7 +290,7 @@ def test_errors_that_are_unknown_move_nothing() -> None:
 def test_a_model_that_learned_its_quantiles_keeps_them(make_panel: MakePanel) -> None:
     class Learned(LastValue):
         def predict(self, batch: object) -> Prediction:
-            mean = super().predict(batch).mean_BHC  # type: ignore[arg-type]
+            mean = super().predict(batch).point_BHC  # type: ignore[arg-type]
             return Prediction(mean, np.stack([mean - 1, mean + 1], axis=2))
 
     panel = make_panel(np.arange(100.0))
@@ -355,6 +356,7 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
                 continue
             compared += 1
             np.testing.assert_array_equal(found.mean_BHC[item], batch.mean_BHC[b])
+            np.testing.assert_array_equal(found.median_BHC[item], batch.median_BHC[b])
             assert found.followed_B[item] == batch.followed_B[b]
             if found.quantiles_BHQC is None or batch.quantiles_BHQC is None:
                 assert found.quantiles_BHQC is batch.quantiles_BHQC

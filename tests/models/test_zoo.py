@@ -57,7 +57,7 @@ def fitted(
 
 
 def forecasts(model: Forecaster, panel: Panel, origins: np.ndarray) -> np.ndarray:
-    return model.predict(batch_of(panel, origins, model.context)).mean_BHC
+    return model.predict(batch_of(panel, origins, model.context)).point_BHC
 
 
 def mean_error(model: Forecaster, panel: Panel) -> float:
@@ -189,7 +189,7 @@ def test_every_loss_trains_every_network(name: str, loss: str, daily: Panel) -> 
     model = fitted(name, daily, loss=loss, affine=True, normalisation="revin")
     forecast = model.forecast(daily)
     assert np.isfinite(forecast.mean).all()
-    assert len(forecast.levels) == forecast.quantiles.shape[2] == (7 if loss == "quantile" else 0)
+    assert len(forecast.levels) == forecast.quantiles.shape[2] == (11 if loss == "quantile" else 0)
 
 
 def test_only_revin_learns_a_gain_and_a_shift_per_channel(daily: Panel) -> None:
@@ -207,12 +207,12 @@ def test_quantiles_never_cross_and_cover(name: str, make_panel: MakePanel) -> No
     panel = make_panel(values, kinds="c")
     model = fitted(name, panel, context=8, horizon=2, epochs=4, loss="quantile")
     batch = batch_of(panel, np.arange(7, 1498), 8)
-    mean_BHC, quantiles_BHQC, levels = model.predict(batch)
+    point_BHC, quantiles_BHQC, levels = model.predict(batch)
     assert levels == QUANTILE_LEVELS
     assert quantiles_BHQC is not None
     assert (np.diff(quantiles_BHQC, axis=2) >= 0).all()
     assert (quantiles_BHQC >= 0).all()
-    np.testing.assert_array_equal(mean_BHC, quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)])
+    np.testing.assert_array_equal(point_BHC, quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)])
     actual = targets_of(panel, np.arange(7, 1498), 2)
     below = (actual[:, :, None] <= quantiles_BHQC).mean(axis=(0, 1, 3))
     np.testing.assert_allclose(below, QUANTILE_LEVELS, atol=0.12)
@@ -224,9 +224,9 @@ def test_only_a_window_with_a_missing_value_is_not_forecast(name: str, daily: Pa
     values = daily.values.copy()
     values[100, 1] = np.nan
     origins = np.array([99, 100, 105, 111, 112])
-    mean_BHC = forecasts(model, daily.replace(values=values), origins)
-    assert np.isnan(mean_BHC).all(axis=(1, 2)).tolist() == [False, True, True, True, False]
-    np.testing.assert_allclose(mean_BHC[[0, 4]], forecasts(model, daily, origins[[0, 4]]), rtol=1e-5)
+    point_BHC = forecasts(model, daily.replace(values=values), origins)
+    assert np.isnan(point_BHC).all(axis=(1, 2)).tolist() == [False, True, True, True, False]
+    np.testing.assert_allclose(point_BHC[[0, 4]], forecasts(model, daily, origins[[0, 4]]), rtol=1e-5)
 
 
 @NETWORKS
@@ -417,8 +417,8 @@ def test_covariates_are_learned(name: str, make_panel: MakePanel) -> None:
         kept = panel.with_roles(**given).select(["c0", *(name for names in given.values() for name in names)])
         model = fitted(name, kept, loss="mse", **options)  # type: ignore[arg-type]
         origins = window_origins(kept, kept.full_span(), context=4, horizon=2)
-        mean_BHC = model.predict(batch_of(kept, origins, 4, 2)).mean_BHC
-        errors[told] = np.abs(mean_BHC - targets_of(kept, origins, 2)).mean(axis=(0, 2))
+        point_BHC = model.predict(batch_of(kept, origins, 4, 2)).point_BHC
+        errors[told] = np.abs(point_BHC - targets_of(kept, origins, 2)).mean(axis=(0, 2))
     assert (errors["known"] < 0.85 * errors["none"]).all()
     assert errors["both"][0] < 0.5 * errors["known"][0]
 
@@ -435,7 +435,7 @@ def test_the_validation_loss_is_the_error_of_the_forecasts(name: str, make_panel
     model = kind(context=12, horizon=3, config=config, training=TrainingConfig(epochs=1))
     (row,) = model.fit(panel, train, validation).history
     origins = window_origins(panel, validation, context=12, horizon=3)
-    error = model.predict(batch_of(panel, origins, 12, 3)).mean_BHC - targets_of(panel, origins, 3)
+    error = model.predict(batch_of(panel, origins, 12, 3)).point_BHC - targets_of(panel, origins, 3)
     scale_C = np.array(model.state()[0]["scaler"]["scale"])
     assert row["validation_loss"] == pytest.approx(np.square(error / scale_C).mean(), rel=1e-4)
 
@@ -445,15 +445,15 @@ def test_known_rows_change_the_forecast_and_unknown_ones_do_not(name: str, make_
     panel = driven(make_panel, 200).with_roles(known=["c2"], observed=["c1"])
     model, origins = fitted(name, panel), np.array([60, 100])
     batch = batch_of(panel, origins, 12, 3)
-    expected = model.predict(batch).mean_BHC
+    expected = model.predict(batch).point_BHC
     assert batch.future_BHK is not None
     turned = replace(batch, future_BHK=1 - batch.future_BHK)
-    assert not np.allclose(model.predict(turned).mean_BHC, expected, rtol=1e-4)
+    assert not np.allclose(model.predict(turned).point_BHC, expected, rtol=1e-4)
     holed = batch.future_BHK.copy()
     holed[0, 1] = np.nan
-    mean_BHC = model.predict(replace(batch, future_BHK=holed)).mean_BHC
-    assert np.isnan(mean_BHC[0]).all()
-    np.testing.assert_allclose(mean_BHC[1], expected[1], rtol=1e-5)
+    point_BHC = model.predict(replace(batch, future_BHK=holed)).point_BHC
+    assert np.isnan(point_BHC[0]).all()
+    np.testing.assert_allclose(point_BHC[1], expected[1], rtol=1e-5)
     with pytest.raises(HistoryError, match="known channels"):
         model.predict(replace(batch, future_BHK=None))
 
@@ -489,4 +489,4 @@ def test_a_calendar_reads_the_stamps_of_bars(make_panel: MakePanel) -> None:
     assert last.times().tolist() == [[int(hours[599] + 1) * HOUR]]
     batch = batch_of(panel, np.array([700]), 6, 1)
     later = replace(batch, time_BW=batch.time_BW + 6 * HOUR)
-    assert not np.allclose(model.predict(later).mean_BHC, model.predict(batch).mean_BHC, rtol=1e-3)
+    assert not np.allclose(model.predict(later).point_BHC, model.predict(batch).point_BHC, rtol=1e-3)

@@ -67,15 +67,16 @@ def predict(
 
 
 def forecast_text(forecast: "Forecast") -> str:
-    """The forecast as a table of 80 columns: point forecast and 80 % interval."""
+    """The forecast as a table of 80 columns: mean, median and 80 % interval of every row, and of the peak."""
     from presurge.evaluation.report.tables import number
 
-    several = len(forecast.items) > 1
-    header = [*(["item"] if several else []), "time", "channel", "forecast", "80 % interval"]
+    told = forecast.to_dict()
     rows = []
-    for row in forecast.to_dict()["forecast"]:
+    for row in [*told["forecast"], *({"timestamp": "peak", **peak} for peak in told["peak"])]:
         low, high = row["quantiles"].get("0.1"), row["quantiles"].get("0.9")
         interval = "not calibrated" if low is None else f"{number(low)} to {number(high)}"
-        cells = [str(row["timestamp"]), row["channel"], number(row["mean"]), interval]
-        rows.append([str(row["item"]), *cells] if several else cells)
-    return format_table(header, rows, "<" * several + "<<>>")
+        median = number(row["median"]) if row["quantiles"] else "-"
+        cells = [str(row["timestamp"]), row["channel"], number(row["mean"]), median, interval]
+        rows.append([str(row["item"]), *cells] if forecast.named else cells)
+    header = [*(["item"] if forecast.named else []), "time", "channel", "mean", "median", "80 % interval"]
+    return format_table(header, rows, "<" * forecast.named + "<<>>>")

@@ -260,7 +260,9 @@ class Scoring:
         self._models, done = models, 0
         self._origins.append(origins)
         for piece in walk(models, panel, origins):
-            self._sums[piece.model].add(piece.actual(), piece.mean_BHC, piece.quantiles_BHQC)
+            self._sums[piece.model].add(
+                piece.actual(), piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC
+            )
             self._seconds[piece.model] = self._seconds.get(piece.model, 0.0) + piece.cpu_seconds
             done += len(piece.origins_B)
             if self._keep is not None:
@@ -430,7 +432,7 @@ def _distance(metric: str, value: float) -> float:
         return abs(value - int(metric.removeprefix("coverage_")) / 100)
     if metric.startswith("width_"):
         return math.nan
-    return {"r2": -value, "bias": abs(value)}.get(metric, value)
+    return {"r2": -value, "bias": abs(value), "relative_bias": abs(value)}.get(metric, value)
 
 
 def _json(value: float | np.float64) -> float | None:

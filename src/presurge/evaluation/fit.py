@@ -143,7 +143,7 @@ def calibrate(
     last_us = np.where(span.last > panel.indptr[:-1], panel.times_of(span.last - 1), before)
     return Calibration.measure(
         np.concatenate([piece.actual() for piece in pieces]),
-        np.concatenate([p.mean_BHC if p.quantiles_BHQC is None else p.quantiles_BHQC for p in pieces]),
+        np.concatenate([p.median_BHC if p.quantiles_BHQC is None else p.quantiles_BHQC for p in pieces]),
         model.fitted_spec().count_mask,
         pieces[0].levels,
         until=dict(zip(panel.items, map(int, last_us), strict=True)),

@@ -17,7 +17,7 @@ Scores = dict[str, Float64Array]
 INTERVALS = (50, 80, 95)
 """The intervals that are scored, in percent: 80 lies between the quantiles 0.1 and 0.9."""
 METRICS = (
-    *("wape", "mae", "rmse", "mse", "mase", "r2", "bias", "pinball"),
+    *("wql", "wape", "mae", "mase", "rmse", "mse", "r2", "bias", "relative_bias", "pinball"),
     *(f"coverage_{percent}" for percent in INTERVALS),
     *(f"width_{percent}" for percent in INTERVALS),
 )
@@ -46,16 +46,19 @@ class ScoreSums:
         self.of_quantiles_HC = {name: np.zeros(shape) for name in names}
 
     def add(
-        self, actual_BHC: FloatArray, mean_BHC: FloatArray, quantiles_BHQC: FloatArray | None = None
+        self,
+        actual_BHC: FloatArray,
+        mean_BHC: FloatArray,
+        median_BHC: FloatArray,
+        quantiles_BHQC: FloatArray | None = None,
     ) -> None:
         """Take B windows in; a target that is NaN is left out."""
         known = ~np.isnan(actual_BHC)
         actual = np.where(known, actual_BHC, 0).astype(np.float64)
         error = np.where(known, mean_BHC - actual, 0)
-        absolute = np.abs(error)
         self._add_spread(actual, known)
         self.error_HC += error.sum(axis=0)
-        self.absolute_HC += absolute.sum(axis=0)
+        self.absolute_HC += np.abs(median_BHC - actual).sum(axis=0, where=known)
         self.squared_HC += np.square(error, out=error).sum(axis=0)
         self.size_HC += np.abs(actual).sum(axis=0)
         if quantiles_BHQC is None:
@@ -88,9 +91,12 @@ class ScoreSums:
     def scores(self) -> Scores:
         """Every metric for each horizon step and channel: float64 [H, C], NaN where it is undefined.
 
-        ``bias`` is forecast minus actual; ``wape`` is the sum of absolute errors over the sum of absolute actual values
-        (undefined where all are zero); ``mase`` is the MAE over ``naive_scale``; ``r2`` is undefined for actual
-        values that do not vary; ``pinball`` is the mean over the levels; coverages are shares from 0 to 1.
+        Of the median: ``mae``; ``wape``, the sum of absolute errors over that of absolute actual values (undefined where all
+        are zero); ``mase``, the MAE over ``naive_scale``. Of the mean: ``mse``, ``rmse``; ``r2``, undefined for actual values
+        that do not vary; ``bias``, forecast minus actual, and ``relative_bias``, its sum over that of absolute actual
+        values. Of the quantiles: ``pinball``, the mean over windows and levels; ``wql``, twice its sum over that of absolute
+        actual values, averaged over the levels (Park et al., "Learning quantile functions without quantile crossing for
+        distribution-free time series forecasting", 2022); coverages are shares from 0 to 1.
         """
         mae = _ratio(self.absolute_HC, self.count_HC)
         # The spread of a constant is not exactly zero after rounding, but far below what float32 can tell apart.
@@ -105,8 +111,10 @@ class ScoreSums:
             "mase": _ratio(mae, np.broadcast_to(self.scale_C, mae.shape)),
             "r2": 1 - _ratio(self.squared_HC, spread),
             "bias": _ratio(self.error_HC, self.count_HC),
+            "relative_bias": _ratio(self.error_HC, self.size_HC),
         }
         unknown = np.full_like(mae, np.nan)
+        scores["wql"] = 2 * _ratio(self.of_quantiles_HC.get("pinball", unknown), self.size_HC)
         sums = {
             metric: self.of_quantiles_HC.get(metric, unknown) for metric in METRICS if metric not in scores
         }

@@ -32,7 +32,8 @@ class Piece:
         model: Name of the model.
         panel: The series.
         origins_B: Row of each origin.
-        mean_BHC: float32, original units.
+        mean_BHC: float32, the conditional means in original units.
+        median_BHC: float32, the medians; both are the point forecasts of a model that was never calibrated.
         quantiles_BHQC: float32; None for a model without intervals.
         levels: The Q levels, ascending.
         cpu_seconds: Processor time that the forecasts took.
@@ -42,6 +43,7 @@ class Piece:
     panel: Panel
     origins_B: IntArray
     mean_BHC: FloatArray
+    median_BHC: FloatArray
     quantiles_BHQC: FloatArray | None
     levels: tuple[float, ...]
     cpu_seconds: float
@@ -71,9 +73,11 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
             batch = batch_of(panel, part, context, horizon)
             for name, tracker in trackers.items():
                 began = time.process_time()
-                mean_BHC, quantiles_BHQC, _, levels = tracker.predict(part, batch)
+                made = tracker.predict(part, batch)
                 spent = time.process_time() - began
-                yield Piece(name, panel, part, mean_BHC, quantiles_BHQC, levels, spent)
+                yield Piece(
+                    name, panel, part, made.mean_BHC, made.median_BHC, made.quantiles_BHQC, made.levels, spent
+                )
 
 
 def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:
@@ -183,7 +187,7 @@ def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 
     for piece in walk([uncalibrated(model)], panel, usable_origins(model, panel, span, stride=stride)):
         actual_BHC = piece.actual().astype(np.float64)
         hour_BH = panel.times_of(piece.origins_B[:, None] + np.arange(1, model.horizon + 1)) % DAY // HOUR
-        np.add.at(error_TC, hour_BH, np.nan_to_num(np.abs(piece.mean_BHC - actual_BHC)))
+        np.add.at(error_TC, hour_BH, np.nan_to_num(np.abs(piece.median_BHC - actual_BHC)))
         np.add.at(load_TC, hour_BH, np.nan_to_num(np.abs(actual_BHC)))
         np.add.at(count_TC, hour_BH, ~np.isnan(actual_BHC))
     seen_TC = np.where(count_TC > 0, count_TC, np.nan)

@@ -168,12 +168,12 @@ class Auto(Forecaster):
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
         if len(self.members) == 1:
-            return Prediction(plugins.predict(self.members[0].model, batch).mean_BHC)
-        mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
+            return Prediction(plugins.predict(self.members[0].model, batch).point_BHC)
+        point_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
         for model, channels in self.members:
-            own_BHC = plugins.predict(model, batch.last_rows(model.context)).mean_BHC
-            mean_BHC[:, :, channels] = own_BHC[:, :, channels]
-        return Prediction(mean_BHC)
+            own_BHC = plugins.predict(model, batch.last_rows(model.context)).point_BHC
+            point_BHC[:, :, channels] = own_BHC[:, :, channels]
+        return Prediction(point_BHC)
 
     @property
     def n_parameters(self) -> int:
@@ -240,6 +240,6 @@ def _reason(own: dict[str, Any], why: str, rival: dict[str, Any] | None) -> dict
 def _errors_of(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
     """The sum of absolute errors of every window: float64 [B, C], NaN where anything is missing."""
     errors = window_errors(
-        lambda batch: plugins.predict(model, batch).mean_BHC, panel, origins, model.context, model.horizon
+        lambda batch: plugins.predict(model, batch).point_BHC, panel, origins, model.context, model.horizon
     )
     return np.concatenate([np.zeros((0, len(panel.targets))), *(error_B1C[:, 0] for error_B1C in errors)])

@@ -31,12 +31,13 @@ LossName = Literal["mse", "mae", "huber", "quantile"]
 
 
 class Prediction(NamedTuple):
-    """Point forecasts of B windows and, from models that learn them, quantiles; original units.
+    """What a model says itself of B windows, in original units: points and, from models that learn them, quantiles.
 
-    ``levels`` are the Q levels of the quantiles, ascending.
+    A point is the model's best guess, by promise neither mean nor median: calibration makes both of it. ``levels`` are the Q
+    levels of the quantiles, ascending.
     """
 
-    mean_BHC: FloatArray
+    point_BHC: FloatArray
     quantiles_BHQC: FloatArray | None = None
     levels: tuple[float, ...] = QUANTILE_LEVELS
 
@@ -248,14 +249,16 @@ class Forecaster(ABC):
                 hint=f"Ask for 1 to {self.horizon}, or train with `horizon={rows}`.",
             )
         series, origins = followed(history, future, spec, self.horizon)
-        mean_BHC, quantiles_BHQC, followed_B, levels = IntervalTracker.of(self, series).predict(origins)
+        made = IntervalTracker.of(self, series).predict(origins)
+        quantiles_BHQC, levels = made.quantiles_BHQC, made.levels
         if quantiles_BHQC is None:
-            quantiles_BHQC, levels = mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
+            quantiles_BHQC, levels = made.mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
         stamps = series.stamps
         if stamps is not None:
             stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
         return Forecast(
-            mean=mean_BHC[:, :rows],
+            mean=made.mean_BHC[:, :rows],
+            median=made.median_BHC[:, :rows],
             quantiles=quantiles_BHQC[:, :rows],
             levels=levels,
             origin=series.times_of(origins),
@@ -265,7 +268,7 @@ class Forecaster(ABC):
             clock=history.clock,
             model=self.name,
             error=self.error,
-            intervals=in_words(self.calibration, followed_B),
+            intervals=in_words(self.calibration, made.followed_B),
             stamps=stamps,
         )
 

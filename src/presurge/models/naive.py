@@ -139,8 +139,8 @@ class Drift(_Baseline):
         between_BC = context_BLC.shape[1] - 1 - age_BC - lead_BC
         slope_BC = (last_BC - first_BC).astype(np.float64) / np.maximum(between_BC, 1)
         ahead_BHC = age_BC[:, None, :] + np.arange(1, self.horizon + 1)[None, :, None]
-        mean_BHC: npt.NDArray[np.float64] = last_BC[:, None, :] + slope_BC[:, None, :] * ahead_BHC
-        return mean_BHC
+        point_BHC: npt.NDArray[np.float64] = last_BC[:, None, :] + slope_BC[:, None, :] * ahead_BHC
+        return point_BHC
 
 
 class SeasonalNaiveConfig(Config):

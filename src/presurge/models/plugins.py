@@ -141,24 +141,24 @@ def _checked(model: "Forecaster", prediction: object, batch: "WindowBatch") -> "
     kind, spec = type(model), model.fitted_spec()
     if not isinstance(prediction, Prediction):
         raise _fault(kind, f"predict returned {type(prediction).__name__}, not a Prediction")
-    mean, quantiles, levels = prediction
+    point, quantiles, levels = prediction
     windows, horizon, channels = shape = (len(batch.origin_B), model.horizon, len(spec.targets))
-    if np.shape(mean) != shape:
-        raise _fault(kind, f"predict gave forecasts of the shape {np.shape(mean)}, not [B, H, C] = {shape}")
+    if np.shape(point) != shape:
+        raise _fault(kind, f"predict gave forecasts of the shape {np.shape(point)}, not [B, H, C] = {shape}")
     wanted = (windows, horizon, len(levels), channels)
     if quantiles is not None and np.shape(quantiles) != wanted:
         what = f"predict gave quantiles of the shape {np.shape(quantiles)}, not [B, H, Q, C] = {wanted}"
         raise _fault(kind, what)
     floor_C = np.where(spec.count_mask, np.float32(0), np.float32(-np.inf))
-    mean_BHC = np.maximum(mean, floor_C, dtype=np.float32)
+    point_BHC = np.maximum(point, floor_C, dtype=np.float32)
     whole_B = np.isfinite(batch.context_BLC).all(axis=(1, 2))
     if batch.future_BHK is not None:
         whole_B &= np.isfinite(batch.future_BHK).all(axis=(1, 2))
-    if lost := int((~np.isfinite(mean_BHC[whole_B])).any(axis=(1, 2)).sum()):
+    if lost := int((~np.isfinite(point_BHC[whole_B])).any(axis=(1, 2)).sum()):
         what = f"{lost} of {whole_B.sum()} forecasts are not finite although their context is complete"
         raise _fault(kind, what)
     quantiles_BHQC = None if quantiles is None else np.maximum(quantiles, floor_C, dtype=np.float32)
-    return Prediction(mean_BHC, quantiles_BHQC, levels)
+    return Prediction(point_BHC, quantiles_BHQC, levels)
 
 
 def state_of(model: "Forecaster") -> "tuple[dict[str, Any], Arrays]":

@@ -30,9 +30,13 @@ _VALUES_AT_ONCE = 1 << 21
 
 
 class Tracked(NamedTuple):
-    """Point forecasts of B windows, their quantiles, and how many rows' errors the quantiles follow (0: none)."""
+    """Means, medians and quantiles of B windows, and how many rows' errors they follow (0: none).
+
+    Of a model that was never calibrated, mean and median are its point forecast.
+    """
 
     mean_BHC: FloatArray
+    median_BHC: FloatArray
     quantiles_BHQC: FloatArray | None
     followed_B: IntArray
     levels: tuple[float, ...] = ()
@@ -106,7 +110,7 @@ class IntervalTracker:
         made = self._predict(batch)
         if self._calibration.rate == 0 or made.quantiles_BHQC is not None:
             return self._calibrated(made)
-        return self._calibrated(made, *self._follow(batch.item_B, origins_B, made.mean_BHC))
+        return self._calibrated(made, *self._follow(batch.item_B, origins_B, made.point_BHC))
 
     def observe(
         self, actual_IN: FloatArray, *, times_I: IntArray | None = None, future_IHK: FloatArray | None = None
@@ -146,7 +150,7 @@ class IntervalTracker:
         gaps_I: npt.NDArray[np.bool_] = np.any(np.isnan(live.context_ILN), axis=(1, 2))
         if future_IHK is not None:
             gaps_I |= np.isnan(future_IHK).any(axis=(1, 2))
-        mean_IHC = np.where(gaps_I[:, None, None], np.float32(np.nan), made.mean_BHC)
+        mean_IHC = np.where(gaps_I[:, None, None], np.float32(np.nan), made.point_BHC)
         live.means_IAHC = np.concatenate((mean_IHC[:, None], live.means_IAHC[:, :-1]), axis=1)
         residuals_IHQC = np.sort(live.quantiles_XHQC[0].astype(np.float32), axis=2)
         return self._calibrated(made, residuals_IHQC, live.followed_X[0].copy())
@@ -164,13 +168,15 @@ class IntervalTracker:
         self, made: "Prediction", residuals_BHQC: FloatArray | None = None, followed_B: IntArray | None = None
     ) -> Tracked:
         """Forecasts with calibrated quantiles: those that the model learned, or else around the points."""
-        mean_BHC, centre, levels = made
+        point_BHC, centre, levels = made
         if centre is not None or followed_B is None:
-            residuals_BHQC, followed_B = None, np.zeros(len(mean_BHC), np.int64)
+            residuals_BHQC, followed_B = None, np.zeros(len(point_BHC), np.int64)
         if not self._calibration.levels:
-            return Tracked(mean_BHC, centre, followed_B, levels)
-        quantiles_BHQC = self._calibration.quantiles(mean_BHC if centre is None else centre, residuals_BHQC)
-        return Tracked(mean_BHC, quantiles_BHQC, followed_B, self._calibration.levels)
+            return Tracked(point_BHC, _median(*made), centre, followed_B, levels)
+        levels = self._calibration.levels
+        quantiles_BHQC = self._calibration.quantiles(point_BHC if centre is None else centre, residuals_BHQC)
+        median_BHC = _median(point_BHC, quantiles_BHQC, levels)
+        return Tracked(point_BHC, median_BHC, quantiles_BHQC, followed_B, levels)
 
     def _follow(
         self, item_B: IntArray, origins_B: IntArray, mean_BHC: FloatArray
@@ -280,7 +286,7 @@ class IntervalTracker:
         size = max(1, _VALUES_AT_ONCE // (self._context * len(self._panel.channels)))
         for part in chunks(absent, size):
             origins.append(part)
-            means.append(self._predict(batch_of(self._panel, part, self._context, self._horizon)).mean_BHC)
+            means.append(self._predict(batch_of(self._panel, part, self._context, self._horizon)).point_BHC)
         found = np.concatenate(origins)
         order = np.argsort(found, kind="stable")
         order = order[needed[found[order]]]
@@ -291,3 +297,12 @@ class IntervalTracker:
         place = np.searchsorted(self._origins, origins).clip(max=len(self._origins) - 1)
         kept = (self._origins[place] == origins) & (origins >= self._panel.indptr[item])
         return np.where(kept, place, 0)
+
+
+def _median(
+    point_BHC: FloatArray, quantiles_BHQC: FloatArray | None, levels: tuple[float, ...]
+) -> FloatArray:
+    """The quantile 0.5, or the point where there is none."""
+    if quantiles_BHQC is None or 0.5 not in levels:
+        return point_BHC
+    return quantiles_BHQC[:, :, levels.index(0.5)]

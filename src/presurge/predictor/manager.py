@@ -172,7 +172,7 @@ def _measure(model: BasePredictor, data: Frame, validation_split: float) -> None
         if mean_H2.shape != actual_H2.shape:
             logger.warning("The error of %s could not be measured, so it is not ranked", model.model_name)
             return
-        sums.add(actual_H2[None], mean_H2[None])
+        sums.add(actual_H2[None], mean_H2[None], mean_H2[None])
     model.keep_errors(sums.scores()["wape"])
 
 

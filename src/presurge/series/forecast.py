@@ -1,7 +1,8 @@
-"""The Forecast: times x target channels x (mean + quantiles), the one form of all output."""
+"""The Forecast: times x target channels x (mean, median and quantiles), the one form of all output."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,24 @@ from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock, FloatArray, IntArray
 from presurge.series.timestamps import format_stamp
 
-QUANTILE_LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
-"""Levels of every interval: 50, 80 and 95 % around the median."""
+QUANTILE_LEVELS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
+"""Levels of every interval: 50, 80, 90, 95 and 98 % around the median."""
+SCHEMA_VERSION = 2
+"""Version of the JSON form; it changes when a key changes its name or meaning. The forms before had none."""
+
+
+class Peak(NamedTuple):
+    """The largest value over the horizon, of I items; its quantiles are joint over the steps, not the largest quantiles.
+
+    Attributes:
+        mean_IC: float32, original units.
+        median_IC: float32.
+        quantiles_IQC: float32, of the forecast's levels.
+    """
+
+    mean_IC: FloatArray
+    median_IC: FloatArray
+    quantiles_IQC: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,19 +36,24 @@ class Forecast:
     """The forecasts of one origin for I items.
 
     Attributes:
-        mean: float32 [I, H, C], the point forecast in original units.
+        mean: float32 [I, H, C], the conditional mean in original units.
+        median: float32 [I, H, C]; mean and median are the point forecast if the model was never calibrated.
         quantiles: float32 [I, H, Q, C] in original units; Q is 0 if the model was never calibrated.
         levels: The Q quantile levels, ascending.
         origin: int64 [I], time of the last row that the forecast knew (microseconds since the Unix epoch).
         channels: The C target channels.
         stamps: int64 [I, H], time of every row; None where the rows follow the origin a step apart.
         model: Name of the model.
+        trained: When the model was trained, ISO 8601 in UTC; empty if that is unknown.
+        peak: The largest value over the horizon; None if the model was never calibrated.
+        missing: Item -> why it has no forecast.
         error: Measured error of the model, channel -> metric -> value, from the data that calibrated it.
         intervals: What the quantiles are based on: the calibration alone, or later errors too.
         flags: What the reader must know, for example that gaps in the context were interpolated.
     """
 
     mean: FloatArray
+    median: FloatArray
     quantiles: FloatArray
     levels: tuple[float, ...]
     origin: IntArray
@@ -44,6 +66,9 @@ class Forecast:
     intervals: str = ""
     flags: tuple[str, ...] = ()
     stamps: IntArray | None = None
+    trained: str = ""
+    peak: Peak | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def times(self) -> IntArray:
         """int64 [I, H], the time of every row in microseconds since the Unix epoch."""
@@ -52,15 +77,25 @@ class Forecast:
         times: IntArray = self.origin[:, None] + self.step * np.arange(1, self.mean.shape[1] + 1)
         return times
 
+    @property
+    def named(self) -> bool:
+        """Whether the items have names of their own, which every row then bears."""
+        return self.items != ("",)
+
     def to_frame(self) -> pl.DataFrame:
-        """Long form: ``item`` (if there are several), ``timestamp``, ``channel``, ``mean``, ``q0.1`` ..."""
+        """Long form: ``item`` (if it has a name), ``timestamp``, ``channel``, ``mean``, ``median``, ``q0.1`` ...
+
+        Of a model that was never calibrated there is no ``median``.
+        """
         n_items, horizon, n_channels = self.mean.shape
         stamps = pl.Series("timestamp", np.repeat(self.times().reshape(-1), n_channels))
         stamps = stamps.cast(pl.Datetime("us", "UTC")) if self.clock == "utc" else stamps / SECOND
         columns = [stamps, pl.Series("channel", [c.name for c in self.channels] * (n_items * horizon))]
-        if n_items > 1:
+        if self.named:
             columns.insert(0, pl.Series("item", np.repeat(np.array(self.items), horizon * n_channels)))
         columns.append(pl.Series("mean", self.mean.reshape(-1)))
+        if self.levels:
+            columns.append(pl.Series("median", self.median.reshape(-1)))
         columns += [
             pl.Series(f"q{level:g}", self.quantiles[:, :, index].reshape(-1))
             for index, level in enumerate(self.levels)
@@ -68,25 +103,37 @@ class Forecast:
         return pl.DataFrame(columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: ``origin``, ``step_seconds`` and a flat list ``forecast`` of times and channels."""
-        rows, times = [], self.times()
+        """The JSON form: ``origin``, ``step_seconds``, a flat list ``forecast`` of times and channels, a list ``peak``."""
+        rows, peaks, times = [], [], self.times()
         for i, item in enumerate(self.items):
+            name = {"item": item} if self.named else {}
             for h in range(self.mean.shape[1]):
                 stamp = format_stamp(int(times[i, h]), self.clock)
                 for c, channel in enumerate(self.channels):
-                    row: dict[str, Any] = {"item": item} if len(self.items) > 1 else {}
-                    row |= {"timestamp": stamp, "channel": channel.name, "mean": float(self.mean[i, h, c])}
-                    row["quantiles"] = {
-                        f"{q:g}": float(self.quantiles[i, h, k, c]) for k, q in enumerate(self.levels)
-                    }
-                    rows.append(row)
+                    row = name | {"timestamp": stamp, "channel": channel.name}
+                    values = self.mean[i, h, c], self.median[i, h, c], self.quantiles[i, h, :, c]
+                    rows.append(row | self._numbers(*values))
+            if self.peak is not None:
+                for c, channel in enumerate(self.channels):
+                    mean_IC, median_IC, quantiles_IQC = self.peak
+                    numbers = self._numbers(mean_IC[i, c], median_IC[i, c], quantiles_IQC[i, :, c])
+                    peaks.append(name | {"channel": channel.name} | numbers)
         origins = [format_stamp(int(origin), self.clock) for origin in self.origin]
         return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "trained": self.trained or None,
             "origin": origins[0] if len(set(origins)) == 1 else dict(zip(self.items, origins, strict=True)),
             "step_seconds": self.step // SECOND,
-            "model": self.model,
             "error": self.error,
             "intervals": self.intervals,
             "flags": list(self.flags),
             "forecast": rows,
+            "peak": peaks,
+            "missing": [{"item": item, "reason": reason} for item, reason in self.missing.items()],
         }
+
+    def _numbers(self, mean: float, median: float, quantiles_Q: FloatArray) -> dict[str, Any]:
+        """Mean, median and quantiles of one row as JSON values."""
+        quantiles = {f"{level:g}": float(q) for level, q in zip(self.levels, quantiles_Q, strict=True)}
+        return {"mean": float(mean), "median": float(median), "quantiles": quantiles}

@@ -112,8 +112,8 @@ class FoldedLinear:
             bias_CBH = bias_CBH * np.maximum(share_CB1, LEAST_SIZE)
         y_CBH = self.transform.inverse(x_CBL @ self.weight_CHL.transpose(0, 2, 1) + bias_CBH)
         mean_CBH = np.maximum(y_CBH, self.floor_C11)
-        mean_BHC: FloatArray = mean_CBH.transpose(1, 2, 0).astype(np.float32, order="C")
-        return mean_BHC
+        point_BHC: FloatArray = mean_CBH.transpose(1, 2, 0).astype(np.float32, order="C")
+        return point_BHC
 
     def predict_one(self, context_LC: FloatArray) -> FloatArray:
         """Forecast one window: [L, C] to float32 [H, C]."""

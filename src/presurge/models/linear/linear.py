@@ -166,10 +166,10 @@ class Linear(Forecaster):
         terms = {term for channel in self.channels for term in channel.weights}
         inputs = further_inputs(terms, self.calendars, batch.select(self.fitted_spec().channels))
         context_BLC = batch.targets()
-        mean_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
+        point_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):
-            mean_BHC[:, :, c] = channel.predict(context_BLC[:, :, c], inputs)
-        return Prediction(mean_BHC)
+            point_BHC[:, :, c] = channel.predict(context_BLC[:, :, c], inputs)
+        return Prediction(point_BHC)
 
     @property
     def n_parameters(self) -> int:
