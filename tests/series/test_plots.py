@@ -33,6 +33,7 @@ def forecast_after(panel: Panel, horizon: int = 3) -> Forecast:
     shape = (len(panel.items), horizon, len(panel.channels))
     return Forecast(
         mean=np.full(shape, 7, np.float32),
+        median=np.full(shape, 7, np.float32),
         quantiles=np.stack([np.full(shape, v, np.float32) for v in (5, 7, 9)], axis=2),
         levels=(0.1, 0.5, 0.9),
         origin=panel.times_of(panel.indptr[1:] - 1),

@@ -105,6 +105,7 @@ def forecast_frame(piece: Piece) -> pl.DataFrame:
         items = np.array(panel.items)[panel.items_of(origins_B)]
         columns.insert(0, pl.Series("item", np.repeat(items, horizon * channels)))
     if piece.quantiles_BHQC is not None:
+        columns.append(pl.Series("median", piece.median_BHC.reshape(-1)))
         columns += [
             pl.Series(f"q{level:g}", piece.quantiles_BHQC[:, :, q].reshape(-1))
             for q, level in enumerate(piece.levels)
