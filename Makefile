@@ -44,6 +44,7 @@ lines: $(FULL) ## Count the code lines of each room against its budget
 bench: $(FULL) ## Run the benchmarks one after another (ONLY=accuracy for one)
 	@for file in benchmarks/$(ONLY).py; do \
 		test -f "$$file" || { echo "no benchmark at $$file" >&2; exit 1; }; \
+		grep -q __main__ "$$file" || continue; \
 		echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 docs: $(FULL) ## Build the guides and the API reference as HTML into site/

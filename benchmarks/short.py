@@ -1,0 +1,272 @@
+"""Short request traces, one step ahead: auto against the load predictors of a planner, which read the same rows.
+
+Of an hour of requests, the first 70 % of the rows train and the last 30 % are forecast one row at a time. Peers are what NVIDIA
+Dynamo's planner offers: the last value; ARIMA by ``pmdarima.auto_arima`` on the training rows and updated with every row; a
+local linear Kalman filter; Prophet on the last 50 rows. Tokens of a request are ratios of sums; a row without a request
+repeats the last ratio for the peers.
+
+Shapes: N rows of a series.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from peers import missing
+from series import TRACES, buckets, frame
+
+from presurge.evaluation.fit import fit_model
+from presurge.evaluation.walk import walk
+from presurge.series.dataset import Dataset
+from presurge.series.frequency import SECOND
+from presurge.series.panel import Channel, Panel
+from presurge.series.windows import window_origins
+
+Array = npt.NDArray[np.float64]
+Row = dict[str, Any]
+PACKAGES = ("pmdarima", "filterpy", "prophet")
+CONTEXTS = {10: 30, 60: 8, 180: 3}
+"""Step in seconds -> rows of history."""
+CHANNELS = ("requests", "input_tokens", "output_tokens")
+SURPLUS, PROPHET_ROWS = 0.2, 50
+
+
+def series_of(events: pl.DataFrame, step: int) -> Array:
+    """Requests and mean input and output tokens of a request: float64 [N, 3], NaN where there was no request."""
+    rows = buckets(events, step)
+    requests = rows["requests"].to_numpy().astype(np.float64)
+    known = np.where(requests > 0, requests, np.nan)
+    return np.stack([requests, *(rows[name].to_numpy() / known for name in CHANNELS[1:])], axis=1)
+
+
+def measure(*, peers: bool, keep: Callable[..., Any]) -> list[Row]:
+    """One row a trace, step and channel: errors of auto and of every peer, and auto over the best of them."""
+    rows = []
+    for trace, file, read in TRACES:
+        events = read(frame(file))
+        for step, context in CONTEXTS.items():
+            values_N3 = series_of(events, step)
+            first = round(0.7 * len(values_N3))
+            own = auto(values_N3, step, first, context)
+            for c, channel in enumerate(CHANNELS):
+                x_N, name = values_N3[:, c], f"{trace}-{step}-{channel}"
+                given = filled(x_N)
+                made = {
+                    peer: keep(f"{name}-{peer}", partial(f, given, first))
+                    for peer, f in predictors(peers).items()
+                }
+                rows.append(
+                    {"trace": trace, "step": step, "channel": channel, **compared(x_N[first:], own[c], made)}
+                )
+    return rows
+
+
+def filled(x_N: Array) -> Array:
+    """The last known value where one is missing."""
+    known = np.flatnonzero(np.isfinite(x_N))
+    place = np.searchsorted(known, np.arange(len(x_N)), side="right") - 1
+    return x_N[known[np.maximum(place, 0)]]
+
+
+def auto(values_N3: Array, step: int, first: int, context: int) -> list[Row]:
+    """Forecasts of each channel for the rows from ``first`` on: mean, median, and a bound with the surplus asked for.
+
+    The quantile of the bound is the one whose surplus over the training rows is nearest to ``SURPLUS``.
+    """
+    channels = (Channel("requests", kind="count"), *(Channel(name) for name in CHANNELS[1:]))
+    found = []
+    for c, channel in enumerate(channels):
+        values_N1 = filled(values_N3[:, c])[:, None].astype(np.float32)
+        panel = Panel(
+            values=values_N1,
+            channels=(channel,),
+            step=step * SECOND,
+            start=np.zeros(1, np.int64),
+            clock="relative",
+        )
+        before, test = panel.full_span().cut([first / len(panel), 1 - first / len(panel)])
+        train, validation = before.cut_tail("0.2")
+        dataset = Dataset(
+            panel=panel, train=train, validation=validation, test=test, validation_given=False, source={}
+        )
+        model = fit_model("auto", dataset, context=context, horizon=1).model
+
+        def forecasts(
+            span: Any, model: Any = model, panel: Panel = panel
+        ) -> tuple[Array, Array, Array, Array, tuple]:
+            origins = window_origins(panel, span, context=model.context, horizon=1)
+            pieces = list(walk([model], panel, origins))
+            parts = (
+                np.concatenate([getattr(p, name, p.mean_BHC)[:, 0] for p in pieces]).astype(np.float64)
+                for name in ("mean_BHC", "median_BHC", "quantiles_BHQC")
+            )
+            actual = np.concatenate([p.actual()[:, 0, 0] for p in pieces]).astype(np.float64)
+            return *parts, actual, pieces[0].levels
+
+        *_, quantiles_BQ1, actual, levels = forecasts(before)
+        surplus_Q = [surplus(quantiles_BQ1[:, q, 0], actual) for q in range(len(levels))]
+        chosen = int(np.argmin(np.abs(np.array(surplus_Q) - SURPLUS)))
+        mean, median, quantiles_BQ1, _, _ = forecasts(test)
+        found.append(
+            {
+                "mean": mean[:, 0],
+                "median": median[:, 0],
+                "bound": quantiles_BQ1[:, chosen, 0],
+                "level": levels[chosen],
+            }
+        )
+    return found
+
+
+def surplus(bound: Array, actual: Array) -> float:
+    """What is provided and not asked for, as a share of all that is asked for."""
+    return float(np.nansum(np.maximum(bound - actual, 0)) / np.nansum(actual))
+
+
+def unmet(bound: Array, actual: Array) -> float:
+    """What is asked for and not provided, as a share of all that is asked for."""
+    return float(np.nansum(np.maximum(actual - bound, 0)) / np.nansum(actual))
+
+
+def with_surplus(point: Array, actual: Array, wanted: float) -> Array:
+    """A forecast times the factor that gives the surplus, found on the very rows that are scored: in favour of the peer."""
+    low, high = 0.0, 1e3
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if surplus(point * middle, actual) < wanted else (low, middle)
+    return point * low
+
+
+def compared(actual: Array, own: Row, made: dict[str, Array]) -> Row:
+    """Errors of all, and those of auto over the least of the peers."""
+    wanted = surplus(own["bound"], actual)
+    wape = {"auto": _wape(own["median"], actual)} | {name: _wape(x, actual) for name, x in made.items()}
+    rmse = {"auto": _rmse(own["mean"], actual)} | {name: _rmse(x, actual) for name, x in made.items()}
+    short = {"auto": unmet(own["bound"], actual)}
+    short |= {name: unmet(with_surplus(x, actual, wanted), actual) for name, x in made.items()}
+    row: Row = {"rows": len(actual), "level": own["level"], "surplus": wanted}
+    for score, errors in (("wape", wape), ("rmse", rmse), ("unmet", short)):
+        rivals = {name: error for name, error in errors.items() if name != "auto"}
+        best = min(rivals, key=rivals.__getitem__)
+        row |= {
+            score: errors,
+            f"{score}_best": best,
+            f"{score}_ratio": errors["auto"] / max(rivals[best], 1e-9),
+        }
+    return row
+
+
+def _wape(made: Array, actual: Array) -> float:
+    return float(np.nansum(np.abs(made - actual)) / np.nansum(np.abs(actual)))
+
+
+def _rmse(made: Array, actual: Array) -> float:
+    return float(np.sqrt(np.nanmean((made - actual) ** 2)))
+
+
+def predictors(peers: bool) -> dict[str, Callable[[Array, int], Array]]:
+    """The load predictors that are installed: each forecasts the rows from ``first`` on, from those before each."""
+    found: dict[str, Callable[[Array, int], Array]] = {"last-value": lambda x, first: x[first - 1 : -1]}
+    for package, more in (
+        ("pmdarima", {"arima": arima, "arima-log": lambda x, first: _from_log(arima, x, first)}),
+        ("filterpy", {"kalman": kalman, "kalman-log": lambda x, first: _from_log(kalman, x, first)}),
+        ("prophet", {"prophet": prophet}),
+    ):
+        found |= more if peers and not missing(package) else {}
+    return found
+
+
+def _from_log(predictor: Callable[[Array, int], Array], x_N: Array, first: int) -> Array:
+    return np.expm1(np.minimum(predictor(np.log1p(x_N), first), 50))
+
+
+def arima(x_N: Array, first: int) -> Array:
+    """Orders and parameters from the training rows; every row that follows updates them."""
+    import pmdarima
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = pmdarima.auto_arima(x_N[:first], suppress_warnings=True, error_action="ignore")
+        made = []
+        for row in range(first, len(x_N)):
+            made.append(max(0.0, float(np.asarray(model.predict(1))[0])))
+            model.update(x_N[row : row + 1])
+    return np.array(made)
+
+
+def kalman(x_N: Array, first: int) -> Array:
+    """A local linear trend: level noise 1, trend noise 0.1, observation noise 10."""
+    from filterpy.kalman import KalmanFilter
+
+    state = KalmanFilter(dim_x=2, dim_z=1)
+    state.x, state.P, state.R = np.array([[x_N[0]], [0.0]]), 1000 * np.eye(2), np.array([[10.0]])
+    state.F, state.H, state.Q = (
+        np.array([[1.0, 1.0], [0.0, 1.0]]),
+        np.array([[1.0, 0.0]]),
+        np.diag([1.0, 0.1]),
+    )
+    made = []
+    for value in x_N[1:]:
+        state.predict()
+        made.append(max(0.0, state.x[0, 0]))
+        state.update(np.array([[value]]))
+    return np.array(made)[first - 1 :]
+
+
+def prophet(x_N: Array, first: int) -> Array:
+    """Prophet as it comes, fitted anew to the last 50 rows before every row."""
+    import pandas as pd
+    from prophet import Prophet
+
+    for name in ("cmdstanpy", "prophet"):
+        logging.getLogger(name).disabled = True
+    stamps, made = pd.date_range("2024-01-01", periods=len(x_N), freq="180s"), []
+    for row in range(first, len(x_N)):
+        begin = max(0, row - PROPHET_ROWS)
+        model = Prophet(uncertainty_samples=0)
+        model.fit(pd.DataFrame({"ds": stamps[begin:row], "y": x_N[begin:row]}))
+        made.append(
+            max(0.0, float(model.predict(pd.DataFrame({"ds": stamps[row : row + 1]}))["yhat"].iloc[0]))
+        )
+    return np.array(made)
+
+
+def show(rows: list[Row]) -> None:
+    """One line a case, the geometric means and the worst cases."""
+    names = list(rows[0]["wape"])
+    print(
+        f"\nshort traces, one step ahead: auto over the best of {', '.join(names[1:])} (in hindsight, for every score)"
+    )
+    print(
+        f"  {'trace':<9} {'step':>5} {'channel':<14} {'rows':>4} {'WAPE':>7} {'ratio':>17} {'RMSE ratio':>17} {'unmet ratio':>17}"
+    )
+    for row in rows:
+        cells = [
+            f"{row[f'{s}_ratio']:.3f}{'*' if row[f'{s}_ratio'] > 1.03 else ' '} {row[f'{s}_best']:<10}"
+            for s in ("wape", "rmse", "unmet")
+        ]
+        print(
+            f"  {row['trace']:<9} {row['step']:>4}s {row['channel']:<14} {row['rows']:>4} {row['wape']['auto']:>7.4f} {' '.join(cells)}"
+        )
+    for score in ("wape", "rmse", "unmet"):
+        ratios = [row[f"{score}_ratio"] for row in rows]
+        each = {
+            name: geometric([row[score]["auto"] / max(row[score][name], 1e-9) for row in rows])
+            for name in names[1:]
+        }
+        worst = max(rows, key=lambda row: row[f"{score}_ratio"])
+        print(
+            f"  {score.upper():<5} geometric mean over the best {geometric(ratios):.3f}, worst {worst[f'{score}_ratio']:.3f} "
+            f"({worst['trace']}, {worst['step']} s, {worst['channel']}); over each: "
+            + ", ".join(f"{name} {ratio:.3f}" for name, ratio in each.items())
+        )
+
+
+def geometric(ratios: list[float]) -> float:
+    """The geometric mean."""
+    return float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-9)))))
