@@ -14,8 +14,9 @@ from sklearn.linear_model import Ridge
 
 from presurge.errors import DataError
 from presurge.models import registry
-from presurge.models.linear.channel import WEEKDAYS_MARGIN, Scale
+from presurge.models.linear.channel import WEEKDAYS_MARGIN
 from presurge.models.linear.linear import Linear, LinearConfig
+from presurge.models.linear.scale import Scale
 from presurge.series.frequency import HOUR, MINUTE
 from presurge.series.panel import Channel, Panel
 from presurge.series.spans import Span
@@ -202,15 +203,14 @@ def test_validation_rows_choose_but_shape_no_weight(make_panel: MakePanel) -> No
     np.testing.assert_array_equal(weights[0], weights[1])
 
 
-def test_items_add_up(make_panel: MakePanel) -> None:
-    one, other = arma(500, 9), arma(300, 10)
+def test_items_add_up_in_spreads_of_their_own(make_panel: MakePanel) -> None:
+    one, other = arma(500, 9), 1000 + 50 * arma(300, 10)
     settings = fixed(ridge=0.0)
     panel = make_panel(np.concatenate([one, other]), lengths=(500, 300))
     model = Linear(context=4, horizon=1, config=settings)
     report = model.fit(panel, panel.full_span())
-    windows = np.concatenate(
-        [sliding_window_view(x.astype(np.float32).astype(np.float64), 5) for x in (one, other)]
-    )
+    exact = [x.astype(np.float32).astype(np.float64) for x in (one, other)]
+    windows = np.concatenate([sliding_window_view((x - x.mean()) / x.std(), 5) for x in exact])
     assert report.n_windows == len(windows)
     np.testing.assert_allclose(model.channels[0].weights["weight"][0], _sum_one(windows), atol=1e-5)
 
@@ -221,6 +221,59 @@ def _sum_one(windows: np.ndarray) -> np.ndarray:
     with_one = np.c_[change[:, :3], np.ones(len(windows))]
     weight = np.linalg.lstsq(with_one, change[:, 4], rcond=None)[0][:3]
     return np.r_[weight, 1 - weight.sum()]
+
+
+def test_items_of_any_size_are_forecast_alike(make_panel: MakePanel) -> None:
+    """The unit of one item changes no forecast of another, and scales its own."""
+    y = np.random.default_rng(20).gamma(3, 10, (2, 600))
+    means = []
+    for size in (1.0, 1e4):
+        panel = make_panel(np.concatenate([y[0], size * y[1]]), lengths=(600, 600))
+        model = Linear(context=12, horizon=2)
+        model.fit(panel, panel.full_span())
+        means.append(forecasts(model, panel, panel.full_span())[0].reshape(2, -1))
+    np.testing.assert_allclose(means[0][0], means[1][0], rtol=1e-5)
+    np.testing.assert_allclose(means[0][1], means[1][1] / 1e4, rtol=1e-5)
+
+
+def test_a_new_item_is_scaled_by_its_own_context(make_panel: MakePanel) -> None:
+    y = np.random.default_rng(21).gamma(3, 10, (2, 600))
+    panel = make_panel(np.concatenate([y[0], 100 * y[1]]), lengths=(600, 600))
+    model = Linear(context=12, horizon=2)
+    model.fit(panel, panel.full_span())
+    new = [make_panel(size * y[0, :300]).replace(items=("new",)) for size in (1.0, 1e3)]
+    small, large = (forecasts(model, one, one.full_span())[0] for one in new)
+    np.testing.assert_allclose(small, large / 1e3, rtol=1e-5)
+    still = make_panel(np.full(12, 70.0)).replace(items=("new",))
+    np.testing.assert_allclose(model.forecast(still).mean, 70.0, rtol=1e-6)
+
+
+def test_one_series_keeps_its_scale_under_any_name(make_panel: MakePanel) -> None:
+    y = np.random.default_rng(22).gamma(3, 10, 600)
+    panel = make_panel(y)
+    model = Linear(context=12, horizon=2)
+    model.fit(panel, panel.full_span())
+    renamed = panel.replace(items=("other",))
+    origins = np.arange(11, 590)
+    one, other = (model.predict(batch_of(p, origins, 12)).point_BHC for p in (panel, renamed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_with_one_scale_for_all_loads(make_panel: MakePanel) -> None:
+    panel = make_panel(hourly(3, own_shapes=False), kinds="c")
+    model = Linear(context=5, horizon=3)
+    model.fit(panel, panel.full_span())
+    document, arrays = model.document()
+    (scale,) = document["state"]["scales"]
+    old = {"transform": scale["transform"]} | {
+        key: scale[key][0] for key in ("unit", "centre", "spread", "low", "high")
+    }
+    document["state"]["scales"] = [old]
+    arrays = {k: a if k.endswith(".weight") else a * old["spread"] for k, a in arrays.items()}
+    again = registry.from_document(document, arrays, where="memory")
+    assert isinstance(again, Linear)
+    span = panel.full_span()
+    np.testing.assert_allclose(forecasts(again, panel, span)[0], forecasts(model, panel, span)[0], rtol=1e-6)
 
 
 def test_gaps_are_left_out(make_panel: MakePanel) -> None:
@@ -308,7 +361,7 @@ def test_series_that_go_astray_do_not_explode(make_panel: MakePanel, name: str) 
 @pytest.mark.parametrize("transform", ["identity", "sqrt", "log1p"])
 @pytest.mark.parametrize("context", [[3.0, 5.0], [2.0, 40.0], [-1.0, 5.0]])
 def test_forecasts_are_clamped_to_what_was_seen_widened_by_half(transform: str, context: list[float]) -> None:
-    scale = Scale.fit(np.array([1.0, 9.0, 25.0]), transform)  # type: ignore[arg-type]
+    scale = Scale.fit([np.array([1.0, 9.0, 25.0])], transform, [""])  # type: ignore[arg-type]
     window_BL = scale.forward(np.array([context]))
     seen = scale.forward(np.array([1.0, 25.0, *context]))
     low, high = seen.min(), seen.max()

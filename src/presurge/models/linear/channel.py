@@ -1,9 +1,10 @@
 """One channel of the linear model: what it forecasts with, and the choice of its transform, terms and ridge.
 
-    z(t+h) = z(t) + sum_j w[h,j] (z(t-j) - z(t)) + b[h] + sum_k g[h,k] f_k(t),    z = T(y / unit)
+    z(t+h) = z(t) + sum_j w[h,j] (z(t-j) - z(t)) + spread (b[h] + sum_k g[h,k] f_k(t)),    z = T(y / unit)
 
-T is the identity, the square root or log(1 + x). The f_k are further inputs: calendar terms of the origin, the contexts of
-the covariates, and what is known of their rows after the origin. The ridge shrinks towards the last value, not towards zero.
+T is the identity, the square root or log(1 + x); unit and spread are those of the item. The f_k are further inputs: calendar
+terms of the origin, the contexts of the covariates, and what is known of their rows after the origin. Reactions, which have
+the size of z, count without the spread. The ridge shrinks towards the last value, not towards zero.
 
 Shapes: R rows, B windows, L context, H horizon, W = L + H, K inputs of one term, T transforms, P ridges, N outputs (H, or
 P x H).
@@ -20,10 +21,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.models.calendar import Calendar
 from presurge.models.linear.moments import Moments, joint_moments, moments_written_out, no_moments
+from presurge.models.linear.scale import Scale
 from presurge.models.linear.select import Fold, complete_starts, no_window, thinned, window_errors
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, without_anchor
 from presurge.series.panel import FloatArray, Panel
-from presurge.series.scalers import TRANSFORMS, Float64Array, Scaler, TransformName
+from presurge.series.scalers import Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, chunks, targets_of
 
@@ -48,60 +50,6 @@ _SMALLEST_RIDGE = 1e-9
 """As a share of the mean eigenvalue: keeps weights finite where lags are collinear."""
 _TINY = float(np.finfo(np.float64).tiny)
 _VALUES_AT_ONCE = 1 << 21
-_UNIT = 0.1
-"""Unit of a channel as a share of its mean size: where the logarithm turns from straight to curved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How a channel is transformed, and what its training rows look like then.
-
-    Attributes:
-        transform: Name of T.
-        unit: What y is divided by before it; a tenth of the mean absolute training value.
-        centre: Mean of the transformed training values.
-        spread: Their standard deviation; 1 for a constant.
-        low: The smallest of them.
-        high: The largest of them.
-    """
-
-    transform: TransformName
-    unit: float
-    centre: float
-    spread: float
-    low: float
-    high: float
-
-    @classmethod
-    def fit(cls, train_R: Float64Array, transform: TransformName) -> "Scale":
-        """Fit to the observed training values, of which there is at least one."""
-        unit = _UNIT * float(np.abs(train_R).mean()) or 1.0
-        standard = Scaler.fit(train_R[:, None] / unit, "standard", transform)
-        (centre,), (spread,) = standard.shift_C.tolist(), standard.scale_C.tolist()
-        ends = np.array([train_R.min(), train_R.max()]) / unit
-        low, high = TRANSFORMS[transform].forward(ends).tolist()
-        return cls(transform, unit, centre, spread, low, high)
-
-    def forward(self, y: FloatArray | Float64Array) -> Float64Array:
-        """Original units to z; missing stays missing."""
-        return TRANSFORMS[self.transform].forward(y.astype(np.float64) / self.unit)
-
-    def inverse(self, z_BN: Float64Array, window_BL: Float64Array) -> Float64Array:
-        """z to original units, clamped to the range of training rows and context, widened by half on both sides.
-
-        The clamp keeps a weight that meets a wild context from exploding through a square or an exponential, and still lets
-        a series go beyond everything before it. Where a root or logarithm was never taken of a negative value, the
-        forecast does not go below zero unless the context is there already.
-        """
-        lowest_B1, highest_B1 = window_BL.min(axis=1, keepdims=True), window_BL.max(axis=1, keepdims=True)
-        low_B1, high_B1 = np.minimum(lowest_B1, self.low), np.maximum(highest_B1, self.high)
-        reach_B1 = 0.5 * (high_B1 - low_B1)
-        low_B1 = low_B1 - reach_B1
-        if self.transform != "identity" and self.low >= 0:
-            low_B1 = np.maximum(low_B1, np.minimum(lowest_B1, 0))
-        held_BN = np.minimum(np.maximum(z_BN, low_B1), high_B1 + reach_B1)
-        y_BN: Float64Array = self.unit * TRANSFORMS[self.transform].inverse(held_BN)
-        return y_BN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,8 +58,8 @@ class ChannelModel:
 
     Attributes:
         scale: Its transform.
-        weights: float64: ``weight`` [N, L] of the context in z, of which each row adds up to one; ``bias`` [N] in z; and one
-            [N, K] by the name of each term in use.
+        weights: float64: ``weight`` [N, L] of the context in z, of which each row adds up to one; ``bias`` [N] in spreads; and
+            one [N, K] by the name of each term in use.
         floor: Zero for counts, minus infinity for gauges.
     """
 
@@ -119,20 +67,25 @@ class ChannelModel:
     weights: Mapping[str, Float64Array]
     floor: float
 
-    def predict(self, context_BL: FloatArray, inputs: Mapping[str, Float64Array]) -> Float64Array:
+    def predict(
+        self, batch: WindowBatch, context_BL: FloatArray, inputs: Mapping[str, Float64Array]
+    ) -> Float64Array:
         """Forecast B windows in original units: float64 [B, N], NaN where the context has a missing value.
 
         Args:
+            batch: The windows, which name their items.
             context_BL: Original units.
             inputs: float64 [B, K] for each term in use; others are ignored.
         """
-        z_BL = self.scale.forward(context_BL)
-        z_BN = z_BL @ self.weights["weight"].T + self.weights["bias"]
+        scale = self.scale.of(batch, context_BL)
+        z_BL, further_BN = scale.forward(context_BL), self.weights["bias"]
         for term, input_BK in inputs.items():
-            if term in self.weights:
-                used_BK = products(z_BL, input_BK) if term == "reactions" else input_BK
-                z_BN += used_BK @ self.weights[term].T
-        y_BN: Float64Array = np.clip(self.scale.inverse(z_BN, z_BL), self.floor, _FLOAT32_MAX)
+            if term in self.weights and term != "reactions":
+                further_BN = further_BN + input_BK @ self.weights[term].T
+        z_BN = z_BL @ self.weights["weight"].T + scale.spread_X1 * further_BN
+        if "reactions" in self.weights:
+            z_BN += products(z_BL, inputs["reactions"]) @ self.weights["reactions"].T
+        y_BN: Float64Array = np.clip(scale.inverse(z_BN, z_BL), self.floor, _FLOAT32_MAX)
         return y_BN
 
     def rows(self, rows: slice) -> "ChannelModel":
@@ -220,8 +173,10 @@ class ChannelProblem:
         self.new_F = [np.setdiff1d(later, less, assume_unique=True) for less, later in pairwise(nested_F)]
         harmonics = [*self.calendars["calendar"].harmonics, *self.calendars["weekdays"].harmonics]
         self.calendar = Calendar(step=panel.step, harmonics=tuple(harmonics))
-        self.train_RC = panel.take(train).values
-        self.covariates = Scaler.fit(self.train_RC[:, 1:], "standard")
+        self.covariates = Scaler.fit(panel.take(train).values[:, 1:], "standard")
+        y_IR = [panel.values[a:b, 0] for a, b in zip(train.first, train.last, strict=True)]
+        observed_IR = [y_R[~np.isnan(y_R)].astype(np.float64) for y_R in y_IR]
+        self.train_IR = {name: y_R for name, y_R in zip(panel.items, observed_IR, strict=True) if y_R.size}
         self.known = [channel.role == "known" for channel in panel.channels[1:]]
 
     def choose(self, term_sets: Sequence[Mapping[str, bool]]) -> ChannelFit:
@@ -287,18 +242,26 @@ class ChannelProblem:
 
     def _scales(self) -> dict[TransformName, Scale]:
         """The scales to choose from: roots and logarithms only of channels that are never negative."""
-        train_R = self.train_RC[~np.isnan(self.train_RC[:, 0]), 0].astype(np.float64)
+        low = min(y_R.min() for y_R in self.train_IR.values())
+        high = max(y_R.max() for y_R in self.train_IR.values())
         names: tuple[TransformName, ...] = ("identity",)
         if self.config.transform != "auto":
             names = (self.config.transform,)
-        elif train_R.min() >= 0 and train_R.max() > 0:
+        elif low >= 0 and high > 0:
             names = ("identity", "sqrt", "log1p")
-        return {name: Scale.fit(train_R, name) for name in names}
+        return {name: Scale.fit(list(self.train_IR.values()), name, list(self.train_IR)) for name in names}
+
+    def _standard(self, scale: Scale) -> Float64Array:
+        """The target on one scale, float64 [R]; rows of items without training values have no window and are missing."""
+        panel, x_R = self.panel, np.full(len(self.panel), np.nan)
+        rows = [panel.rows_of(item) for item, name in enumerate(panel.items) if name in self.train_IR]
+        for own, row in zip(scale.standard([panel.values[row, 0] for row in rows]), rows, strict=True):
+            x_R[row] = own
+        return x_R
 
     def _moments_by_fold(self, scales: dict[TransformName, Scale]) -> dict[TransformName, list[Moments]]:
         """For each scale, the joint moments of the windows of every fold and of all; every window is summed once."""
-        y_R = self.panel.values[:, 0]
-        x_TR = np.array([(scale.forward(y_R) - scale.centre) / scale.spread for scale in scales.values()])
+        x_TR = np.array([self._standard(scale) for scale in scales.values()])
         covariate_PR = np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T
         time_R, width = self.panel.times(), self.context + self.horizon
         calendar = self.calendar
@@ -314,8 +277,7 @@ class ChannelProblem:
     def _with_reactions(self, joint_F: Sequence[Moments], scale: Scale) -> list[Moments]:
         """The moments of every fold with those of the reactions, which are no sums over windows and are written out."""
         daily, width = self.calendars["reactions"], self.context + self.horizon
-        x_R = (scale.forward(self.panel.values[:, 0]) - scale.centre) / scale.spread
-        series = [x_R, *np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T]
+        series = [self._standard(scale), *np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T]
         times_R, more_F = self.panel.times(), []
         old = len(joint_F[0].total_W)
         for new in self.new_F:
@@ -371,12 +333,11 @@ class ChannelProblem:
         weight_NI = weight_PHI.reshape(-1, inputs)
         weights = {
             "weight": without_anchor(weight_NI[:, :context], last_W[:context]),
-            "bias": scale.spread * bias_PH.reshape(-1),
+            "bias": bias_PH.reshape(-1),
         }
         for term in terms:
             begin, context = context, context + len(columns[term])
-            spread = 1.0 if term == "reactions" else scale.spread  # their inputs have the size of z
-            weights[term] = spread * size_X[columns[term]] * weight_NI[:, begin:context]
+            weights[term] = size_X[columns[term]] * weight_NI[:, begin:context]
         if "covariates" in weights:  # from their scale to original units
             weights["covariates"] /= np.repeat(self.covariates.scale_C, rows_P)
             weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, rows_P)
@@ -386,16 +347,21 @@ class ChannelProblem:
     def _pooled_errors(
         self, fits: Mapping[int, ChannelModel], terms: Sequence[str], ridges: int
     ) -> Float64Array:
-        """Sum of absolute errors over sum of absolute values of all folds together, for each ridge: float64 [P]."""
+        """Absolute errors of all folds over absolute values, for each ridge: float64 [P]; every item counts in its size."""
         total_P, size = np.zeros(ridges), float(np.finfo(np.float64).tiny)
+        unit_I = [
+            float(np.abs(self.train_IR.get(name, np.ones(1))).mean()) or 1.0 for name in self.panel.items
+        ]
 
         def forecast(model: ChannelModel, batch: WindowBatch) -> Float64Array:
             inputs = further_inputs(terms, self.calendars, batch)
-            return model.predict(batch.context_BLC[:, :, 0], inputs)[:, :, None]
+            return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
 
         for f, model in fits.items():
             origins = self.judge_F[f] + self.context - 1
+            weight_B = 1 / np.array(unit_I)[self.panel.items_of(origins)]
             errors = window_errors(partial(forecast, model), self.panel, origins, self.context, self.horizon)
-            total_P += sum(error_BP1.sum(axis=(0, 2)) for error_BP1 in errors)
-            size += float(np.abs(targets_of(self.panel, origins, self.horizon)).sum(dtype=np.float64))
+            total_P += weight_B @ np.concatenate([error_BP1[:, :, 0] for error_BP1 in errors])
+            actual_BH1 = targets_of(self.panel, origins, self.horizon)
+            size += float(weight_B @ np.abs(actual_BH1).sum(axis=(1, 2), dtype=np.float64))
         return total_P / size

@@ -7,7 +7,6 @@ given. Shapes: B windows, L context, H horizon, C channels.
 import time
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import asdict
 from itertools import product
 from typing import Any, ClassVar, Literal
 
@@ -23,9 +22,9 @@ from presurge.models.linear.channel import (
     ChannelFit,
     ChannelModel,
     ChannelProblem,
-    Scale,
     further_inputs,
 )
+from presurge.models.linear.scale import Scale
 from presurge.models.linear.select import Fold, rolling_folds
 from presurge.progress import Progress, silent
 from presurge.series.panel import Panel
@@ -168,7 +167,7 @@ class Linear(Forecaster):
         context_BLC = batch.targets()
         point_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):
-            point_BHC[:, :, c] = channel.predict(context_BLC[:, :, c], inputs)
+            point_BHC[:, :, c] = channel.predict(batch, context_BLC[:, :, c], inputs)
         return Prediction(point_BHC)
 
     @property
@@ -178,7 +177,7 @@ class Linear(Forecaster):
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Scales and harmonics as JSON, weights of each channel as arrays."""
-        scales = [asdict(channel.scale) for channel in self.channels]
+        scales = [channel.scale.to_dict() for channel in self.channels]
         arrays = {
             f"{c}.{name}": array
             for c, channel in enumerate(self.channels)
@@ -200,5 +199,10 @@ class Linear(Forecaster):
         for c, (scale, channel) in enumerate(zip(state["scales"], spec.targets, strict=True)):
             names = ["weight", "bias", *(term for term in TERMS if f"{c}.{term}" in arrays)]
             weights = {name: arrays[f"{c}.{name}"] for name in names}
+            if "items" not in scale:  # of a version whose weights were not in spreads
+                weights = {
+                    name: array if name in ("weight", "reactions") else array / scale["spread"]
+                    for name, array in weights.items()
+                }
             floor = 0.0 if channel.kind == "count" else -np.inf
-            self.channels.append(ChannelModel(Scale(**scale), weights, floor))
+            self.channels.append(ChannelModel(Scale.from_dict(scale), weights, floor))
