@@ -99,8 +99,13 @@ class MissingDependencyError(PresurgeError):
     def __init__(self, package: str, *, purpose: str, extra: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed",
-            hint=f"Install it with: pip install 'presurge[{extra}]'",
+            hint=f"Install it with: {install_command(extra)}",
         )
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'presurge[{extra}]' (in a clone: pip install -e '.[{extra}]')"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from presurge.errors import ConfigError
+from presurge.errors import ConfigError, install_command
 from presurge.files import writing
 
 logger = logging.getLogger("presurge.training")
@@ -198,7 +198,7 @@ class Forgiving(MetricLogger):
         except Exception as error:  # whatever a foreign service throws, the training goes on
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if isinstance(error, ModuleNotFoundError):
-                reason = f"the package {error.name} is not installed (pip install 'presurge[{self.name}]' brings it)"
+                reason = f"the package {error.name} is not installed ({install_command(self.name)} brings it)"
             logger.warning("%s could not %s and is left out from here on: %s", self.name, what, reason)
             self._inner = MetricLogger()
 

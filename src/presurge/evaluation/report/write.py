@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presurge import files
+from presurge.errors import install_command
 from presurge.evaluation.report.html import page
 from presurge.evaluation.report.summary import RunSummary
 from presurge.evaluation.report.tables import text_table
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _WIDTH = 80
 _NO_PICTURES = (
     "The pictures are missing because matplotlib is not installed. "
-    "Install it with: pip install 'presurge[plots]', and train or evaluate again."
+    f"Install it with: {install_command('plots')}, and train or evaluate again."
 )
 
 
