@@ -111,16 +111,20 @@ def _report(message: str, code: int) -> int:
 
 
 def _show_warnings() -> None:
-    """Send the warnings of the package (a logger that could not log in, say) to stderr, once a process."""
+    """Send the log of the package to stderr: warnings (a logger that could not log in, say), and the rest with --verbose."""
     package = logging.getLogger("presurge")
+    package.setLevel(logging.NOTSET)  # of a former command in this process; --verbose lowers it
     if not any(isinstance(handler, _Warnings) for handler in package.handlers):
-        package.addHandler(_Warnings(logging.WARNING))
+        package.addHandler(_Warnings(logging.INFO))
 
 
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.ERROR:  # an error reaches the user as an exception
-            console.warn(spelled(record.getMessage(), flag))
+        text = spelled(record.getMessage(), flag)
+        if record.levelno < logging.WARNING:
+            console.say(text, level="verbose")
+        elif record.levelno < logging.ERROR:  # an error reaches the user as an exception
+            console.warn(text)
 
 
 def _spoken_booleans(argv: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The options that several commands share."""
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +23,7 @@ class Common(Options):
     Attributes:
         json: Print one JSON object instead of text.
         quiet: Print results only.
-        verbose: Print more.
+        verbose: Print more: the log, with the candidates of every choice and what each fit took.
         debug: Show the traceback of an error.
     """
 
@@ -35,6 +36,8 @@ class Common(Options):
         """Tell the console how much to print."""
         console.level = "verbose" if self.verbose else "quiet" if self.quiet else "normal"
         console.debug = self.debug
+        if self.verbose:
+            logging.getLogger("presurge").setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +201,8 @@ class Windows(Options):
     """Windows.
 
     Attributes:
-        context: Rows of history that a forecast reads (default: the preset's).
-        horizon: Rows to forecast (default: the preset's).
+        context: Rows of history that a forecast reads (default: the preset's, or 120).
+        horizon: Rows to forecast (default: the preset's, or 3).
     """
 
     context: Annotated[int | None, "L", "--context", "--sequence-length"] = None
@@ -211,7 +214,7 @@ class ConfigFile(Options):
     """Configuration.
 
     Attributes:
-        preset: Context and horizon: minute-3 (120 and 3 rows) or long-20 (100 and 20 rows) (default: minute-3).
+        preset: Context, horizon and model of the training guide: minute-3 (120 and 3 rows) or long-20 (100 and 20 rows), with dlinear unless --model names another.
         config: JSON or YAML file with settings; options on the command line override it.
     """
 
