@@ -111,7 +111,7 @@ def test_a_setting_is_spelled_as_the_running_command_takes_it(monkeypatch: pytes
     for words, spelled in (
         (("train",), {"horizon": "--horizon", "loggers.0": "--logger", "ridge": "--set ridge=...",
                       "model_settings.kernel_size": "--set kernel_size=...", "model_settings": "--set",
-                      "kernel_size": "--kernel-size", "optimizer": "optimizer in the --config file"}),
+                      "kernel_size": "--kernel-size", "momentum": "momentum in the --config file"}),
         (("backtest",), {"kernel_size": "--set kernel_size=...", "allow_fallback": "--allow-fallback"}),
         (("predict",), {"fill_gaps": "--fill-gaps", "values": "--value", "batch_size": "batch_size"}),
     ):  # fmt: skip

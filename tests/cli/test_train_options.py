@@ -167,7 +167,7 @@ def test_a_run_is_not_resumed_as_another_model(run: Run, table: Path) -> None:
     before = Path("run/models/config.json").read_bytes()
     code, _, err = run("train", table, *COLUMNS, *brief, "--resume")
     assert code == 2
-    assert "has model 'mlp', and 'dlinear' was asked for" in err
+    assert "has model 'mlp', and 'auto' was asked for" in err
     assert Path("run/checkpoints/last.pt").exists()
     assert Path("run/models/config.json").read_bytes() == before
     code, _, err = run("train", table, *COLUMNS, *brief, "--config", "run/training_config.json", "--resume")

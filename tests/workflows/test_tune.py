@@ -81,7 +81,7 @@ def dataset(*, test: float = 1.0) -> Dataset:
 
 
 def search(out: Path, *, trials: int = 6, seed: int = 0, data: Dataset | None = None) -> TuneResult:
-    settings = resolve_config({"context": 24, "horizon": 2, "seed": seed})
+    settings = resolve_config({"model": "dlinear", "context": 24, "horizon": 2, "seed": seed})
     return tune(data or dataset(), settings, RIDGES, out, trials=trials)
 
 
@@ -170,7 +170,7 @@ def test_the_error_matches_numpy(tmp_path: Path) -> None:
 
 
 def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> None:
-    settings = resolve_config({"context": 24, "horizon": 2})
+    settings = resolve_config({"model": "dlinear", "context": 24, "horizon": 2})
     space = {"individual": Knob(choices=(True, False)), "normalisation": Knob(choices=("none", "last"))}
     result = tune(dataset(), settings, space, tmp_path, trials=30)
     assert len(result.trials) == 4
@@ -180,7 +180,7 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path: Path) -> N
 
 
 def test_incompatible_settings_are_impossible(tmp_path: Path) -> None:
-    settings = resolve_config({"context": 24, "horizon": 2, "epochs": 1})
+    settings = resolve_config({"model": "dlinear", "context": 24, "horizon": 2, "epochs": 1})
     space = {"solver": Knob(choices=("exact", "sgd")), "loss": Knob(choices=("mse", "mae"))}
     result = tune(dataset(), settings, space, tmp_path, trials=10)
     impossible = [one for one in result.trials if one.state == "impossible"]
@@ -334,7 +334,7 @@ def test_what_depends_on_an_idle_setting_is_not_searched(monkeypatch: pytest.Mon
         "ridge": [1.0, 10.0],
     }
     monkeypatch.setattr(model_class("dlinear"), "search_space", declared)
-    assert space_of(resolve_config({})).keys() == declared.keys()
+    assert space_of(resolve_config({"model": "dlinear"})).keys() == declared.keys()
     assert space_of(resolve_config({"model_settings": {"solver": "exact"}})).keys() == {"ridge"}
 
 
@@ -355,7 +355,7 @@ def test_every_declared_value_is_possible() -> None:
 
 def test_a_directory_of_another_search_is_refused(tmp_path: Path) -> None:
     search(tmp_path, trials=1)
-    settings = resolve_config({"context": 24, "horizon": 3})
+    settings = resolve_config({"model": "dlinear", "context": 24, "horizon": 3})
     with pytest.raises(ConfigError, match="holds a search with another horizon: 2, and now it is 3"):
         tune(dataset(), settings, RIDGES, tmp_path, trials=1)
     data = dataset()
@@ -374,7 +374,7 @@ def test_a_setting_that_an_older_version_lacks_has_its_default(tmp_path: Path) -
 
 
 def test_rows_without_a_window_are_refused_at_once(tmp_path: Path) -> None:
-    settings = resolve_config({"context": 400, "horizon": 2})
+    settings = resolve_config({"model": "dlinear", "context": 400, "horizon": 2})
     with pytest.raises(DataError, match="the 300 training rows hold no window of 400 \\+ 2 rows"):
         tune(dataset(), settings, RIDGES, tmp_path / "search", trials=1)
     assert not (tmp_path / "search").exists()
@@ -398,7 +398,7 @@ def test_a_journal_of_garbage_is_a_plain_error(garbage: str, tmp_path: Path) -> 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingDependencyError, match="needs the package optuna") as refused:
-        space_of(resolve_config({}))
+        space_of(resolve_config({"model": "dlinear"}))
     assert "presurge[tune]" in str(refused.value)
 
 

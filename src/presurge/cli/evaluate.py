@@ -57,7 +57,7 @@ class BacktestOptions(Stride):
         out: Also write every forecast (forecasts.parquet), the scores (metrics.json) and a report into this directory.
     """
 
-    models: Annotated[str, "A,B,..."] = "dlinear"
+    models: Annotated[str, "A,B,..."] = "auto"
     set: Annotated[list[str], "[MODEL:]KEY=VALUE"] = field(default_factory=list)
     cutoffs: int | None = None
     refit: Annotated[int | None, "K"] = None

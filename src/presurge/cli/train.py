@@ -5,7 +5,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from presurge.cli.command import Options
 from presurge.cli.console import console, flag, format_table
@@ -16,8 +16,13 @@ from presurge.cli.options import (
     DataOptions,
     LearningRate,
     Windows,
+    say_notes,
     setting_pairs,
 )
+
+if TYPE_CHECKING:
+    from presurge.models.forecaster import FitReport
+    from presurge.workflows.config import TrainConfig
 
 _FOR_EVERY_MODEL = ("device", "allow_fallback", "threads", "weight_decay")
 """Options of learning by gradient that also concern a model that is solved in closed form."""
@@ -43,9 +48,10 @@ class ModelOptions(Options):
     """The model.
 
     Attributes:
-        model: Model to train; auto chooses one by validation, `presurge models` lists all (default: dlinear).
+        model: Model to train; `presurge models` lists all (default: auto, which chooses by validation; dlinear with --preset and --solver).
         set: A setting of the model, such as ridge=100; repeatable.
-        solver: How DLinear is fitted (default: auto).
+        final_fit: After scoring, fit the model again to all rows, test rows included (default: for auto).
+        solver: How DLinear is fitted: exact, or sgd for steps along the gradient, with Adam unless --optimizer names another (default: auto).
         loss: Loss to minimise (default: mse).
         individual: Give each channel its own weights (default), or share them.
         kernel_size: Rows in DLinear's moving average, an odd number (default: 25).
@@ -54,6 +60,7 @@ class ModelOptions(Options):
 
     model: str | None = None
     set: Annotated[list[str], "KEY=VALUE"] = field(default_factory=list)
+    final_fit: Annotated[bool | None, "--final-fit/--no-final-fit"] = None
     solver: Annotated[str | None, "auto|exact|sgd"] = None
     loss: Annotated[str | None, "mse|mae|huber|quantile"] = None
     individual: Annotated[bool | None, "--individual/--shared"] = None
@@ -66,6 +73,7 @@ class AllLearning(LearningRate):
     """Learning by gradient.
 
     Attributes:
+        optimizer: What turns gradients into steps (default: adam).
         schedule: How the learning rate changes (default: constant unless the model sets its own).
         weight_decay: Strength of the weight decay (default: 0 unless the model sets its own).
         clip_norm: Maximum norm of the gradient (default: unlimited unless the model sets its own).
@@ -73,6 +81,7 @@ class AllLearning(LearningRate):
         precision: Number format: tf32 is coarser and faster on a GPU, bf16 and fp16 are mixed precision (default: fp32).
     """
 
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None
     schedule: Literal["constant", "cosine", "one-cycle", "step", "plateau"] | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
@@ -116,26 +125,23 @@ def train(
     the preset, which overrides the defaults.
 
     Examples:
-      presurge train data --out run --model auto
+      presurge train data --out run
+      presurge train data --out run --preset minute-3
       presurge train load.csv --time t --value requests --model gru --epochs 20
       presurge train data --config config.yaml --set hidden_size=32
     """
     from presurge.training.interruption import TrainingInterrupted
-    from presurge.workflows.config import check_model, resolve_config
     from presurge.workflows.evaluate import fit
-    from presurge.workflows.runs import CHECKPOINTS, resumable
     from presurge.workflows.train import train as workflow
 
-    groups = (file, windows, model, learning, baselines, loggers)
-    given = {key: value for group in groups for key, value in group.given().items()}
-    given |= {"model_settings": setting_pairs(given.pop("set", [])), "config": None}
-    resolved = resolve_config(given, file.config)
-    check_model(resolved)
-    if os.environ.get("RANK", "0") != "0":  # torchrun started this process to help the first one
+    helper = os.environ.get("RANK", "0") != "0"  # torchrun started this process to help the first one
+    if helper:
         console.level = "quiet"
+    resolved = _resolved(file, windows, model, learning, baselines, loggers)
+    if helper:
         fit(data.load(), resolved)
         return
-    console.say(f"Configuration: {resolved.model_dump_json() if common.verbose else resolved}")
+    console.say(f"Configuration: {resolved}")  # the log has all of it
     dataset = data.load()
     try:
         with console.progress() as progress:
@@ -150,15 +156,40 @@ def train(
                 next_command=f"presurge predict {shlex.quote(str(run.out))} --history HISTORY",
             )
     except TrainingInterrupted:
-        if resumable(run.out):
-            kept = run.out / CHECKPOINTS
-            console.warn(f"Interrupted; the last checkpoint is in {kept}. To go on:{_resuming()}")
+        _say_interrupted(run.out)
         raise
-    console.say(f"Trained {resolved.model}{_chosen(result.fitted.report.chosen)}")
-    if result.fitted.model.refits and not result.fitted.report.history:
+    fitted = result.fitted
+    console.say(f"Trained {resolved.model}{_chosen(fitted.report, resolved.patience)}")
+    say_notes(fitted.report.notes)
+    if fitted.model.refits and not fitted.report.history:
         _warn_without_effect(learning, resolved.model)
     print_evaluation(result.evaluation, as_json=common.json)
     console.say(f"Model:  {run.out / 'models'}\nReport: {result.report}")
+
+
+def _resolved(file: ConfigFile, *groups: Options) -> "TrainConfig":
+    """The configuration that the options and their file make."""
+    from presurge.workflows.config import check_model, resolve_config
+
+    given = {key: value for group in (file, *groups) for key, value in group.given().items()}
+    given |= {"model_settings": setting_pairs(given.pop("set", [])), "config": None}
+    resolved = resolve_config(given, file.config)
+    check_model(resolved)
+    if resolved.model_settings.get("solver") == "sgd" and "optimizer" not in given:
+        console.say(
+            f"Note: the solver sgd trains by gradient with the optimizer {resolved.optimizer}; --optimizer chooses another."
+        )
+    return resolved
+
+
+def _say_interrupted(out: Path) -> None:
+    """Say what an interrupted training left, and how to go on."""
+    from presurge.workflows.runs import resumable
+
+    if resumable(out):
+        models = out / "models"
+        kept = f"the best model so far is in {models}, without scores" if models.is_dir() else "no model yet"
+        console.warn(f"Interrupted; {kept}. To go on from the last checkpoint:{_resuming()}")
 
 
 def _warn_without_effect(learning: AllLearning, model: str) -> None:
@@ -174,15 +205,20 @@ def _resuming() -> str:
     return "\n  " + shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
-def _chosen(chosen: dict[str, Any]) -> str:
-    """What validation chose, one line for each channel if channels chose for themselves."""
+def _chosen(report: "FitReport", patience: int | None) -> str:
+    """What validation chose, one line for each channel if channels chose for themselves, and when training stopped."""
+    from presurge.workflows.evaluate import in_words
+
+    chosen, epochs = dict(report.chosen), len(report.history)
+    lines = [f"\n  {key}: {in_words(value)}" for key, value in chosen.items() if isinstance(value, dict)]
     plain = {key: value for key, value in chosen.items() if not isinstance(value, dict)}
-    lines = [f"\n  {key}: {_words(value)}" for key, value in chosen.items() if isinstance(value, dict)]
-    return (f" ({_words(plain)})" if plain else "") + "".join(lines)
-
-
-def _words(chosen: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
+    epoch = plain.pop("epoch", None) if epochs else None
+    words = [in_words(plain)] if plain else []
+    if epoch is not None:
+        words.append(f"weights of epoch {epoch} of {epochs}")
+        if patience is not None and epochs - epoch >= patience:
+            words.append(f"stopped early: no better validation loss in {patience} epochs")
+    return (f" ({', '.join(words)})" if words else "") + "".join(lines)
 
 
 def models(common: CommonWithModels) -> None:

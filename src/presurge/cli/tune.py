@@ -63,14 +63,15 @@ def tune(
     Example:  presurge tune data --out search --model dlinear --trials 30
     """
     from presurge.config import read_mapping
-    from presurge.workflows.config import resolve_config
+    from presurge.workflows.config import GUIDE_MODEL, resolve_config
     from presurge.workflows.tune_space import space_of
 
     flags = file.given() | windows.given() | learning.given()
     config_file = flags.pop("config", None)
     if search.model is not None:
         flags["model"] = search.model
-    resolved = resolve_config(flags | {"model_settings": setting_pairs(search.set)}, config_file)
+    given = flags | {"model_settings": setting_pairs(search.set)}
+    resolved = resolve_config(given, config_file, usual=GUIDE_MODEL)
     named = read_mapping(config_file) if config_file is not None else {}
     space = space_of(resolved, search.space, fixed={*flags, *named})
     from presurge.workflows.tune import tune as workflow  # needs Optuna, which space_of checks

@@ -6,7 +6,6 @@ Shapes: B windows, H horizon, C channels.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +50,12 @@ def rounds(
         test = Span(test.first, np.minimum(test.last, test.first + (cutoffs - 1) * stride + horizon))
     if refit is None:
         return [replace(dataset, test=test)], stride
-    learned = len(dataset.train) + len(dataset.validation)
-    share, parts = Fraction(len(dataset.validation), learned), []
+    parts: list[Dataset] = []
     most = int((test.last - test.first).max()) - horizon + 1
     for begin in range(0, most, refit * stride):
         first = np.minimum(test.first + begin, test.last)
-        train, validation = Span(dataset.train.first, first).cut_tail(str(share))
         last = np.minimum(test.last, first + (refit - 1) * stride + horizon)
-        part = replace(dataset, train=train, validation=validation, validation_given=False)
-        parts.append(replace(part, test=Span(first, last)))
+        parts.append(replace(dataset.learning_from(first), test=Span(first, last)))
     return parts, stride
 
 

@@ -1,9 +1,10 @@
 """A data set: a panel, its chronological parts and where it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
-from presurge.series.panel import Panel
+from presurge.series.panel import IntArray, Panel
 from presurge.series.spans import Span
 
 
@@ -36,3 +37,12 @@ class Dataset:
     def fit_span(self) -> Span:
         """All rows that the final fit of a closed-form model may use."""
         return self.train if self.validation_given else self.train.joined(self.validation)
+
+    def learning_from(self, last_I: IntArray) -> "Dataset":
+        """The same series with all rows of each item before ``last_I`` to learn from; the test rows stay.
+
+        The last of them choose and calibrate, in the same proportion as here, and the final fit includes them.
+        """
+        share = Fraction(len(self.validation), max(1, len(self.train) + len(self.validation)))
+        train, validation = Span(self.panel.indptr[:-1], last_I).cut_tail(str(share))
+        return replace(self, train=train, validation=validation, validation_given=False)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from presurge.config import read_mapping, validated
 from presurge.errors import ConfigError
+from presurge.models import plugins
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.frequency import parse_step
 from presurge.training.config import TrainerConfig, TrainingConfig, require_torch
@@ -21,7 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 DEFAULT_PRESET = "minute-3"
 
-DEFAULT_MODEL = "dlinear"
+DEFAULT_MODEL = "auto"
+
+GUIDE_MODEL = "dlinear"
+"""The model of the training guide: for its presets, its configuration file and the settings in ``MODEL_KEYS``."""
 
 _GUIDE_NAMES = {
     "sequence_length": "context",
@@ -45,6 +49,7 @@ class TrainConfig(TrainerConfig):
         context: Rows of history.
         horizon: Rows of forecast.
         season: Period of the seasonal baseline, such as ``1d``; None detects it.
+        final_fit: Fit to all rows after scoring; None does so for ``auto``.
         channels: Number of channels that the data must have; None accepts any.
         model_settings: The model's own settings.
         use_wandb: Send curves, metrics and pictures to Weights & Biases.
@@ -59,6 +64,7 @@ class TrainConfig(TrainerConfig):
     context: int = Field(120, ge=1)
     horizon: int = Field(3, ge=1)
     season: str | None = None
+    final_fit: bool | None = None
     channels: int | None = Field(None, ge=1)
     model_settings: dict[str, Any] = Field(default_factory=dict)
     use_wandb: bool = False
@@ -86,17 +92,26 @@ class TrainConfig(TrainerConfig):
         ]
         return ", ".join(words)
 
+    @property
+    def fits_all_rows(self) -> bool:
+        """Whether to fit to all rows after scoring."""
+        return self.model == "auto" if self.final_fit is None else self.final_fit
+
     def training(self, **more: Any) -> TrainingConfig:
         """How to train by gradient; ``more`` adds checkpoints and loggers."""
         return TrainingConfig(**{name: getattr(self, name) for name in TrainerConfig.model_fields}, **more)
 
 
-def resolve_config(given: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
+def resolve_config(
+    given: Mapping[str, Any], file: Path | None = None, *, usual: str = DEFAULT_MODEL
+) -> TrainConfig:
     """Resolve a configuration: what is given overrides the file, the file the preset, and that the defaults of the model.
 
     Args:
         given: What the caller asks for, by key; None means not given.
         file: A JSON or YAML file with the same keys, or with those of the training guide.
+        usual: The model if none is named. A named preset, a file with keys of the training guide and settings in
+            ``MODEL_KEYS`` mean that of the guide, DLinear.
 
     Raises:
         ConfigError: An unknown key, preset or model, or an impossible value. The error names the setting if the caller
@@ -112,15 +127,18 @@ def resolve_config(given: Mapping[str, Any], file: Path | None = None) -> TrainC
         if preset not in PRESETS:
             hint = f"Choose one of: {', '.join(PRESETS)}."
             raise ConfigError(f"there is no preset {preset!r}", setting="preset", hint=hint)
-        name = str(given.get("model") or from_file.get("model") or DEFAULT_MODEL)
-        kind = model_class(name)
         own_given, own_from_file = _own_settings(given), _own_settings(from_file)
+        named = given.get("preset") or from_file.get("preset") or _GUIDE_NAMES.keys() & written.keys()
+        if named or {*MODEL_KEYS} & {*own_given, *own_from_file}:
+            usual = GUIDE_MODEL
+        name = str(given.get("model") or from_file.get("model") or usual)
+        kind = model_class(name)
         # Such as the epochs of the networks that `auto` tries.
         shared = TrainerConfig.model_fields.keys() & kind.config_class.model_fields.keys() & given.keys()
         own = {key: given[key] for key in shared} | own_from_file | own_given
         merged = {**kind.training_defaults, **PRESETS[preset], "preset": preset, **from_file, **given}
         values = {key: value for key, value in merged.items() if key not in MODEL_KEYS}
-        config = validated(TrainConfig, {**values, "model_settings": own}, known=MODEL_KEYS)
+        config = validated(TrainConfig, {**values, "model": name, "model_settings": own}, known=MODEL_KEYS)
     places = {key: places.get(key, f"{file}: model_settings.{key}") for key in own_from_file}
     ours = file is None or own_given.keys() - kind.config_class.model_fields.keys()
     names = {key: key if key in given else f"model_settings.{key}" for key in own_given}
@@ -188,13 +206,21 @@ def check_model(config: TrainConfig) -> None:
     """Refuse an unknown model, a bad setting of it or a device that does not exist before any data are read.
 
     Raises:
-        ConfigError: There is no such model, it has no such setting, or this machine has no such device.
+        ConfigError: There is no such model, it has no such setting or no final fit, or this machine has no such device.
         MissingDependencyError: The device is not the CPU, and torch is not installed.
     """
     kind = model_class(config.model)
-    validated(kind.config_class, config.model_settings, where=f"settings of {config.model}")
+    own = validated(kind.config_class, config.model_settings, where=f"settings of {config.model}")
     if config.device not in ("auto", "cpu"):
         require_torch(f"the device {config.device}")
         from presurge.training.devices import resolve_device
 
         resolve_device(config.device, allow_fallback=config.allow_fallback)
+    if config.final_fit:
+        sizes = {"context": config.context, "horizon": config.horizon, "training": config.training()}
+        if not plugins.make(kind, **sizes, config=own).refits:
+            raise ConfigError(
+                f"{config.model} learns by gradient, and only a model that is solved is fitted again to all rows",
+                setting="final_fit",
+                hint="Leave it out; a smaller `test_fraction` gives the weights more rows.",
+            )

@@ -1,11 +1,13 @@
 """Score models on the last rows of a series: several that are fitted here, or one that was trained before."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from presurge import files
@@ -16,7 +18,7 @@ from presurge.evaluation.fit import Fitted, fit_model
 from presurge.evaluation.report.tables import text_table
 from presurge.evaluation.rolling import Keep, forecast_file, forecast_frame, rounds
 from presurge.models import registry
-from presurge.models.forecaster import FitReport
+from presurge.models.forecaster import FitReport, Forecaster
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND, format_step, parse_step
@@ -24,6 +26,8 @@ from presurge.training.config import TrainingConfig
 from presurge.workflows.config import TrainConfig, resolve_each
 from presurge.workflows.dataset import examined, load_dataset
 from presurge.workflows.predict import history_table
+
+logger = logging.getLogger("presurge.fit")
 
 
 def fit(
@@ -33,11 +37,14 @@ def fit(
     training: TrainingConfig | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
-    """Fit and calibrate the model of a configuration; ``training`` adds checkpoints and loggers to how it is trained."""
+    """Fit and calibrate the model of a configuration; ``training`` adds checkpoints and loggers to how it is trained.
+
+    What was fitted and chosen, among which candidates, goes to the log.
+    """
     settings = config.model_settings
     if config.season is not None and config.model == "seasonal-naive":
         settings = {"period": max(1, round(parse_step(config.season) / dataset.panel.step)), **settings}
-    return fit_model(
+    found = fit_model(
         config.model,
         dataset,
         context=config.context,
@@ -45,6 +52,36 @@ def fit(
         settings=settings,
         training=training or config.training(),
         progress=progress,
+    )
+    for candidate in found.report.candidates:
+        logger.info("Candidate of %s: %s", config.model, in_words(candidate))
+    chosen = in_words(found.report.chosen) or "nothing"
+    logger.info("Fitted %s in %.2f CPU-s, chosen: %s", config.model, found.cpu_seconds, chosen)
+    return found
+
+
+def final_fit(dataset: Dataset, config: TrainConfig, *, progress: Progress | None = None) -> Fitted:
+    """Fit and calibrate the model of a configuration to all rows of a data set, in the way in which ``fit`` fits it to some.
+
+    The last rows, in the proportion of the validation rows, calibrate the intervals with the errors of a fit that has not
+    seen them; the fit after that includes them. Only for a model that ``refits``. Nothing is left to score it with: the error
+    to expect is that of ``fit`` on the test rows.
+
+    Raises:
+        DataError: As ``fit``.
+    """
+    return fit(dataset.learning_from(dataset.panel.indptr[1:]), config, progress=progress)
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """What was chosen or tried, as people read it: ``transform sqrt, ridge 100``."""
+    return ", ".join(
+        f"{name} ({in_words(value)})"
+        if isinstance(value, dict)
+        else f"{name} {value:.4g}"
+        if isinstance(value, float)
+        else f"{name} {value}"
+        for name, value in values.items()
     )
 
 
@@ -199,5 +236,25 @@ def evaluate(
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
     fitted = Fitted(model=model, report=report, cpu_seconds=0.0)
     season = config["training"].get("settings", {}).get("season")  # the baselines of the training
+    _warn_of_seen_rows(model, dataset, config["training"].get("data", {}))
     found = score_beside_baselines(fitted, dataset, stride=stride, season=season, progress=progress)
     return found, dataset.notes
+
+
+def _warn_of_seen_rows(model: Forecaster, dataset: Dataset, data: Mapping[str, Any]) -> None:
+    """Warn if a model has learned from test rows; ``data`` describes those that it was trained on."""
+    panel, test = dataset.panel, dataset.test
+    same = any(key in data and data[key] == dataset.source.get(key) for key in ("sha256", "trace"))
+    if model.calibration is None or not (same or panel.clock == "utc"):
+        return
+    until, seen = model.calibration.until, 0
+    for item, first, last in zip(panel.items, test.first, test.last, strict=True):
+        seen += int((panel.times_of(np.arange(first, last)) <= until.get(item, -(1 << 62))).sum())
+    if seen:
+        logger.warning(
+            "%s was fitted to %s of the %s test rows, so these scores are too good. Those of rows that it had not seen are "
+            "in metrics.json of its run. Train it without the final fit to keep rows for this.",
+            model.name,
+            f"{seen:,}",
+            f"{len(test):,}",
+        )

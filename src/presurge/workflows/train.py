@@ -1,7 +1,10 @@
 """Train a model on DATA, measure it, and write the run directory: model, log, plots, settings and reports."""
 
 import logging
-from dataclasses import dataclass
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ from presurge.evaluation.fit import Fitted
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
-from presurge.training.interruption import restarted
+from presurge.training.interruption import TrainingInterrupted, restarted
 from presurge.workflows.config import TrainConfig
-from presurge.workflows.evaluate import fit, score_beside_baselines
+from presurge.workflows.evaluate import final_fit, fit, score_beside_baselines
 from presurge.workflows.runs import (
     CHECKPOINTS,
     SETTINGS_FILE,
@@ -22,6 +25,7 @@ from presurge.workflows.runs import (
     forget_training,
     log_file,
     metric_loggers,
+    resumable,
     save_run_model,
 )
 
@@ -30,7 +34,13 @@ logger = logging.getLogger("presurge.train")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainResult:
-    """The results of a training run; ``report`` is the path of its HTML page."""
+    """The results of a training run.
+
+    Attributes:
+        fitted: The model that was scored; the stored one, unless that was fitted again to all rows.
+        evaluation: Its scores over the test rows, beside the baselines.
+        report: Path of the HTML page.
+    """
 
     fitted: Fitted
     evaluation: Evaluation
@@ -48,7 +58,7 @@ def train(
     plots: bool = True,
     next_command: str = "",
 ) -> TrainResult:
-    """Fit, calibrate, score beside the baselines, and write the run directory.
+    """Fit, calibrate, score beside the baselines, fit to all rows if the configuration says so, and write the run directory.
 
     Args:
         dataset: The series and its parts.
@@ -62,7 +72,7 @@ def train(
 
     Raises:
         PresurgeError: The data, the settings or the file system do not allow it; an earlier model stays.
-        TrainingInterrupted: Ctrl-C, after a checkpoint was written.
+        TrainingInterrupted: Ctrl-C, after a checkpoint and the best model so far were written.
     """
     resume = resume or restarted()
     _check(dataset, config, directory, resume=resume)
@@ -75,28 +85,79 @@ def train(
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
             files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
         training = config.training(directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers))
-        fitted = fit(dataset, config, training=training, progress=progress)
-        report = fitted.report
-        if not report.history:
+        try:
+            fitted = fit(dataset, config, training=training, progress=progress)
+        except TrainingInterrupted:
+            _keep_best(dataset, config, directory, split or {})
+            raise
+        if not fitted.report.history:
             forget_training(directory)
         files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
-        logger.info("Fitted %s in %.2f CPU-s, chosen %s", config.model, fitted.cpu_seconds, report.chosen)
-        evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
-        fitted.model.error = measured_error(evaluation, fitted.model.name)
-        save_run_model(directory, fitted.model, _training_record(fitted, dataset, config, split or {}))
-        summary = RunSummary(
-            directory=directory,
-            fitted=fitted,
-            dataset=dataset,
-            config=config.model_dump(mode="json"),
-            evaluation=evaluation,
-            next_command=next_command,
-        )
+        summary = _score_and_store(fitted, dataset, config, directory, split=split or {}, progress=progress)
+        summary = replace(summary, next_command=next_command)
         page = _write_reports(summary, plots=plots, progress=progress)
-        final = {"parameters": report.n_parameters, **fitted.model.error}
-        for one in loggers if report.history else loggers[1:]:
+        fitted = summary.fitted
+        final = {"parameters": fitted.report.n_parameters, **fitted.model.error}
+        for one in loggers if fitted.report.history else loggers[1:]:
             one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
-    return TrainResult(fitted=fitted, evaluation=evaluation, report=page)
+    return TrainResult(fitted=fitted, evaluation=summary.evaluation, report=page)
+
+
+def _score_and_store(
+    fitted: Fitted,
+    dataset: Dataset,
+    config: TrainConfig,
+    directory: Path,
+    *,
+    split: dict[str, Any],
+    progress: Progress | None,
+) -> RunSummary:
+    """Score a fit beside the baselines, and store the model with these scores, if wanted after a fit to all rows."""
+    evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
+    again = config.fits_all_rows and fitted.model.refits
+    final = final_fit(dataset, config, progress=progress) if again else None
+    fitted = _with_note(fitted, dataset, again=again)
+    stored = (final or fitted).model
+    stored.error = fitted.model.error = measured_error(evaluation, stored.name)
+    save_run_model(directory, stored, _training_record(fitted, dataset, config, split, final))
+    settings = config.model_dump(mode="json")
+    return RunSummary(
+        directory=directory, fitted=fitted, dataset=dataset, config=settings, evaluation=evaluation
+    )
+
+
+def _keep_best(dataset: Dataset, config: TrainConfig, directory: Path, split: dict[str, Any]) -> None:
+    """Store the best model so far of a training that was interrupted, without scores, if there was a step."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone and resumable(directory) and config.model != "auto":  # whose networks leave no checkpoint
+        # Resumed with no time left, a training ends after one step with the best weights that it had; on a copy, so that
+        # the checkpoint to resume from stays the one of the interruption.
+        ending = config.model_copy(update={"max_seconds": 1e-9})
+        with tempfile.TemporaryDirectory(dir=directory) as folder:
+            copy = Path(shutil.copytree(directory / CHECKPOINTS, Path(folder) / CHECKPOINTS))
+            best = fit(dataset, config, training=ending.training(directory=copy, resume=True))
+        note = "the training was interrupted, and nothing has scored this model"
+        best = replace(best, report=replace(best.report, notes=(*best.report.notes, note)))
+        save_run_model(directory, best.model, _training_record(best, dataset, config, split))
+
+
+def _with_note(fitted: Fitted, dataset: Dataset, *, again: bool) -> Fitted:
+    """A fit whose report says how many rows the weights saw that were scored, and those that are stored."""
+    whole, seen = len(dataset.panel), _rows_seen(fitted, dataset)
+    if again:
+        note = (
+            f"After scoring, the stored model was fitted again to all {whole:,} rows. The scores are those of a fit to "
+            f"{seen:,} rows, none of them a test row."
+        )
+    else:
+        note = f"The weights were fitted to {seen:,} of {whole:,} rows."
+        note += " To fit them to all rows after scoring: `final_fit`" if fitted.model.refits else ""
+    return replace(fitted, report=replace(fitted.report, notes=(*fitted.report.notes, note)))
+
+
+def _rows_seen(fitted: Fitted, dataset: Dataset) -> int:
+    """Rows that the weights of a fit to a data set saw."""
+    return len(dataset.fit_span if fitted.model.refits else dataset.train)
 
 
 def _write_reports(summary: RunSummary, *, plots: bool, progress: Progress | None) -> Path:
@@ -133,9 +194,9 @@ def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, fl
 
 
 def _training_record(
-    fitted: Fitted, dataset: Dataset, config: TrainConfig, split: dict[str, Any]
+    fitted: Fitted, dataset: Dataset, config: TrainConfig, split: dict[str, Any], final: Fitted | None = None
 ) -> dict[str, Any]:
-    """How the model was trained and on what, for its ``config.json``."""
+    """How the model was trained and on what, for its ``config.json``; ``final`` is the fit to all rows, if that is stored."""
     return {
         "settings": config.model_dump(mode="json"),
         "data": dataset.source,
@@ -145,9 +206,9 @@ def _training_record(
             "train": len(dataset.train),
             "validation": len(dataset.validation),
             "test": len(dataset.test),
-            "fitted": len(dataset.fit_span) if fitted.model.refits else len(dataset.train),
+            "fitted": _rows_seen(fitted, dataset) if final is None else len(dataset.panel),
         },
-        "chosen": fitted.report.chosen,
+        "chosen": (final or fitted).report.chosen,
         "notes": list(fitted.report.notes),
         "cpu_seconds": fitted.cpu_seconds,
     }
