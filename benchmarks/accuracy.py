@@ -88,11 +88,7 @@ def measure(series: Series, *, peers: bool, deep: bool, keep: Keep) -> list[Row]
 
 def scores_of(values: dict[str, float | None]) -> dict[str, float | None]:
     """The scores that are kept."""
-    if "wql" not in values and values.get("wape"):
-        size = values["mae"] / values["wape"]
-        values = values | {"relative_bias": values["bias"] / size}
-        values |= {"wql": 2 * values["pinball"] / size if values["pinball"] is not None else None}
-    return {name: values.get(name) for name in KEPT}
+    return {name: values[name] for name in KEPT}
 
 
 def fit_network(name: str, dataset: Dataset, shape: dict[str, int]) -> Fitted:

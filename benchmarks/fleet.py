@@ -1,6 +1,5 @@
 """A fleet of very different items in one model, against one model an item, on the same windows of every item."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,7 @@ from series import FLEET, load
 
 from presurge.evaluation.fit import fit_model
 from presurge.evaluation.metrics import ScoreSums
-from presurge.evaluation.walk import Piece, usable_origins, walk
+from presurge.evaluation.walk import usable_origins, walk
 from presurge.models.forecaster import Forecaster
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
@@ -69,22 +68,10 @@ def scores_of(models: dict[str, Forecaster], dataset: Dataset) -> dict[str, dict
     found = {}
     for name, model in models.items():
         sums = ScoreSums(model.horizon, model.calibration.levels if model.calibration else (), scale)
-        for piece in pieces(model, dataset, origins):
-            _add(sums, piece)
+        for piece in walk([model], panel, origins):
+            sums.add(piece.actual(), piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC)
         found[name] = sums.scores()
     return found
-
-
-def pieces(model: Forecaster, dataset: Dataset, origins: Any) -> Iterator[Piece]:
-    """The forecasts of one model."""
-    return walk([model], dataset.panel, origins)
-
-
-def _add(sums: ScoreSums, piece: Piece) -> None:
-    if hasattr(piece, "median_BHC"):
-        sums.add(piece.actual(), piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC)
-    else:
-        sums.add(piece.actual(), piece.mean_BHC, piece.quantiles_BHQC)
 
 
 def show(rows: list[Row]) -> None:

@@ -259,7 +259,9 @@ def test_a_coarser_series_keeps_the_name_of_its_trace(folder):
 def test_a_file_is_opened_once(folder, monkeypatch, work):
     opened = []
     first_bytes = files._first_bytes
-    monkeypatch.setattr(files, "_first_bytes", lambda path: opened.append(path) or first_bytes(path))
+    monkeypatch.setattr(
+        files, "_first_bytes", lambda path, data: opened.append(path) or first_bytes(path, data)
+    )
     work(folder / "dataset" / "BurstGPT_1.csv")
     assert len(opened) == 1
 
@@ -271,7 +273,9 @@ def test_predict_and_evaluate_open_their_file_once(folder, monkeypatch, capsys):
     run(f"train load.csv --time time --value requests {model}", capsys)
     opened = []
     first_bytes = files._first_bytes
-    monkeypatch.setattr(files, "_first_bytes", lambda path: opened.append(path) or first_bytes(path))
+    monkeypatch.setattr(
+        files, "_first_bytes", lambda path, data: opened.append(path) or first_bytes(path, data)
+    )
     run("predict run --history load.csv", capsys)
     run("evaluate run --data load.csv", capsys)
     run("predict run --history load.csv --value requests --time time", capsys)

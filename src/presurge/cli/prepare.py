@@ -1,6 +1,6 @@
 """``presurge prepare``: a trace becomes a prepared directory; ``dense``, ``compress`` and ``split`` are its steps."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,10 +9,11 @@ from typer.core import TyperGroup
 
 from presurge.cli.command import Options, command
 from presurge.cli.console import console, format_table
-from presurge.cli.options import Common, say_notes
+from presurge.cli.options import Common, listed, say_notes
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from presurge.sources.files import RowFile
     from presurge.workflows.prepare import PrepareConfig
     from presurge.workflows.prepare.directory import Prepared
 
@@ -51,20 +52,76 @@ app = typer.Typer(
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(Options):
-    """Reading the trace.
+    """Reading the log.
 
     Attributes:
-        failures: Count failed requests, those without an output token, as requests and as failures (keep), or only as
-            failures (drop).
-        format: Format of the trace (default: recognised by the columns).
+        time: Column with the time of each request, for a log of no known format; the field of an object is usage.tokens.
+        input_tokens: Column with the tokens of the prompt (default: tokens are not counted).
+        output_tokens: Column with the tokens of the answer (default: tokens are not counted).
+        status: Column that tells failed requests (default: a request without an output token failed).
+        ok: Values of --status that mean success (default: 100 to 399, and words such as ok, success and completed).
+        model: Column with the model, whose requests --analyze counts.
+        failures: Count failed requests as requests and as failures (keep), or only as failures (drop).
+        format: Format of the log (default: recognised by the columns).
         time_unit: Unit of numeric timestamps (default: inferred from their magnitude).
         bad_rows: Stop at a bad timestamp or token count, or drop the row.
     """
 
+    time: Annotated[str | None, "COL"] = None
+    input_tokens: Annotated[str | None, "COL"] = None
+    output_tokens: Annotated[str | None, "COL"] = None
+    status: Annotated[str | None, "COL"] = None
+    ok: Annotated[list[str], "VALUE[,VALUE...]"] = field(default_factory=list)
+    model: Annotated[str | None, "COL"] = None
     failures: Literal["keep", "drop"] = "keep"
     format: str | None = None
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     bad_rows: Literal["error", "drop"] = "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrometheusOptions(Options):
+    """Asking a Prometheus server.
+
+    Attributes:
+        prometheus: Address of the server, instead of a file.
+        query: Expression in PromQL; each series becomes an item, each metric a channel.
+        start: First time: 2024-05-01T00:00:00Z, seconds since 1970, or now-7d.
+        end: Last time.
+        token_file: File with a bearer token.
+    """
+
+    prometheus: Annotated[str | None, "URL"] = None
+    query: Annotated[str | None, "PROMQL"] = None
+    start: Annotated[str | None, "TIME"] = None
+    end: Annotated[str, "TIME"] = "now"
+    token_file: Path | None = None
+
+    def ask(self, step: str) -> "RowFile":
+        """The answer of the server.
+
+        Raises:
+            ConfigError: An option is missing, or is none of its kind.
+            FetchError: The server cannot be reached or refuses the query.
+        """
+        from presurge.series.frequency import SECOND, parse_step
+        from presurge.sources.files import answer_file
+        from presurge.sources.prometheus import Query, fetch, parse_moment
+
+        if self.query is None or self.start is None:
+            missing = "query" if self.query is None else "start"
+            hint = "For example: `query=sum(rate(http_requests_total[1m]))` `start=now-7d`"
+            raise ConfigError("a server also needs this", setting=missing, hint=hint)
+        start, end = (parse_moment(text, name) for name, text in (("start", self.start), ("end", self.end)))
+        query = Query(
+            url=str(self.prometheus),
+            query=self.query,
+            start=start,
+            end=end,
+            step=parse_step(step) // SECOND,
+            token_file=self.token_file,
+        )
+        return answer_file(fetch(query), self.query)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,32 +173,48 @@ class WholeOptions(NameOptions, AnalyzeOptions, SplitOptions, StepOptions):
     """Options.
 
     Attributes:
-        trace: A request trace.
+        log: A log of requests: a file, or - for standard input.
         out: Directory to write to; other files in it are kept.
         dense: Also write the series with one row per second.
     """
 
-    trace: Annotated[Path, typer.Argument(metavar="TRACE")]
+    log: Annotated[Path | None, typer.Argument(metavar="LOG")] = None
     out: Annotated[Path, "DIR"]
     dense: bool = False
 
 
 @command(app, _ALL, hidden=True)
-def whole(options: WholeOptions, reading: ReadingOptions, common: Common) -> None:
-    """Turn a request trace into a regular series with its split: a directory that train, evaluate and predict read.
+def whole(options: WholeOptions, reading: ReadingOptions, server: PrometheusOptions, common: Common) -> None:
+    r"""Turn a log of requests into a regular series with its split: a directory that train, evaluate and predict read.
 
-    Reads BurstGPT, Azure LLM and Mooncake traces, as CSV, Parquet or JSON lines, plain or compressed (gz, zst).
-    Requests and tokens are compared as exact integers at every step; if one is lost, nothing is written.
+    Recognises BurstGPT, Azure LLM and Mooncake traces, OpenAI, vLLM, LiteLLM and Dynamo logs (JSON lines), and access logs
+    of nginx and Apache (combined and JSON), plain or compressed (gz, zst); of any other CSV, Parquet or JSON lines you name
+    the columns. Requests and tokens are compared as exact integers at every step; if one is lost, nothing is written.
+
+    It also takes the answer of a Prometheus server to a range query, from a file or with --prometheus.
 
     You can also run the steps one by one, with the names and files of the training guide:
     presurge prepare dense, presurge prepare compress, presurge prepare split (each has its own --help).
 
-    Example:  presurge prepare trace.csv --out data --step 60s --analyze
+    Examples:
+      presurge prepare trace.csv --out data --step 60s --analyze
+      zcat access.log.*.gz | presurge prepare - --out data
+      presurge prepare log.jsonl --out data --time ts \
+        --input-tokens usage.prompt_tokens --output-tokens usage.completion_tokens
+      presurge prepare log.csv --out data --time at --status code --ok 200,201
+      presurge prepare --out data --prometheus http://localhost:9090 \
+        --query 'sum(rate(http_requests_total[1m]))' --start now-7d
     """
     from presurge.workflows.prepare import prepare
 
+    if (options.log is None) == (server.prometheus is None):
+        hint = "Name one of them: a file (- for standard input), or `prometheus=http://HOST:9090`"
+        raise ConfigError(
+            "LOG and `prometheus` are two sources" if options.log else "no LOG is named", hint=hint
+        )
+    source = options.log or server.ask(options.step)
     with console.progress() as progress:
-        prepared = prepare(options.trace, options.out, _config(options, reading), progress=progress)
+        prepared = prepare(source, options.out, _config(options, reading), progress=progress)
     _print(prepared, as_json=common.json)
 
 
@@ -245,6 +318,14 @@ def _config(*classes: Options) -> "PrepareConfig":
     given = {name: value for options in classes for name, value in options.given().items()}
     if "step" in given:
         given["step"] = parse_step(given["step"])
+    names = ("time", "input_tokens", "output_tokens", "status", "ok", "model")
+    given["columns"] = {name: given[name] for name in names if name in given}
+    if "ok" in given:
+        given["columns"]["ok"] = listed(given["ok"])
+        if "status" not in given:
+            raise ConfigError(
+                "means nothing without a column", setting="ok", hint="For example: `status=code`"
+            )
     if "split" in given:
         given["split"] = [share.strip() for share in given["split"].split(",")]
     return PrepareConfig(**{one.name: given[one.name] for one in fields(PrepareConfig) if one.name in given})
@@ -259,7 +340,7 @@ def _print(prepared: "Prepared", *, as_json: bool) -> None:
         console.result(format_table(("statistic", "value"), rows, "<>") + "\n")
     totals = ", ".join(f"{total:,} {name.replace('_', ' ')}" for name, total in prepared.totals.items())
     console.result(f"{prepared.rows:,} rows of {prepared.step // 1_000_000} s: {totals}")
-    if prepared.manifest:
+    if prepared.manifest and "split" in prepared.manifest:
         parts = ", ".join(
             f"{part} {last - first:,}" for part, (first, last) in prepared.manifest["split"].items()
         )

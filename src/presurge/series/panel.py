@@ -60,6 +60,8 @@ class Panel:
             nominal distance between two bars. None if the rows follow a clock.
         features: float32 [I, F], numbers that are constant for an item, such as its GPU count.
         feature_names: Names of the F static features.
+        carried: bool [R, C], values that were not measured but carried forward from an earlier row: a context reads them,
+            but they are missing as targets. None if there are none.
         observed: bool [R, C], derived from ``values``.
     """
 
@@ -73,6 +75,7 @@ class Panel:
     stamps: IntArray | None = None
     features: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     feature_names: tuple[str, ...] = ()
+    carried: npt.NDArray[np.bool_] | None = None
     observed: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class Panel:
             ("start", _frozen(start, np.int64)),
             ("stamps", stamps),
             ("features", _frozen(features, np.float32)),
+            ("carried", None if self.carried is None else _frozen(self.carried, np.bool_)),
             ("observed", _frozen(~np.isnan(values), np.bool_)),
         ):
             object.__setattr__(self, name, array)
@@ -117,6 +121,11 @@ class Panel:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def measured(self) -> npt.NDArray[np.bool_]:
+        """bool [R, C], the values that count as targets: observed and not carried."""
+        return self.observed if self.carried is None else self.observed & ~self.carried
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -182,7 +191,35 @@ class Panel:
         if tuple(names) == self.channel_names:
             return self
         columns = _places(names, self.channel_names, "channel")
-        return self.replace(values=self.values[:, columns], channels=tuple(self.channels[i] for i in columns))
+        return self.replace(
+            values=self.values[:, columns],
+            channels=tuple(self.channels[i] for i in columns),
+            carried=None if self.carried is None else self.carried[:, columns],
+        )
+
+    def with_ratios(self, names: Iterable[str]) -> "Panel":
+        """The panel with a gauge for each name such as ``input_tokens/requests``, the ratio of two of its channels.
+
+        The ratio of a row is that of its sums, so a mean for each request. Where the denominator is zero it is carried from
+        the row before (the first rows have the first ratio of their item), and missing as a target.
+        """
+        panel = self
+        for name in dict.fromkeys(names):
+            parts = name.split("/")
+            if name in panel.channel_names or len(parts) != 2 or not set(parts) <= set(panel.channel_names):
+                continue
+            over, under = (panel.values[:, panel.channel_names.index(part)] for part in parts)
+            ratio = np.divide(over, under, out=np.full(len(panel), np.nan, np.float32), where=under != 0)
+            carried = (under == 0) & ~np.isnan(over)
+            for rows in map(panel.rows_of, range(len(panel.items))):
+                ratio[rows] = _carried(ratio[rows], carried[rows])
+            before = np.zeros(panel.values.shape, np.bool_) if panel.carried is None else panel.carried
+            panel = panel.replace(
+                values=np.column_stack((panel.values, ratio)),
+                channels=(*panel.channels, Channel(name, _unit_of(panel.channels, parts), "gauge")),
+                carried=np.column_stack((before, carried & ~np.isnan(ratio))),
+            )
+        return panel
 
     def select_features(self, names: Sequence[str]) -> "Panel":
         """The panel with the named static features only, in the order given.
@@ -232,6 +269,7 @@ class Panel:
             indptr=np.concatenate(([0], np.cumsum(span.last - span.first))),
             start=self.start + (span.first - self.indptr[:-1]) * self.step,
             stamps=None if self.stamps is None else rows(self.stamps),
+            carried=None if self.carried is None else rows(self.carried),
         )
 
     def replace(self, **changes: Any) -> "Panel":
@@ -268,6 +306,22 @@ class Panel:
 def columns_of(channels: Sequence[Channel], *roles: ChannelRole) -> IntArray:
     """int64, the places of the channels that have one of the roles."""
     return np.array([i for i, channel in enumerate(channels) if channel.role in roles], np.int64)
+
+
+def _carried(values_R: FloatArray, holes_R: npt.NDArray[np.bool_]) -> FloatArray:
+    """The values with every hole filled by the last value before it, or else by the first one of all."""
+    known = np.flatnonzero(~np.isnan(values_R))
+    if not known.size:
+        return values_R
+    last = known[np.maximum(np.searchsorted(known, np.arange(len(values_R)), side="right") - 1, 0)]
+    return np.where(holes_R, values_R[last], values_R)
+
+
+def _unit_of(channels: Sequence[Channel], parts: Sequence[str]) -> str:
+    units = {channel.name: channel.unit for channel in channels}
+    return "/".join(
+        units[part].removesuffix("s") if place else units[part] for place, part in enumerate(parts)
+    ).strip("/")
 
 
 def _places(names: Sequence[str], among: Sequence[str], what: str) -> list[int]:

@@ -5,6 +5,7 @@ Shapes: B windows, L context rows, H horizon rows, W = L + H, C channels, K know
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,20 +90,23 @@ def window_origins(panel: Panel, span: Span, *, context: int, horizon: int, stri
 
 
 def complete(panel: Panel, origins: IntArray, *, before: int, after: int) -> npt.NDArray[np.bool_]:
-    """bool [B, C]: all ``before`` rows up to each origin and all ``after`` rows following it are observed."""
-    if panel.observed.all():
+    """bool [B, C]: all ``before`` rows up to each origin are observed, and all ``after`` rows following it measured."""
+    if panel.measured.all():
         return np.ones((len(origins), len(panel.channels)), np.bool_)
     missing = np.zeros((len(panel) + 1, len(panel.channels)), np.int64)
     np.cumsum(~panel.observed, axis=0, out=missing[1:])
-    holes: npt.NDArray[np.bool_] = missing[origins + 1 + after] == missing[origins + 1 - before]
-    return holes
+    result: npt.NDArray[np.bool_] = missing[origins + 1 + after] == missing[origins + 1 - before]
+    if panel.carried is not None and after:
+        np.cumsum(panel.carried, axis=0, out=missing[1:])
+        result &= missing[origins + 1 + after] == missing[origins + 1]
+    return result
 
 
-def gather(values: FloatArray, origins: IntArray, *, before: int, after: int) -> FloatArray:
-    """Copy the rows ``origin - before + 1 ... origin + after`` of every origin: float32 [B, before + after, C]."""
+def gather(values: npt.NDArray[Any], origins: IntArray, *, before: int, after: int) -> npt.NDArray[Any]:
+    """Copy the rows ``origin - before + 1 ... origin + after`` of every origin: [B, before + after, C]."""
     width, channels = before + after, values.shape[1]
     if len(origins) == 0:
-        return np.zeros((0, width, channels), np.float32)
+        return np.zeros((0, width, channels), values.dtype)
     values = np.ascontiguousarray(values)
     rows = as_strided(
         values,
@@ -110,7 +114,7 @@ def gather(values: FloatArray, origins: IntArray, *, before: int, after: int) ->
         (values.strides[0], values.strides[1]),
         writeable=False,
     )
-    windows: FloatArray = rows[origins - before + 1].reshape(len(origins), width, channels)
+    windows: npt.NDArray[Any] = rows[origins - before + 1].reshape(len(origins), width, channels)
     return windows
 
 
@@ -160,7 +164,10 @@ def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, 
 
 def targets_of(panel: Panel, origins: IntArray, horizon: int) -> FloatArray:
     """Gather the actual values of the target channels: float32 [B, H, C], NaN where missing."""
-    return take_columns(gather(panel.values, origins, before=0, after=horizon), panel.targets)
+    actual_BHC = gather(panel.values, origins, before=0, after=horizon)
+    if panel.carried is not None and len(origins):
+        actual_BHC[gather(panel.carried, origins, before=0, after=horizon)] = np.nan
+    return take_columns(actual_BHC, panel.targets)
 
 
 def take_columns(rows: FloatArray, columns: IntArray) -> FloatArray:

@@ -1,17 +1,29 @@
-"""Open a file of rows (CSV, Parquet or JSON lines, plain or compressed), or say in plain words why it cannot be read."""
+"""Open a file of rows, or say in plain words why it cannot be read.
 
+A file holds CSV, Parquet, JSON lines, the lines of an access log, or the answer of a Prometheus server; text may be
+compressed. ``-`` and FIFOs are read once, into a temporary file that is removed when the process ends.
+"""
+
+import atexit
+import csv
+import json
+import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import polars as pl
 
 from presurge.errors import DataError
+from presurge.sources import prometheus
 from presurge.sources.frames import Frame, as_polars, is_frame
 
-FileKind = Literal["csv", "parquet", "json"]
+FileKind = Literal["csv", "parquet", "json", "log"]
 Types = Mapping[str, type[pl.DataType] | pl.DataType]
 
 MISSING_WORDS = ["NA", "N/A", "n/a", "null", "NULL", "None", "none"]
@@ -26,14 +38,19 @@ _FOREIGN = {
     b"\xfd7zXZ": "compressed with xz",
 }
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+_LOG_LINE = r'^[^\[]*\[([^\]]+)\] ".*?" (\d{3}) (?:\d+|-)(?:\s|$)'
+"""The common log format, with whatever an operator put before the time or after the size. Groups: time, status."""
+_LOG_TIME = re.compile(r'[^\[]*\[\d+/\w{3}/\d{4}:[^\]]+\] "')
+_NOT_JSON = "is not valid JSON (one object in each line, without NaN and Infinity)"
+_TOO_WIDE = "a row has more fields than the header"
 _CONVERT = "Convert it from the encoding that it was written in: iconv -f LATIN1 -t UTF-8 FILE > NEW."
 _COMPLAINTS = (
     # Words in Polars's message, what they mean, what to do.
     (("end of file", "incomplete frame", "checksum", "corrupt", "deflate"),
      "the compressed file is damaged or was cut off", "Copy or download it again."),
     (("utf-8", "utf8"), "the text is not UTF-8", _CONVERT),
-    (("more fields than",), "a row has more fields than the header", "Quote the fields that contain the separator."),
-    (("parsing line", "json", "tape"), "a line is not valid JSON (NaN and Infinity are not)", "Fix or remove that line."),
+    (("more fields than",), _TOO_WIDE, "Quote the fields that contain the separator."),
+    (("parsing line", "json", "tape", "syntax at", "supertype"), _NOT_JSON, "Fix or remove that line."),
     (("parquet", "par1"), "is not a readable Parquet file", "It is damaged or was cut off: write or copy it again."),
     (("permission denied",), "cannot be read: permission denied", "Check the permissions of the file."),
 )  # fmt: skip
@@ -41,13 +58,34 @@ _COMPLAINTS = (
 
 @dataclass(frozen=True, slots=True)
 class RowFile:
-    """An opened file of rows: its kind and its columns. Pass it on, so that the file is examined only once."""
+    """An opened file of rows: its kind and its columns. Pass it on, so that the file is examined only once.
+
+    Attributes:
+        path: Its name.
+        kind: What it holds.
+        columns: Its columns; a field inside an object has the names on the way to it: ``usage.prompt_tokens``.
+        separator: Of a CSV.
+        is_array: Whether a JSON file is one array of objects.
+        nested: The way to each field inside an object.
+        copy: The file that holds what came through ``path``, if that is a stream.
+        table: How to read it as a table, if its format says so, by the names in ``read_table``.
+        notes: What was changed on the way in, in words.
+    """
 
     path: Path
     kind: FileKind
     columns: tuple[str, ...]
     separator: str = ","
     is_array: bool = False
+    nested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    copy: Path | None = None
+    table: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Path:
+        """The file to read."""
+        return self.copy or self.path
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
         """The rows, lazily.
@@ -57,19 +95,48 @@ class RowFile:
         """
         types = types or {}
         if self.kind == "parquet":
-            return pl.scan_parquet(self.path, glob=False)
+            return self._flat(pl.scan_parquet(self.data, glob=False))
+        if self.kind == "log":
+            return _access_log(self.data)
         if self.is_array:
-            return pl.read_json(self.path, infer_schema_length=None).lazy()
+            return self._flat(pl.read_json(self.data, infer_schema_length=None).lazy())
         if self.kind == "json":
-            return pl.scan_ndjson(self.path, schema=dict(types), ignore_errors=True)
+            return self._scan_json(types)
         return pl.scan_csv(
-            self.path,
+            self.data,
             separator=self.separator,
             glob=False,
             infer_schema=False,
             schema_overrides=dict(types),
             ignore_errors=True,
         )
+
+    def _scan_json(self, types: Types) -> pl.LazyFrame:
+        """The named columns of JSON lines. A decimal is read as text first, since logs also write numbers in quotes."""
+        schema: dict[str, Any] = {}
+        for name, kind in types.items():
+            *outer, last = self.nested.get(name, (name,))
+            inside = schema
+            for part in outer:
+                inside = inside.setdefault(part, {})
+            inside[last] = pl.String if kind == pl.Float64 else kind
+        rows = self._flat(pl.scan_ndjson(self.data, schema=_struct(schema), ignore_errors=True), tuple(types))
+        return rows.with_columns(
+            pl.col(n).str.strip_chars().cast(k, strict=False) for n, k in types.items() if k == pl.Float64
+        )
+
+    def _flat(self, rows: pl.LazyFrame, columns: tuple[str, ...] | None = None) -> pl.LazyFrame:
+        """Columns of the rows by their names, those inside objects too."""
+        if not self.nested:
+            return rows
+        return rows.select(self._field(name) for name in columns or self.columns)
+
+    def _field(self, name: str) -> pl.Expr:
+        outer, *inner = self.nested.get(name, (name,))
+        column = pl.col(outer)
+        for part in inner:
+            column = column.struct.field(part)
+        return column.alias(name)
 
     def sample(self, column: str) -> pl.Series:
         """The first rows of one column; text in a CSV."""
@@ -78,7 +145,7 @@ class RowFile:
 
     def read(self, columns: list[str]) -> pl.DataFrame:
         """All rows of some columns, in types that fit every value."""
-        if self.kind == "parquet" or self.is_array:
+        if self.kind in ("parquet", "log") or self.is_array:
             return self.scan().select(columns).collect(engine="streaming")
         try:
             return self._infer(columns, _SNIFF_ROWS)
@@ -87,10 +154,10 @@ class RowFile:
 
     def _infer(self, columns: list[str], rows: int | None) -> pl.DataFrame:
         if self.kind == "json":
-            frame = pl.scan_ndjson(self.path, infer_schema_length=rows)
+            frame = self._flat(pl.scan_ndjson(self.data, infer_schema_length=rows), tuple(columns))
         else:
             frame = pl.scan_csv(
-                self.path,
+                self.data,
                 separator=self.separator,
                 glob=False,
                 infer_schema_length=rows,
@@ -100,14 +167,14 @@ class RowFile:
 
     def where(self, row: int, column: str | None = None) -> str:
         """Name a place in the file for an error message; ``row`` counts from 0, the message from 1."""
-        line = {"csv": f" (line {row + 2})", "json": "", "parquet": ""}[self.kind]
+        line = {"csv": f" (line {row + 2})", "log": f" (line {row + 1})"}.get(self.kind, "")
         place = f"{self.path}, row {row + 1}{line}"
         return f"{place}, column {column!r}" if column else place
 
     def text_at(self, row: int, column: str) -> str:
-        """The text of one cell as it was written, in quotes; the whole line of a JSON lines file."""
-        if self.kind == "json" and not self.is_array:
-            return quoted(pl.scan_lines(self.path, glob=False).slice(row, 1).collect().item())
+        """The text of one cell as it was written, in quotes; the whole line of JSON lines and of an access log."""
+        if self.kind in ("json", "log") and not self.is_array:
+            return quoted(pl.scan_lines(self.data, glob=False).slice(row, 1).collect().item())
         return quoted(self.scan().select(column).slice(row, 1).collect().item())
 
 
@@ -118,14 +185,14 @@ class RowFrame(RowFile):
     frame: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @classmethod
-    def of(cls, frame: Frame) -> Self:
+    def of(cls, frame: Frame, name: str = "data frame", **more: Any) -> Self:
         """Wrap a pandas or Polars frame so that errors can point into it.
 
         Raises:
             DataError: Two columns have the same name.
         """
         own = as_polars(frame)
-        return cls(Path("data frame"), "parquet", tuple(own.columns), frame=own)
+        return cls(Path(name), "parquet", tuple(own.columns), frame=own, **more)
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
         """The rows, lazily."""
@@ -144,22 +211,87 @@ def open_file(source: Path | str | RowFile | Frame) -> RowFile:
     if is_frame(source):
         return RowFrame.of(source)
     path = Path(source)
-    head = _first_bytes(path)
-    with reading(path):
+    if str(path) != "-" and not (path.is_fifo() or path.is_char_device()):
+        return _examined(path, path)
+    name = Path(
+        "stdin" if str(path) in ("-", "/dev/stdin") else "stream" if path.parts[1:2] == ("dev",) else path
+    )
+    return replace(_examined(name, copy := _spooled(path)), copy=copy)
+
+
+def _spooled(path: Path) -> Path:
+    """Copy a stream into a temporary file, which is removed when the process ends."""
+    with tempfile.NamedTemporaryFile(prefix="presurge-", delete=False) as copy, reading(path):
+        atexit.register(Path(copy.name).unlink, missing_ok=True)
+        with path.open("rb") if str(path) != "-" else nullcontext(sys.stdin.buffer) as stream:
+            shutil.copyfileobj(stream, copy, 2**20)
+    return Path(copy.name)
+
+
+def _examined(path: Path, data: Path) -> RowFile:
+    head = _first_bytes(path, data)
+    with reading(path, data):
         if head.startswith(b"PAR1"):
-            return RowFile(path, "parquet", tuple(pl.scan_parquet(path, glob=False).collect_schema().names()))
-        lines = pl.scan_lines(path, glob=False, n_rows=1).collect().to_series()
+            columns, nested = _leaves(pl.scan_parquet(data, glob=False).collect_schema())
+            return RowFile(path, "parquet", columns, nested=nested)
+        lines = pl.scan_lines(data, glob=False, n_rows=1).collect().to_series()
         first = str(lines[0]).removeprefix("\ufeff").strip() if len(lines) else ""
         if not first:
             raise _empty(path)
         if first[0] == "[":
-            return RowFile(path, "json", tuple(pl.read_json(path).columns), is_array=True)
+            columns, nested = _leaves(pl.read_json(data, infer_schema_length=None).schema)
+            return RowFile(path, "json", columns, is_array=True, nested=nested)
         if first[0] == "{":
-            rows = pl.scan_ndjson(path, infer_schema_length=_SNIFF_ROWS)
-            return RowFile(path, "json", tuple(rows.collect_schema().names()))
+            if first == "{" or prometheus.is_answer(first):
+                return _read_answer(path, data)
+            rows = pl.scan_ndjson(data, infer_schema_length=_SNIFF_ROWS)
+            columns, nested = _leaves(rows.collect_schema())
+            return RowFile(path, "json", columns, nested=nested)
+        if _LOG_TIME.match(first):
+            return RowFile(path, "log", ("time", "status"))
         separator = max(_SEPARATORS, key=first.count)
-        header = pl.scan_csv(path, separator=separator, glob=False, infer_schema=False, n_rows=0)
+        header = pl.scan_csv(data, separator=separator, glob=False, infer_schema=False, n_rows=0)
         return RowFile(path, "csv", tuple(header.collect_schema().names()), separator)
+
+
+def _read_answer(path: Path, data: Path) -> RowFile:
+    """The answer of a Prometheus server, saved as a file."""
+    lines = pl.scan_lines(data, glob=False).collect().to_series()
+    return answer_file(prometheus.parse_answer("\n".join(lines).removeprefix("\ufeff"), str(path)), str(path))
+
+
+def answer_file(answer: prometheus.Answer, name: str) -> RowFile:
+    """The answer of a Prometheus server as an opened file."""
+    return RowFrame.of(answer.frame, name, table=answer.table, notes=answer.notes)
+
+
+def _leaves(schema: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The columns of a schema, with the fields of an object in place of it, and the way to each such field."""
+    columns: dict[str, tuple[str, ...]] = {}
+
+    def descend(fields: Mapping[str, Any], way: tuple[str, ...]) -> None:
+        for name, kind in fields.items():
+            if isinstance(kind, pl.Struct):
+                descend(kind.to_schema(), (*way, name))
+            else:
+                columns.setdefault(".".join((*way, name)), (*way, name))
+
+    descend({name: kind for name, kind in schema.items() if not isinstance(kind, pl.Struct)}, ())
+    descend(schema, ())
+    return tuple(columns), {name: way for name, way in columns.items() if len(way) > 1}
+
+
+def _struct(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with Polars's type for objects in place of dictionaries."""
+    return {n: pl.Struct(_struct(kind)) if isinstance(kind, dict) else kind for n, kind in schema.items()}
+
+
+def _access_log(path: Path) -> pl.LazyFrame:
+    """The lines of an access log: ``time`` (the whole line if it has none, null if it is empty) and ``status``."""
+    line = pl.col("line").str.strip_chars()
+    time, status = (line.str.extract(_LOG_LINE, group) for group in (1, 2))
+    fallback = pl.when(line != "").then(line)
+    return pl.scan_lines(path, glob=False).select(time=pl.coalesce(time, fallback), status=status)
 
 
 def check_columns(file: RowFile, names: list[str]) -> None:
@@ -190,8 +322,12 @@ def no_rows(path: Path) -> DataError:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, data: Path | None = None) -> Iterator[None]:
     """Turn what Polars or the system says about a file into a DataError that says what to do.
+
+    Args:
+        path: What to call the file.
+        data: Where it is, if that is another place.
 
     Raises:
         DataError: The body could not read the file.
@@ -202,22 +338,47 @@ def reading(path: Path) -> Iterator[None]:
         message = str(error)
         for words, what, hint in _COMPLAINTS:
             if any(word in message.lower() for word in words):
-                raise DataError(what, where=str(path), hint=hint) from error
+                where = f"{path}{_line_at_fault(data or path, what)}"
+                raise DataError(what, where=where, hint=hint) from error
         raise DataError(f"cannot be read: {message.splitlines()[0]}", where=str(path)) from error
+
+
+def _line_at_fault(data: Path, what: str) -> str:
+    """Name the first line that is no JSON object, or has too many fields, in a second pass that only a bad file costs."""
+    parts = pl.scan_lines(data, glob=False).collect_batches()
+    lines = (str(text) for part in parts for text in part.to_series())
+    if what == _NOT_JSON:
+        bad = (row for row, line in enumerate(lines, 1) if line.strip() and not _is_object(line))
+    elif what == _TOO_WIDE:
+        header = next(lines)
+        rows = csv.reader(lines, delimiter=max(_SEPARATORS, key=header.count))
+        width = len(next(csv.reader([header], delimiter=max(_SEPARATORS, key=header.count))))
+        bad = (rows.line_num + 1 for row in rows if len(row) > width)
+    else:
+        return ""
+    row = next(bad, None)
+    return "" if row is None else f", line {row}"
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line, parse_constant=int), dict)  # int() refuses NaN and Infinity
+    except ValueError:
+        return False
 
 
 def _empty(path: Path) -> DataError:
     return DataError("the file is empty", where=str(path), hint="Check how it was made or copied.")
 
 
-def _first_bytes(path: Path) -> bytes:
+def _first_bytes(path: Path, data: Path) -> bytes:
     """The first bytes of a file that may hold rows; an error if they show that it does not."""
     where = str(path)
-    if path.is_dir():
+    if data.is_dir():
         raise DataError("is a directory, not a file", where=where, hint="Name one of the files in it.")
-    if not path.exists():
+    if not data.exists():
         raise DataError("there is no such file", where=where, hint="Check the name and the folder.")
-    with reading(path), path.open("rb") as stream:
+    with reading(path), data.open("rb") as stream:
         head = stream.read(_SNIFF_BYTES)
     if not head:
         raise _empty(path)

@@ -136,16 +136,18 @@ read_frame = read_table
 
 
 def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = None) -> Table:
-    """Read the second or the minute series of the training guide: requests, input and output tokens, all of them counts.
+    """Read the second or the minute series of the training guide: requests, and input and output tokens if it has them.
 
     Raises:
         DataError: The file cannot be read or lacks one of the guide's columns.
     """
-    kinds: dict[str, ChannelKind] = dict.fromkeys(GUIDE_COUNTS.values(), "count")
-    table = read_table(source, time=GUIDE_TIME, values=list(kinds), step=step, kinds=kinds)
+    file = open_file(source)
+    channels = tuple(c for c in LOAD_CHANNELS if c.name == "requests" or GUIDE_COUNTS[c.name] in file.columns)
+    kinds: dict[str, ChannelKind] = {GUIDE_COUNTS[channel.name]: "count" for channel in channels}
+    table = read_table(file, time=GUIDE_TIME, values=list(kinds), step=step, kinds=kinds)
     return replace(
         table,
-        panel=table.panel.replace(values=table.panel.values, channels=LOAD_CHANNELS),
+        panel=table.panel.replace(values=table.panel.values, channels=channels),
         totals={n: table.totals[column] for n, column in GUIDE_COUNTS.items() if column in table.totals},
     )
 

@@ -1,10 +1,10 @@
 """Request traces: one row per request, scanned lazily, so that a trace may be larger than memory."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,19 @@ Queries = Callable[[pl.LazyFrame], Sequence[pl.LazyFrame]]
 
 _LARGEST = 2**53
 """Larger token counts are not exact as floats, which is how the text of a number is first read."""
+_SUCCESS = (
+    "0",
+    "ok",
+    "success",
+    "successful",
+    "succeeded",
+    "completed",
+    "complete",
+    "done",
+    "finished",
+    "true",
+)
+_TOKENS = ("input_tokens", "output_tokens")
 _BATCH = 1_000_000
 _DISTINCT_AT_ONCE = 25_000_000
 """Stamps whose distinct values are counted together in an unsorted trace: about half a gigabyte."""
@@ -38,12 +51,14 @@ class Trace:
         format: Name of its format.
         clock: Of its stamps.
         has_elapsed: Whether the events have the column ``elapsed_us``.
-        events: ``time_us``, ``input_tokens``, ``output_tokens`` (Int64), ``failed`` (Boolean: no output token), and where
-            the file has them ``elapsed_us`` (Int64, null where unknown), ``model`` and ``log_type`` (String); in file order.
+        events: ``time_us`` (Int64), and where the file has them ``input_tokens``, ``output_tokens`` (Int64), ``failed``
+            (Boolean: by the status, or without one no output token), ``elapsed_us`` (Int64, null where unknown), ``model``
+            and ``log_type`` (String); in file order.
         rows: Number of events.
         first_us: Earliest stamp in microseconds.
         last_us: Latest stamp in microseconds.
         dropped: Bad rows left out.
+        failure: What makes a request a failed one, in words.
         notes: What was changed on the way in, in words.
         answers: Results of the queries that were computed along with the checks.
     """
@@ -57,6 +72,7 @@ class Trace:
     first_us: int
     last_us: int
     dropped: int = 0
+    failure: str = "no output token"
     notes: tuple[str, ...] = ()
     answers: tuple[pl.DataFrame, ...] = field(default=(), repr=False)
 
@@ -65,6 +81,7 @@ def open_trace(
     source: Path | str | RowFile,
     *,
     format: str | None = None,
+    columns: Mapping[str, Any] | None = None,
     time_unit: TimeUnit | None = None,
     bad_rows: BadRows = "error",
     also: Queries | None = None,
@@ -72,8 +89,9 @@ def open_trace(
     """Open a request trace and check every row of it in one pass, without holding it in memory.
 
     Args:
-        source: CSV (plain, gz, zst), Parquet or JSON lines, or what ``open_file`` made of it.
+        source: CSV, JSON lines or an access log (plain, gz, zst), or Parquet, or what ``open_file`` made of it.
         format: One of `TRACE_FORMATS`; by default the columns decide.
+        columns: Attributes of ``TraceFormat`` that replace those of the format; ``time`` alone reads any log.
         time_unit: Unit of numeric stamps; by default the format or their magnitude decides.
         bad_rows: Whether a bad stamp or token count is an error or drops its row (the notes count them).
         also: Queries on the events to compute in the same pass as the checks, which saves reading the file again.
@@ -83,11 +101,11 @@ def open_trace(
         FormatError: The columns fit no format, or several.
     """
     file = open_file(source)
-    with reading(file.path):
-        wanted = trace_format(file, format)
+    with reading(file.path, file.data):
+        wanted = trace_format(file, format, columns)
         layout = _lay_out(file, wanted, time_unit, pl.Int64)
         survey = _survey(layout, layout.scan, also)
-        if survey.counts[f"bad {wanted.input_tokens}"] or survey.counts[f"bad {wanted.output_tokens}"]:
+        if any(survey.counts[f"bad {column}"] for column in wanted.needs[1:]):
             # Reading whole numbers as such is fastest; only a file that also writes them as 12.0 is read as decimals.
             layout = _lay_out(file, wanted, time_unit, pl.Float64)
             survey = _survey(layout, layout.scan, also)
@@ -109,7 +127,8 @@ def open_trace(
         first_us=first,
         last_us=last,
         dropped=dropped,
-        notes=(f"time stamps: {layout.form.describe(clock)}", *notes),
+        failure="no output token" if layout.succeeded is None else f"by their {wanted.status}",
+        notes=(*file.notes, f"time stamps: {layout.form.describe(clock)}", *notes),
         answers=answers,
     )
 
@@ -127,6 +146,17 @@ class _Layout:
     def stamp(self) -> pl.Expr:
         return stamp_expr(self.format.time, self.form)
 
+    @property
+    def succeeded(self) -> pl.Expr | None:
+        """Whether the status of a request means success; None if the file has no status."""
+        if self.format.status not in self.file.columns:
+            return None
+        status = pl.col(str(self.format.status)).str.strip_chars().str.to_lowercase()
+        if self.format.ok:
+            return status.is_in([value.lower() for value in self.format.ok]).fill_null(False)
+        http = status.cast(pl.Float64, strict=False).is_between(100, 399).fill_null(False)
+        return http | status.is_in(_SUCCESS).fill_null(False)
+
     def bad(self, column: str) -> pl.Expr:
         """Whether a row has no usable value in one of the needed columns."""
         if column == self.format.time:
@@ -139,7 +169,23 @@ class _Layout:
 
     @property
     def blank(self) -> pl.Expr:
-        return pl.all_horizontal(pl.col(column).is_null() for column in self.format.needs)
+        """Whether a row has no value at all, or is no request. Only text has rows without a value."""
+        needs: Sequence[str] = self.format.needs
+        if len(needs) == 1 and self.file.kind != "log":
+            needs = self.file.columns if self.file.kind == "csv" else ()
+        empty = pl.all_horizontal(pl.col(name).is_null() for name in needs) if needs else pl.lit(False)
+        if not self.format.only:
+            return empty
+        column, value = self.format.only
+        return empty | (pl.col(column) != value).fill_null(True)
+
+    @property
+    def read(self) -> list[str]:
+        """The columns from which the checks and the sums of a series are made."""
+        source = self.format
+        more = [source.elapsed, source.status, source.only[0] if source.only else None]
+        columns = [*source.needs, *(name for name in more if name is not None and name in self.file.columns)]
+        return [*dict.fromkeys((*columns, *self.blank.meta.root_names()))]
 
 
 def _lay_out(file: RowFile, wanted: TraceFormat, unit: TimeUnit | None, tokens: type[pl.DataType]) -> _Layout:
@@ -149,18 +195,29 @@ def _lay_out(file: RowFile, wanted: TraceFormat, unit: TimeUnit | None, tokens: 
     where = f"{file.path}, column {wanted.time!r}"
     form = detect_form(sample, unit=unit or wanted.time_unit, where=where)
     numbers = pl.Int64 if form.unit == "ns" else pl.Float64
-    types: dict[str, type[pl.DataType]] = {
-        wanted.time: numbers if form.kind == "number" else pl.String,
-        wanted.input_tokens: tokens,
-        wanted.output_tokens: tokens,
-    }
-    optional = {wanted.elapsed: pl.Float64, wanted.model: pl.String, wanted.log_type: pl.String}
-    types |= {name: kind for name, kind in optional.items() if name is not None and name in file.columns}
+    texts = (wanted.status, wanted.model, wanted.log_type, *wanted.only[:1])
+    kinds: dict[Any, type[pl.DataType]] = {**dict.fromkeys(texts, pl.String), wanted.elapsed: pl.Float64}
+    types = {name: kind for name, kind in kinds.items() if name in file.columns}
+    has_status = wanted.status in types
+    types |= {wanted.time: numbers if form.kind == "number" else pl.String}
+    # With a status, a failed request may have no tokens; only as text is none another thing than no number.
+    types |= dict.fromkeys(wanted.needs[1:], pl.String if has_status else tokens)
     scan = file.scan(types)
+    if has_status:
+        scan = scan.with_columns(pl.col(str(wanted.status)).cast(pl.String))
+        failed = ~_Layout(file, wanted, form, scan).succeeded  # type: ignore[operator]
+        zeros = (
+            pl.when(failed & pl.col(c).is_null()).then(0).otherwise(pl.col(c)).alias(c)
+            for c in wanted.needs[1:]
+        )
+        scan = scan.with_columns(zeros)
+        types |= dict.fromkeys(wanted.needs[1:], tokens)
     stored = scan.collect_schema()
     # Parquet keeps its own types: a decimal or a text there becomes the number that it would be in a CSV.
     odd = [c for c in types if types[c].is_numeric() and not (stored[c].is_integer() or stored[c].is_float())]
-    scan = scan.with_columns(pl.col(odd).cast(pl.Float64, strict=False)) if odd else scan
+    scan = scan.with_columns(
+        pl.col(c).cast(types[c] if has_status else pl.Float64, strict=False) for c in odd
+    )
     return _Layout(file, wanted, form, scan)
 
 
@@ -173,7 +230,7 @@ class _Survey(NamedTuple):
 
 
 def _survey(layout: _Layout, scan: pl.LazyFrame, also: Queries | None) -> _Survey:
-    needs, elapsed = layout.format.needs, layout.format.elapsed
+    needs, elapsed, known = layout.format.needs, layout.format.elapsed, layout.read
     wanted = [
         pl.len().alias("rows"),
         layout.blank.sum().alias("blank"),
@@ -181,11 +238,9 @@ def _survey(layout: _Layout, scan: pl.LazyFrame, also: Queries | None) -> _Surve
         layout.stamp.max().alias("last"),
         *(layout.bad(column).sum().alias(f"bad {column}") for column in needs),
     ]
-    known = [*needs]
-    if elapsed in layout.file.columns:
+    if elapsed in known:
         value = pl.col(str(elapsed))
         wanted.append((value.is_not_null() & ~_usable_elapsed(value)).sum().alias("bad elapsed"))
-        known.append(str(elapsed))
     if also is None:
         return _Survey(scan, scan.select(wanted).collect(engine="streaming").row(0, named=True), ())
     # The cache lets checks and queries share one reading of the file; none of it is kept.
@@ -201,7 +256,8 @@ def _cleaned(
     """Leave out blank and bad rows and survey the others again: (survey, bad rows dropped, notes)."""
     notes, dropped = [], 0
     if survey.counts["blank"]:
-        notes.append(f"empty rows skipped: {survey.counts['blank']:,}")
+        kind = f"rows other than {layout.format.only[1]}" if layout.format.only else "empty rows"
+        notes.append(f"{kind} skipped: {survey.counts['blank']:,}")
         survey = _survey(layout, survey.scan.filter(~layout.blank), also)
     counts = {c: survey.counts[f"bad {c}"] for c in layout.format.needs if survey.counts[f"bad {c}"]}
     if counts and bad_rows == "error":
@@ -222,14 +278,15 @@ def _usable_elapsed(value: pl.Expr) -> pl.Expr:
 
 def _event_columns(layout: _Layout, known: Sequence[str]) -> list[pl.Expr]:
     """The columns of the events that can be made from the known ones; a bad row may give nulls."""
-    source = layout.format
-    outputs = pl.col(source.output_tokens).cast(pl.Int64, strict=False)
-    columns = [
-        layout.stamp.alias(TIME),
-        pl.col(source.input_tokens).cast(pl.Int64, strict=False).alias("input_tokens"),
-        outputs.alias("output_tokens"),
-        (outputs == 0).alias("failed"),
-    ]
+    source, succeeded = layout.format, layout.succeeded
+    columns = [layout.stamp.alias(TIME)]
+    for column, name in ((source.input_tokens, "input_tokens"), (source.output_tokens, "output_tokens")):
+        if column is not None:
+            columns.append(pl.col(column).cast(pl.Int64, strict=False).alias(name))
+    if succeeded is not None:
+        columns.append((~succeeded).alias("failed"))
+    elif source.output_tokens is not None:
+        columns.append((pl.col(source.output_tokens).cast(pl.Int64, strict=False) == 0).alias("failed"))
     if source.elapsed in known:
         seconds = pl.col(str(source.elapsed))
         elapsed = (seconds.cast(pl.Float64) * SECOND).round().cast(pl.Int64, strict=False)
@@ -264,17 +321,18 @@ def _first_bad(layout: _Layout, counts: dict[str, int]) -> DataError:
 
 
 def counted(events: pl.LazyFrame, failures: FailureRule = "keep") -> pl.LazyFrame:
-    """The events of a trace as columns that add up: ``requests``, ``input_tokens``, ``output_tokens``, ``failures``.
+    """The events of a trace as columns that add up: ``requests``, and ``input_tokens``, ``output_tokens``, ``failures`` if known.
 
     Args:
         events: As in a ``Trace``; ``elapsed_us`` is kept if they have it.
         failures: ``keep`` counts failed requests as requests with the tokens that they have; ``drop`` counts them only in
             ``failures``, not as requests, tokens or time in flight.
     """
+    known = events.collect_schema()
     columns = {"requests": pl.lit(1, pl.Int64)}
-    columns |= {name: pl.col(name) for name in ("input_tokens", "output_tokens")}
-    if ELAPSED in events.collect_schema():
-        columns[ELAPSED] = pl.col(ELAPSED)
+    columns |= {name: pl.col(name) for name in (*_TOKENS, ELAPSED) if name in known}
+    if "failed" not in known:
+        return events.select(pl.col(TIME), **columns)
     if failures == "drop":
         kept = (~pl.col("failed")).cast(pl.Int64)
         columns = {name: column * kept for name, column in columns.items()}
@@ -282,7 +340,7 @@ def counted(events: pl.LazyFrame, failures: FailureRule = "keep") -> pl.LazyFram
 
 
 def requests_panel(trace: Trace, failures: FailureRule = "keep") -> Panel:
-    """The request-level view: one row per request with the time since the request before it and its tokens.
+    """The request-level view: one row per request with the time since the request before it and its tokens, if known.
 
     Rows are in the order of time (of the file, among equal stamps). Requests have no fixed distance, so the step of one
     second and the start at zero are nominal and the clock is relative: a forecast of three rows is one of the next three
@@ -291,18 +349,19 @@ def requests_panel(trace: Trace, failures: FailureRule = "keep") -> Panel:
     Raises:
         DataError: No request is left.
     """
-    columns = [TIME, "input_tokens", "output_tokens"]
-    events = trace.events if failures == "keep" else trace.events.filter(~pl.col("failed"))
-    frame = events.select(columns).collect(engine="streaming").sort(TIME, maintain_order=True)
+    known = trace.events.collect_schema()
+    channels = tuple(c for c in REQUEST_CHANNELS if c.name in known or c.name == "inter_arrival")
+    drop = failures == "drop" and "failed" in known
+    events = trace.events.filter(~pl.col("failed")) if drop else trace.events
+    frame = events.select(TIME, *(c.name for c in channels[1:])).collect(engine="streaming")
+    frame = frame.sort(TIME, maintain_order=True)
     if frame.is_empty():
         raise DataError("no request is left without the failed ones", where=str(trace.path))
-    values = np.full((len(frame), 3), np.nan, np.float32)
+    values = np.full((len(frame), len(channels)), np.nan, np.float32)
     values[1:, 0] = np.diff(frame[TIME].to_numpy()) / SECOND
-    values[:, 1] = frame["input_tokens"].to_numpy()
-    values[:, 2] = frame["output_tokens"].to_numpy()
-    return Panel(
-        values=values, channels=REQUEST_CHANNELS, step=SECOND, start=np.zeros(1, np.int64), clock="relative"
-    )
+    for c, channel in enumerate(channels[1:], 1):
+        values[:, c] = frame[channel.name].to_numpy()
+    return Panel(values=values, channels=channels, step=SECOND, start=np.zeros(1, np.int64), clock="relative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,10 +375,10 @@ class TraceCounts:
         unsorted_steps: Requests that are earlier than the one before them in the file.
         duplicate_stamps: Requests minus distinct stamps.
         fractional_stamps: Stamps that are not whole seconds.
-        failures: Requests without an output token.
+        failures: Failed requests; 0 if nothing tells them.
         bad_rows: Bad rows left out when the trace was opened.
-        input_tokens: Their sum.
-        output_tokens: Their sum.
+        input_tokens: Their sum; 0 if the trace has none.
+        output_tokens: Their sum; 0 if the trace has none.
     """
 
     rows: int
@@ -342,7 +401,9 @@ def check_trace(trace: Trace) -> TraceCounts:
     """
     counts = Counter[str]()
     previous = np.zeros(0, np.int64)
-    events = trace.events.select(TIME, "input_tokens", "output_tokens", "failed")
+    known = trace.events.collect_schema()
+    sums = {name: name.replace("failed", "failures") for name in (*_TOKENS, "failed") if name in known}
+    events = trace.events.select(TIME, *sums)
     for batch in events.collect_batches(chunk_size=_BATCH, maintain_order=True, engine="streaming"):
         stamps = np.concatenate((previous, batch[TIME].to_numpy()))
         gaps = np.diff(stamps)
@@ -350,15 +411,14 @@ def check_trace(trace: Trace) -> TraceCounts:
             unsorted_steps=int(np.count_nonzero(gaps < 0)),
             duplicate_stamps=int(np.count_nonzero(gaps == 0)),
             fractional_stamps=int(np.count_nonzero(stamps[len(previous) :] % SECOND)),
-            failures=int(batch["failed"].sum()),
-            input_tokens=int(batch["input_tokens"].sum()),
-            output_tokens=int(batch["output_tokens"].sum()),
+            **{count: int(batch[column].sum()) for column, count in sums.items()},
         )
         previous = stamps[-1:]
     if counts["unsorted_steps"]:
         counts["duplicate_stamps"] = trace.rows - _distinct(trace)
+    fields = {**dict.fromkeys(("failures", *_TOKENS), 0), **counts}
     return TraceCounts(
-        rows=trace.rows, first_us=trace.first_us, last_us=trace.last_us, bad_rows=trace.dropped, **counts
+        rows=trace.rows, first_us=trace.first_us, last_us=trace.last_us, bad_rows=trace.dropped, **fields
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,11 +60,12 @@ class Series:
     source: dict[str, Any]
     notes: tuple[str, ...] = ()
     split: tuple[Span, Span, Span] | None = None
+    table: TableConfig | None = None
 
 
 def examined(path: Path) -> Path | RowFile:
-    """Open a file once for everything that reads it; return a directory as a path."""
-    return open_file(path) if Path(path).is_file() else Path(path)
+    """Open a file or a stream once for everything that reads it; return a directory as a path."""
+    return Path(path) if Path(path).is_dir() else open_file(path)
 
 
 def load_dataset(
@@ -100,7 +101,7 @@ def load_dataset(
     covariates = (*observed, *known)
     targets = channels or [name for name in series.channels if name not in covariates]
     with within(series.source["path"]):
-        panel = series.panel.select(tuple(dict.fromkeys((*targets, *covariates))))
+        panel = series.panel.with_ratios(targets).select(tuple(dict.fromkeys((*targets, *covariates))))
     panel = panel.with_roles(known=known, observed=observed)
     notes = series.notes
     if series.split is not None and test_fraction is None and validation_fraction is None:
@@ -124,7 +125,7 @@ def load_dataset(
         validation_given=given,
         source=series.source,
         notes=notes,
-        table=table.model_dump(mode="json") if table is not None else None,
+        table=series.table.model_dump(mode="json") if series.table is not None else None,
     )
 
 
@@ -136,34 +137,48 @@ def load_series(
     Raises:
         DataError: The input cannot be read.
     """
-    path = source.path if isinstance(source, RowFile) else Path(source)
+    if not isinstance(source, RowFile):
+        if table is None and Path(source).is_dir():
+            return _load_prepared(Path(source))
+        source = open_file(source)
+    if table is None and source.table:
+        table = TableConfig(**source.table)
     if table is not None:
         columns = table.model_dump()
         values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
-        read = read_table(source, values=list(dict.fromkeys(values)), **columns)
-        panel, kind, notes, main = read.panel, "table", tuple(read.notes), read.panel.channel_names
-    elif (path / MANIFEST).is_file():
-        return _load_prepared(path)
-    elif path.is_dir():
-        hint = "Make one with `presurge prepare`."
-        raise DataError(f"is a directory without {MANIFEST}", where=str(path), hint=hint)
+        ratios = {
+            name: name.split("/") for name in values if name not in source.columns and name.count("/") == 1
+        }
+        parts = [part for name in values for part in ratios.get(name, [name])]
+        columns["kinds"] = {name: kind for name, kind in table.kinds.items() if name not in ratios}
+        read = read_table(source, values=list(dict.fromkeys(parts)), **columns)
+        panel, kind, notes, main = read.panel.with_ratios(ratios), "table", tuple(read.notes), tuple(values)
     else:
         panel, kind, notes = trace_panel(source, MINUTE if step is None else parse_step(step))
-        main = tuple(channel.name for channel in LOAD_CHANNELS)
-    origin = {"path": str(path), "format": kind, "sha256": sha256_of(path)}
-    return Series(panel=panel, channels=main, source=origin, notes=notes)
+        main = tuple(channel.name for channel in LOAD_CHANNELS if channel.name in panel.channel_names)
+    origin = {"path": str(source.path), "format": kind}
+    if source.data.is_file():
+        origin["sha256"] = sha256_of(source.data)
+    return Series(panel=panel, channels=main, source=origin, notes=(*source.notes, *notes), table=table)
 
 
 def _load_prepared(directory: Path) -> Series:
     path = directory / MANIFEST
+    if not path.is_file():
+        hint = "Make one with `presurge prepare`."
+        raise DataError(f"is a directory without {MANIFEST}", where=str(directory), hint=hint)
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest.get("format") != MANIFEST_FORMAT or manifest.get("format_version") != 1:
+        if manifest.get("format") != MANIFEST_FORMAT or manifest.get("format_version") not in (1, 2):
             raise DataError(
                 "was not written by a version of Presurge that this one can read",
                 where=str(path),
                 hint="Prepare the data again with this version.",
             )
+        origin = {"path": str(directory), "format": "prepared", "trace": manifest["source"]}
+        if "table" in manifest:
+            series = load_series(directory / manifest["series"], TableConfig(**manifest["table"]))
+            return replace(series, source=origin, notes=tuple(manifest["notes"]))
         channels = tuple(
             Channel(**channel) for channel in (*manifest["channels"], *manifest["extra_channels"])
         )
@@ -190,7 +205,7 @@ def _load_prepared(directory: Path) -> Series:
     return Series(
         panel=panel.take(covered),
         channels=tuple(channel["name"] for channel in manifest["channels"]),
-        source={"path": str(directory), "format": "prepared", "trace": manifest["source"]},
+        source=origin,
         notes=tuple(notes),
         split=(train, validation, test),
     )

@@ -54,7 +54,7 @@ def predict(
     step = f"{spec.step // SECOND}s"
     source = examined(history)
     reading = history_table(source, model, config, table)
-    panel = load_series(source, reading, step=step).panel
+    panel = load_series(source, reading, step=step).panel.with_ratios(c.name for c in spec.channels)
     known, flags = None, tuple[str, ...]()
     if future is not None:
         ahead = examined(future)

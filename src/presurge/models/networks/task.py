@@ -21,7 +21,7 @@ from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, IntArray, Panel, columns_of
 from presurge.series.spans import Span
 from presurge.series.timestamps import format_stamp
-from presurge.series.windows import chunks, gather, whole, window_origins
+from presurge.series.windows import chunks, complete, gather, whole, window_origins
 from presurge.training.task import LOSS, WEIGHT, Epoch, Task, move
 from presurge.training.trainer import fit
 
@@ -59,7 +59,7 @@ class ForecastLoss(nn.Module):
         self.network, self.context, self.loss = network, model.context, model.config.loss
         self.channels = len(panel.targets)
         self.past_only = self.channels + len(columns_of(panel.channels, "observed"))
-        self.gaps = not panel.observed[:, panel.targets].all()
+        self.gaps = not panel.measured[:, panel.targets].all()
         self.levels_Q1 = nn.Buffer(torch.tensor(levels, dtype=torch.float32)[:, None], persistent=False)
 
     def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor | float]:
@@ -249,6 +249,8 @@ def _usable(model: Learner, panel: Panel, span: Span, *, stride: int = 1) -> Int
     context, horizon = model.context, model.horizon
     origins = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
     origins = origins[whole(panel, origins, context=context, horizon=horizon)]
+    if panel.carried is not None:  # carried values would count as targets in the array of inputs
+        origins = origins[complete(panel, origins, before=0, after=horizon)[:, panel.targets].all(axis=1)]
     seen = np.concatenate([[0], panel.observed[:, panel.targets].any(axis=1).cumsum()])
     return origins[seen[origins + 1 + horizon] > seen[origins + 1]]
 

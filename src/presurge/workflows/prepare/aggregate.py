@@ -1,7 +1,7 @@
 """A request trace or a guide file, summed over buckets in exact integers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,8 @@ from presurge.workflows.prepare.burstgpt import PARTS, channel_values, guide_col
 
 EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
 """Further channels of a series, where the trace has them; they are forecast only on request."""
+_MODELS = 10
+"""Models whose requests the statistics count."""
 
 
 # Not a pydantic model like other configurations: pydantic alone would take a seventh of the time to prepare BurstGPT.
@@ -37,6 +39,7 @@ class PrepareConfig:
         analyze: Whether to compute statistics of the trace, in a second pass over it.
         failures: Whether failed requests count as requests and failures, or only as failures.
         format: Name of the trace's format; by default its columns decide.
+        columns: Its columns by their names in ``TraceFormat``, to read any log of requests.
         time_unit: Unit of numeric timestamps; by default the format or their magnitude decides.
         bad_rows: Whether a bad row is an error or is dropped.
 
@@ -51,6 +54,7 @@ class PrepareConfig:
     analyze: bool = False
     failures: FailureRule = "keep"
     format: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
     time_unit: TimeUnit | None = None
     bad_rows: BadRows = "error"
 
@@ -128,6 +132,7 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     trace = open_trace(
         file,
         format=config.format,
+        columns=config.columns,
         time_unit=config.time_unit,
         bad_rows=config.bad_rows,
         also=lambda events: bucket_queries(counted(events, config.failures), step),
@@ -135,17 +140,17 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     where = str(file.path)
     with within(where):
         buckets, totals = bucketed(trace.answers, step)
-    failures = totals["failures"]
+    failures = totals.get("failures", 0)
     requests = trace.rows - (failures if config.failures == "drop" else 0)
     check_conserved({"requests": requests}, totals, where)
     check_conserved(totals, buckets.totals(), f"{where}, buckets of {format_step(step)}")
     treated = "counted as requests too" if config.failures == "keep" else "left out of requests and tokens"
-    note = (f"{failures:,} failed requests (no output token) are {treated}",) if failures else ()
+    note = (f"{failures:,} failed requests ({trace.failure}) are {treated}",) if failures else ()
     return Aggregate(
         buckets=buckets,
         totals=totals,
         clock=trace.clock,
-        source=describe_source(file.path, trace.format),
+        source=describe_source(file, trace.format),
         reading_notes=(*trace.notes, *note),
         partial=_partial(buckets),
         statistics=_statistics(trace, buckets, totals) if config.analyze and step == SECOND else None,
@@ -173,17 +178,17 @@ def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
         buckets=buckets,
         totals={name: total for name, total in totals.items() if name != BUSY},
         clock=TimeForm(kind="number").clock(buckets.first),
-        source=describe_source(file.path, GUIDE_SERIES),
+        source=describe_source(file, GUIDE_SERIES),
         reading_notes=() if "failures" in totals else ("The file does not say which requests failed.",),
         partial=_partial(buckets, (bool(flags[0]), bool(flags[-1]))),
     )
     return found, frame
 
 
-def describe_source(path: Path, form: str) -> dict[str, Any]:
+def describe_source(file: RowFile, form: str) -> dict[str, Any]:
     """Describe an input for the manifest: path, format and size, and whether it is labelled as synthetic."""
-    label = {"synthetic": True} if is_synthetic(path) else {}
-    return {"path": str(path), "format": form, "bytes": path.stat().st_size, **label}
+    label = {"synthetic": True} if is_synthetic(file.path) else {}
+    return {"path": str(file.path), "format": form, "bytes": file.data.stat().st_size, **label}
 
 
 def _partial(buckets: Buckets, known: tuple[bool, bool] = (False, False)) -> tuple[bool, bool]:
@@ -246,6 +251,8 @@ def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any
     """
     stamps = check_trace(trace)
     requests = max(totals["requests"], 1)
+    tokens = [channel.name for channel in LOAD_CHANNELS[1:] if channel.name in totals]
+    failures = totals.get("failures")
     arrivals = buckets.sums["requests"]
     densest = int(arrivals.argmax())
     busy = buckets.sums.get(BUSY)
@@ -255,12 +262,10 @@ def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any
         "last": format_stamp(trace.last_us, trace.clock),
         "span_seconds": (trace.last_us - trace.first_us) / SECOND,
         "requests": totals["requests"],
-        "input_tokens": totals["input_tokens"],
-        "output_tokens": totals["output_tokens"],
-        "mean_input_tokens": totals["input_tokens"] / requests,
-        "mean_output_tokens": totals["output_tokens"] / requests,
-        "failures": totals["failures"],
-        "failure_share": totals["failures"] / trace.rows,
+        **{name: totals[name] for name in tokens},
+        **{f"mean_{name}": totals[name] / requests for name in tokens},
+        "failures": failures,
+        "failure_share": None if failures is None else failures / trace.rows,
         "duplicate_stamps": stamps.duplicate_stamps,
         "duplicate_share": stamps.duplicate_stamps / trace.rows,
         "unsorted_requests": stamps.unsorted_steps,
@@ -270,4 +275,14 @@ def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any
         "densest_second": format_stamp(int(buckets.index_N[densest]) * SECOND, trace.clock),
         "densest_second_requests": int(arrivals[densest]),
         "mean_in_flight": None if busy is None else int(busy.sum()) / (len(buckets) * SECOND),
+        **_by_model(trace),
     }
+
+
+def _by_model(trace: Trace) -> dict[str, int]:
+    """The requests of the models that answered most of them, if the trace has a model."""
+    if "model" not in trace.events.collect_schema():
+        return {}
+    most = pl.col("model").fill_null("no model").value_counts(sort=True)
+    counts = trace.events.select(most.head(_MODELS).struct.unnest()).collect(engine="streaming")
+    return {f"requests_of_{name}": count for name, count in counts.iter_rows()}

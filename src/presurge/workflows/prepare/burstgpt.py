@@ -70,14 +70,14 @@ def channel_values(buckets: Buckets, begin: int = 0, end: int | None = None) -> 
 
 
 def dense_frame(buckets: Buckets, begin: int, end: int) -> pl.DataFrame:
-    """Some rows of the second file: the guide's five columns, then ours."""
+    """Some rows of the second file: the guide's five columns (or three, for a trace without tokens), then ours."""
     values = channel_values(buckets, begin, end)
     stamps = {GUIDE_TIME: buckets.starts(begin, end) // SECOND, _INTERVAL: np.ones(end - begin)}
     return pl.DataFrame(stamps | {COLUMNS[name]: column for name, column in values.items()})
 
 
 def compressed_frame(buckets: Buckets, partial: tuple[bool, bool]) -> pl.DataFrame:
-    """The minute file: the guide's columns, then ``Failures``, ``Partial`` and ``In_flight`` where they are known.
+    """The minute file: the guide's columns (without tokens that the trace has not), then ``Failures``, ``Partial`` and ``In_flight`` where they are known.
 
     As in the guide, an average is the sum divided by the seconds of the bucket that the trace covers. ``partial`` tells
     whether the trace covers the first and the last bucket only in part.
@@ -89,8 +89,8 @@ def compressed_frame(buckets: Buckets, partial: tuple[bool, bool]) -> pl.DataFra
     columns = {
         GUIDE_TIME: buckets.starts() // SECOND,
         _INTERVAL: np.full(len(buckets), buckets.step / SECOND),
-        **{column: values[name] for name, column in GUIDE_COUNTS.items()},
-        **{column: values[name] / seconds for name, column in _AVERAGES.items()},
+        **{column: values[name] for name, column in GUIDE_COUNTS.items() if name in values},
+        **{column: values[name] / seconds for name, column in _AVERAGES.items() if name in values},
         **({"Failures": values["failures"]} if "failures" in values else {}),
         "Partial": flags,
         **({"In_flight": values["in_flight"]} if "in_flight" in values else {}),
@@ -130,7 +130,7 @@ def guide_columns(file: RowFile) -> tuple[pl.DataFrame, int]:
     Raises:
         DataError: It cannot be read, a count is missing, negative or not whole, or rows are missing in between.
     """
-    check_columns(file, [GUIDE_TIME, *GUIDE_COUNTS.values()])
+    check_columns(file, [GUIDE_TIME, GUIDE_COUNTS["requests"]])
     known = {GUIDE_TIME, _INTERVAL, *COLUMNS.values(), *_AVERAGES.values(), "Partial"}
     with reading(file.path):
         rows = without_blank(file, file.read([column for column in file.columns if column in known]))

@@ -15,6 +15,7 @@ from presurge.progress import Progress
 from presurge.series.buckets import TIME, Totals, check_conserved
 from presurge.series.frequency import SECOND
 from presurge.series.spans import Span
+from presurge.sources.files import RowFile
 from presurge.sources.formats import GUIDE_COLUMNS, LOAD_CHANNELS
 from presurge.workflows.prepare import burstgpt
 from presurge.workflows.prepare.aggregate import EXTRA_CHANNELS, Aggregate
@@ -81,7 +82,9 @@ def write_dense(folder: Path, name: str, seconds: Aggregate, progress: Progress)
             for begin in range(0, len(buckets), _CHUNK_ROWS):
                 end = min(begin + _CHUNK_ROWS, len(buckets))
                 chunk = burstgpt.dense_frame(buckets, begin, end)
-                chunk.select(GUIDE_COLUMNS).write_csv(stream, include_header=begin == 0)
+                chunk.select(c for c in GUIDE_COLUMNS if c in chunk.columns).write_csv(
+                    stream, include_header=begin == 0
+                )
                 for column, total in burstgpt.frame_totals(chunk).items():
                     written[column] += total
                 yield chunk
@@ -131,7 +134,7 @@ def write_split(
         "step_seconds": found.buckets.step // SECOND,
         "clock": found.clock,
         "series": SERIES,
-        "channels": [asdict(channel) for channel in LOAD_CHANNELS],
+        "channels": [asdict(channel) for channel in LOAD_CHANNELS if channel.name in series.columns],
         "extra_channels": [asdict(channel) for channel in EXTRA_CHANNELS if channel.name in series.columns],
         "rows": len(series),
         "start_us": int(series[TIME][0]),
@@ -144,6 +147,22 @@ def write_split(
     }
     write_json(folder / MANIFEST, manifest)
     return manifest, [*written, Path(SERIES), Path(MANIFEST)]
+
+
+def write_table(folder: Path, file: RowFile, table: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """Write the rows of a table and last the manifest, which says how to read them, and return it."""
+    file.scan().collect().write_parquet(folder / SERIES, compression="lz4")
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "format_version": 2,
+        "series": SERIES,
+        "table": table,
+        "source": {"path": str(file.path), "format": "prometheus"},
+        "notes": list(notes),
+        "presurge_version": __version__,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
 
 
 def _write_both(folder: Path, stem: str, frame: pl.DataFrame) -> list[Path]:

@@ -15,6 +15,7 @@ from presurge.progress import Progress, silent
 from presurge.series.frequency import SECOND
 from presurge.sources.files import RowFile, open_file
 from presurge.sources.formats import GUIDE_SERIES, recognise_file
+from presurge.sources.table import read_table
 from presurge.workflows.prepare import aggregate, burstgpt, directory
 from presurge.workflows.prepare.aggregate import PrepareConfig
 from presurge.workflows.prepare.directory import Prepared
@@ -34,6 +35,8 @@ def prepare(
         StorageError: The file system refused; ``out`` is as it was.
     """
     file = open_file(trace)
+    if file.table:
+        return _prepare_table(file, out, config)
     name = config.name_for(file.path)
     by_second = config.dense or config.analyze
     progress("Reading the trace", 0.0)
@@ -46,6 +49,19 @@ def prepare(
         written += directory.write_compressed(folder, name, minutes, coarse)
         manifest, parts = directory.write_split(folder, name, minutes, coarse, config.split)
     return Prepared.of(coarse, out, [*written, *parts], manifest)
+
+
+def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
+    """A prepared directory of sums or levels, such as the answer of a Prometheus server, in steps that are no finer."""
+    step = max(config.step, read_table(file, **file.table).panel.step)
+    settings = {**file.table, "step": f"{step // SECOND}s"}
+    table = read_table(file, **settings)
+    values = int(table.panel.observed.sum())
+    notes = (*file.notes, *table.notes)
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+        manifest = directory.write_table(folder, file, settings, notes)
+    files, totals = (Path(directory.SERIES), Path(directory.MANIFEST)), {"values": values}
+    return Prepared(out, files, len(table.panel), step, totals, notes, manifest)
 
 
 def prepare_dense(

@@ -1,0 +1,228 @@
+"""The answers of a Prometheus server to range queries, saved as a file or asked for over HTTP, as a table.
+
+The format and its limits: https://prometheus.io/docs/prometheus/latest/querying/api/#range-queries
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import polars as pl
+
+from presurge import __version__
+from presurge.errors import ConfigError, DataError, FetchError
+from presurge.series.frequency import SECOND, parse_step
+from presurge.series.timestamps import detect_form, stamp_expr
+
+MAX_POINTS = 11_000
+"""A server refuses a query for more moments than this; a longer time is asked for in pieces."""
+TIMEOUT_SECONDS = 120
+
+_ANSWER = re.compile(r'\s*\{\s*"status"\s*:\s*"(success|error)"\s*,.{0,200}?"(resultType|errorType)"\s*:')
+_JSON_LINES = "JSON lines have one object in each line: jq -c . FILE > NEW"
+
+Series = dict[tuple[tuple[str, str], ...], dict[float, float]]
+"""Labels -> moment in seconds since 1970 -> value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A range query.
+
+    Attributes:
+        url: Address of the server: ``http://host:9090``, with a path if it has one.
+        query: The expression, in PromQL.
+        start: First moment in seconds since 1970.
+        end: Last moment.
+        step: Seconds between two moments, each a multiple of it.
+        token_file: File with a bearer token to authenticate with.
+
+    Raises:
+        ConfigError: The address is none of a server, or the times are in the wrong order.
+    """
+
+    url: str
+    query: str
+    start: int
+    end: int
+    step: int
+    token_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ConfigError(
+                f"{parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()!r} is not the address of a server",
+                setting="prometheus",
+                hint="Write http://HOST:9090 or https://HOST/PATH; a password belongs into the file of `token_file`.",
+            )
+        if self.end < self.start:
+            raise ConfigError(
+                "the last moment is before the first", setting="end", hint="Swap `start` and `end`."
+            )
+
+    def pieces(self) -> Iterable[str]:
+        """The addresses to ask, each for no more moments than a server answers."""
+        base = self.url.rstrip("/").removesuffix("/api/v1/query_range") + "/api/v1/query_range?"
+        moments = range(self.start // self.step * self.step, self.end + 1, self.step)
+        for begin in range(0, len(moments), MAX_POINTS):
+            piece = moments[begin : begin + MAX_POINTS]
+            yield base + urlencode(
+                {"query": self.query, "start": piece[0], "end": piece[-1], "step": self.step}
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answer:
+    """The series of a range query.
+
+    Attributes:
+        frame: ``time`` (seconds since 1970), ``item`` (the labels, unless there are none) and a column for each metric:
+            ``value`` if the expression left no name.
+        table: How to read it: arguments of ``read_table``.
+        notes: What was changed, in words.
+    """
+
+    frame: pl.DataFrame
+    table: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def parse_moment(text: str, setting: str) -> int:
+    """A moment in seconds since 1970, from a date and time, such a number, ``now`` or ``now-7d``.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    if match := re.fullmatch(r"now(?:-(\d+)([smhdw]))?", text):
+        ago = int(match[1]) * parse_step(f"1{match[2]}") // SECOND if match[1] else 0
+        return int(time.time()) - ago
+    try:
+        form = detect_form(pl.Series([text]), where=text)
+    except DataError as error:
+        hint = "Write 2024-05-01T00:00:00Z, seconds since 1970, now or now-7d."
+        raise ConfigError(f"{text!r} is not a time", setting=setting, hint=hint) from error
+    return int(pl.DataFrame({"at": [text]}).select(stamp_expr("at", form)).item()) // SECOND
+
+
+def is_answer(line: str) -> bool:
+    """Whether a file that begins with this line is the answer of a Prometheus server."""
+    return _ANSWER.match(line) is not None
+
+
+def parse_answer(text: str, where: str) -> Answer:
+    """The answer to one range query.
+
+    Raises:
+        DataError: It is something else, or holds no series.
+    """
+    series: Series = {}
+    notes = _add(series, text, where)
+    return _answer(series, where, notes)
+
+
+def fetch(query: Query) -> Answer:
+    """Ask a server.
+
+    Raises:
+        FetchError: It cannot be reached, or refuses the query.
+        DataError: The answer holds no series.
+    """
+    token = None
+    if query.token_file is not None:
+        try:
+            token = query.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot be read: {error}", setting="token_file") from error
+    series: Series = {}
+    notes = [note for address in query.pieces() for note in _add(series, _ask(address, token), query.url)]
+    answer = _answer(series, f"{query.url}, {query.query}", notes)
+    answer.table["step"] = f"{query.step}s"
+    return answer
+
+
+def _ask(address: str, token: str | None) -> str:
+    """The body that a server answers, also where it says what is wrong with a query."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(address, headers={"User-Agent": f"presurge/{__version__}"})
+    if token:  # and not to where a redirect leads
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    server = address.partition("/api/v1/")[0]
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            return str(response.read().decode())
+    except urllib.error.HTTPError as error:
+        body = error.read().decode(errors="replace")
+        if is_answer(body):
+            return body
+        hint = (
+            "Give a token with `token_file`."
+            if error.code in (401, 403)
+            else "Check the address and its path."
+        )
+        raise FetchError(f"answers HTTP {error.code} {error.reason}", where=server, hint=hint) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        hint = "Check the address, and that the server runs."
+        raise FetchError(f"cannot be asked: {cause}", where=server, hint=hint) from error
+
+
+def _add(series: Series, text: str, where: str) -> list[str]:
+    """Add the series of an answer to those of the pieces before it; returns the server's warnings."""
+    try:
+        answer = json.loads(text)
+        if answer["status"] != "success":
+            hint = "Fix `query`, or ask for less: a shorter time or a wider `step`."
+            raise FetchError(
+                f"refuses the query ({answer['errorType']}): {answer['error']}", where=where, hint=hint
+            )
+        if (kind := answer["data"]["resultType"]) != "matrix":
+            hint = "Save the answer of /api/v1/query_range, which covers a time and not one moment."
+            raise DataError(f"is a {kind}, not the answer to a range query", where=where, hint=hint)
+        for one in answer["data"]["result"]:
+            points = series.setdefault(tuple(sorted(one["metric"].items())), {})
+            points.update((float(moment), float(value)) for moment, value in one.get("values", ()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = "is neither JSON lines nor the answer of a Prometheus server to a range query"
+        raise DataError(what, where=where, hint=_JSON_LINES) from error
+    return [f"the server warns: {warning}" for warning in answer.get("warnings", ())]
+
+
+def _answer(series: Series, where: str, notes: Iterable[str]) -> Answer:
+    """A row for each moment and item, a column for each metric; infinite values are missing."""
+    rows, infinite = [], 0
+    for labels, points in series.items():
+        own = {label: text for label, text in labels if label != "__name__"}
+        infinite += sum(map(math.isinf, points.values()))
+        known = [(moment, value) for moment, value in points.items() if math.isfinite(value)]
+        frame = pl.DataFrame(known, schema={"time": pl.Float64, "value": pl.Float64}, orient="row")
+        rows.append(
+            frame.with_columns(item=pl.lit(_item(own)), channel=pl.lit(dict(labels).get("__name__", "value")))
+        )
+    if not any(len(frame) for frame in rows):
+        hint = "Check the query and its times: the server keeps samples for a limited time."
+        raise DataError("no series has a value", where=where, hint=hint)
+    frame = pl.concat(rows).pivot("channel", index=["time", "item"], values="value").sort("item", "time")
+    values = frame.columns[2:]
+    alone = frame["item"].unique().to_list() == [""]
+    table = {"time": "time", "values": values, "item": None if alone else "item", "fill": "missing"}
+    lost = [f"infinite values taken as missing: {infinite:,}"] if infinite else []
+    return Answer(
+        frame=frame.drop("item") if alone else frame, table=table, notes=(*dict.fromkeys(notes), *lost)
+    )
+
+
+def _item(labels: Mapping[str, str]) -> str:
+    """The name of a series: the value of its only label, or all labels."""
+    return (
+        next(iter(labels.values())) if len(labels) == 1 else ",".join(f"{k}={v}" for k, v in labels.items())
+    )
