@@ -10,7 +10,8 @@ import pytest
 from presurge.errors import ConfigError, HistoryError
 from presurge.evaluation.backtest import evaluate, without_room
 from presurge.evaluation.fit import calibrate
-from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.metrics import ITEM_METRICS
+from presurge.evaluation.report.tables import text_items, text_table
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
 from presurge.series.dataset import Dataset
@@ -159,6 +160,57 @@ def test_the_object_is_json(make_panel: MakePanel) -> None:
     assert told["cpu_seconds"]["linear"]["fit"] == 0.5
     assert told["span"] == ["1970-01-09T08:00:00Z", "1970-01-13T11:00:00Z"]
     assert told["verdicts"] == list(found.verdicts())
+
+
+def test_each_item_has_scores_of_its_own_and_the_worst_come_first(make_panel: MakePanel) -> None:
+    values = np.concatenate([series() * scale for scale in (1, 100)])
+    values[300:] += 500 * np.random.default_rng(8).normal(size=300)
+    panel = make_panel(values, lengths=(300, 300))
+    span, train = (
+        Span(np.array([200, 500]), np.array([300, 600])),
+        Span(np.array([0, 300]), np.array([200, 500])),
+    )
+    linear = Linear(context=5, horizon=1)
+    last = LastValue(context=5, horizon=1)
+    for model in (linear, last):
+        model.fit(panel, train)
+        model.calibration = calibrate(model, panel, train)
+    found = evaluate([linear, last], panel, span, train=train)
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))["items"]
+    assert set(told) == {"linear", "last-value"}
+    for i in (0, 1):
+        own = Span(np.array([200 if i == 0 else 500, 600]), np.array([300 if i == 0 else 600, 600]))
+        learned = Span(np.array([300 * i, 600]), np.array([300 * i + 200, 600]))
+        alone = evaluate([linear, last], panel, own, train=learned).metrics()["linear"]["c0"]
+        expected = {metric: alone[metric] for metric in ITEM_METRICS}
+        assert told["linear"][f"item{i}"]["c0"] == pytest.approx(expected)
+    lines = text_items(found).splitlines()
+    wql = {item: scores["c0"]["wql"] for item, scores in told["linear"].items()}
+    assert [line.split()[0] for line in lines[3:]] == sorted(wql, key=wql.__getitem__, reverse=True)
+    assert max(map(len, text_items(found).splitlines())) <= 80
+    worst = max(wql, key=wql.__getitem__)
+    share = wql[worst] / told["last-value"][worst]["c0"]["wql"]
+    assert lines[3].endswith(f"{100 * share:.1f} %")
+    assert (
+        "items"
+        not in evaluate(models(make_panel(series())), make_panel(series()), TEST, train=TRAIN).to_dict()
+    )
+
+
+def test_three_windows_are_no_evidence(make_panel: MakePanel) -> None:
+    panel = make_panel(np.where(np.arange(300) % 2, 10, 20.0))
+    linear = Linear(context=12, horizon=3)
+    found = [linear, *models(panel)[:1]]
+    for model in found:
+        model.fit(panel, TRAIN)
+    told = evaluate(found, panel, Span(np.array([200]), np.array([205])), train=TRAIN)
+    assert told.n_windows == 3
+    assert told.metrics()["linear"]["c0"]["wape"] < 0.01
+    assert [duel["outcome"] for duel in told.to_dict()["duels"]] == ["no evidence"]
+    assert "No evidence" in told.verdicts()[0]
+    assert "only 1 independent window" in told.verdicts()[0]
+    clear = evaluate(found, panel, TEST, train=TRAIN)
+    assert "linear beats the best baseline" in clear.verdicts()[0]
 
 
 def test_what_cannot_be_compared_is_refused(make_panel: MakePanel) -> None:

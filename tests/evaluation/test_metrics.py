@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, mean_pinball_loss, mean_squared_error, r2_score
 
-from presurge.evaluation.metrics import METRICS, Scores, ScoreSums, interval_bounds, naive_scale
+from presurge.evaluation.metrics import (
+    ITEM_METRICS,
+    METRICS,
+    ItemSums,
+    Scores,
+    ScoreSums,
+    interval_bounds,
+    naive_scale,
+)
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.spans import Span
@@ -104,6 +112,33 @@ def test_the_memory_does_not_depend_on_the_number_of_windows() -> None:
     assert held() == before
 
 
+def test_the_scores_of_items_are_those_of_their_windows_and_steps_together() -> None:
+    actual, *made = forecasts(90)
+    item_B = np.arange(90) % 7 % 2
+    scale_IC = np.array([[2.0, 5.0], [4.0, 1.0]])
+    sums, items = ScoreSums(3, QUANTILE_LEVELS, SCALE), ItemSums(scale_IC)
+    for part in (slice(0, 50), slice(50, 90)):
+        items.add(item_B[part], sums.add(actual[part], *(one[part] for one in made)))
+    found = items.scores()
+    assert set(found) == set(ITEM_METRICS)
+    for i in (0, 1):
+        pooled = [one[item_B == i].reshape(-1, *one.shape[2:]) for one in (actual, *made)]
+        for c in (0, 1):
+            expected = reference(*(one[..., c] for one in pooled), scale_IC[i, c])
+            assert {m: found[m][i, c] for m in ITEM_METRICS} == pytest.approx(
+                {m: expected[m] for m in ITEM_METRICS}
+            )
+
+
+def test_an_item_without_a_window_has_no_scores() -> None:
+    items = ItemSums(np.ones((2, 2)))
+    items.add(np.zeros(5, np.int64), ScoreSums(3, (), SCALE).add(*forecasts(5)[:3]))
+    found = items.scores()
+    assert np.isfinite(found["wape"][0]).all()
+    assert np.isnan(found["wql"]).all()
+    assert all(np.isnan(found[metric][1]).all() for metric in ITEM_METRICS)
+
+
 def test_what_is_undefined_is_nan() -> None:
     zero = np.zeros((20, 3, 2), np.float32)
     found = scored(zero, zero + 1)
@@ -143,14 +178,17 @@ def test_the_unit_of_mase_is_the_mean_absolute_difference_of_the_training_rows(m
     train = Span(np.array([5, 200]), np.array([180, 260]))
     steps = [np.abs(np.diff(values[a:b].astype(np.float64), axis=0)) for a, b in ((5, 180), (200, 260))]
     expected = np.nanmean(np.concatenate(steps), axis=0)
-    np.testing.assert_allclose(naive_scale(panel, train), expected, rtol=1e-12)
-    assert np.isnan(naive_scale(panel, Span(np.array([0, 200]), np.array([1, 200])))).all()
+    together, each = naive_scale(panel, train)
+    np.testing.assert_allclose(together, expected, rtol=1e-12)
+    np.testing.assert_allclose(each, [np.nanmean(step, axis=0) for step in steps], rtol=1e-12)
+    for scale in naive_scale(panel, Span(np.array([0, 200]), np.array([1, 200]))):
+        assert np.isnan(scale).all()
 
 
 def test_the_unit_of_mase_is_the_same_in_pieces(make_panel: MakePanel) -> None:
     panel = make_panel(np.random.default_rng(3).normal(size=(3 * CHUNK, 1)))
     expected = np.abs(np.diff(panel.values.astype(np.float64), axis=0)).mean(axis=0)
-    np.testing.assert_allclose(naive_scale(panel, panel.full_span()), expected, rtol=1e-12)
+    np.testing.assert_allclose(naive_scale(panel, panel.full_span())[0], expected, rtol=1e-12)
 
 
 def test_where_the_quantiles_of_an_interval_are() -> None:

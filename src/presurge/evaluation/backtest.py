@@ -1,14 +1,15 @@
 """Rolling-origin evaluation: every model forecasts from the same origins, all are scored alike, and a model has to earn its place."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from presurge.errors import ConfigError, HistoryError
-from presurge.evaluation.metrics import METRICS, Float64Array, Scores, ScoreSums, naive_scale
+from presurge.evaluation.metrics import METRICS, Float64Array, ItemSums, Scores, ScoreSums, naive_scale
+from presurge.evaluation.verdicts import Duel, Losses, duels
 from presurge.evaluation.walk import Piece, walk
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
@@ -46,41 +47,6 @@ class TableRow:
     best: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Duel:
-    """One model against the best baseline on one channel."""
-
-    model: str
-    baseline: str
-    channel: str
-    metric: str
-    value: float
-    baseline_value: float
-
-    @property
-    def won(self) -> bool:
-        """Whether the model has the smaller error, by more than the sentence rounds away."""
-        ours, theirs = _apart(self.value, self.baseline_value)
-        return ours != theirs and self.value < self.baseline_value
-
-    @property
-    def gain(self) -> float:
-        """By what share of the baseline's error the model is better (negative: worse)."""
-        return 1 - self.value / self.baseline_value if self.baseline_value else 0.0
-
-    def sentence(self) -> str:
-        """The duel in plain words."""
-        ours, theirs = _apart(self.value, self.baseline_value)
-        name = self.metric.upper()
-        if self.won:
-            return (
-                f"{self.model} beats the best baseline, {self.baseline}, on {self.channel} by "
-                f"{100 * self.gain:.1f} %: {name} {ours} against {theirs}."
-            )
-        compared = f"both have {name} {ours}" if ours == theirs else f"{name} {ours} against {theirs}"
-        return f"{self.model} does not beat {self.baseline} on {self.channel}: {compared}."
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
     """The scores of models over one span.
@@ -99,6 +65,9 @@ class Evaluation:
         stride: Rows between two origins.
         first_us: Time of the first target row, microseconds since the Unix epoch.
         last_us: Time of the last target row.
+        duels: Each model that is not a baseline against the baseline that speaks most against it, channel by channel.
+        items: Model -> metric -> float64 [I, C], NaN where undefined; empty for a single item.
+        item_names: The I items.
         notes: Sentences about what was compared.
     """
 
@@ -115,6 +84,9 @@ class Evaluation:
     stride: int
     first_us: int
     last_us: int
+    duels: tuple[Duel, ...] = ()
+    items: dict[str, Scores] = field(default_factory=dict)
+    item_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -142,13 +114,22 @@ class Evaluation:
                 rows.append(TableRow(model, channel.name, row, frozenset(best)))
         return rows
 
-    def duels(self) -> tuple[Duel, ...]:
-        """Each model that is not a baseline against the best baseline, channel by channel."""
-        return duels({(row.model, row.channel): row.values for row in self.table()}, self.baselines)
-
     def verdicts(self) -> tuple[str, ...]:
         """The duels as plain sentences."""
-        return tuple(duel.sentence() for duel in self.duels())
+        return tuple(duel.sentence() for duel in self.duels)
+
+    def item_metrics(self) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+        """Model -> item -> channel -> metric -> value over all steps; None where undefined."""
+        return {
+            model: {
+                item: {
+                    channel.name: {metric: _json(values[i, c]) for metric, values in scores.items()}
+                    for c, channel in enumerate(self.channels)
+                }
+                for i, item in enumerate(self.item_names)
+            }
+            for model, scores in self.items.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: averages under ``metrics``, single steps under ``by_horizon``; undefined values are null."""
@@ -173,7 +154,9 @@ class Evaluation:
                 name: {"fit": cost.fit_seconds, "predict": cost.predict_seconds}
                 for name, cost in self.costs.items()
             },
+            **({"items": self.item_metrics()} if self.items else {}),
             "verdicts": list(self.verdicts()),
+            "duels": [duel.to_dict() for duel in self.duels],
             "notes": list(self.notes),
         }
 
@@ -239,6 +222,8 @@ class Scoring:
         self._keep, self._progress = keep, progress
         self._models: Sequence[Forecaster] = ()
         self._sums: dict[str, ScoreSums] = {}
+        self._items: dict[str, ItemSums] = {}
+        self._losses = Losses()
         self._seconds: dict[str, float] = {}
         self._origins: list[IntArray] = []
         self._n_skipped = 0
@@ -256,19 +241,28 @@ class Scoring:
         if not len(origins):
             self._refused = self._refused or _no_window(models, span, horizon, len(every))
             return
-        self._sums = self._sums or _new_sums(models, naive_scale(panel, self._train))
+        if not self._sums:
+            self._begin(models, *naive_scale(panel, self._train))
         self._models, done = models, 0
         self._origins.append(origins)
+        self._losses.begin(panel.times_of(origins))
         for piece in walk(models, panel, origins):
-            self._sums[piece.model].add(
-                piece.actual(), piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC
-            )
+            forecasts = piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC
+            totals = self._sums[piece.model].add(piece.actual(), *forecasts)
+            self._items[piece.model].add(panel.items_of(piece.origins_B), totals)
+            self._losses.add(piece.model, panel.times_of(piece.origins_B), totals)
             self._seconds[piece.model] = self._seconds.get(piece.model, 0.0) + piece.cpu_seconds
             done += len(piece.origins_B)
             if self._keep is not None:
                 self._keep(piece)
             if self._progress is not None:
                 self._progress("Scoring", done / (len(models) * len(origins)))
+
+    def _begin(self, models: Sequence[Forecaster], scale_C: Float64Array, scale_IC: Float64Array) -> None:
+        for model in models:
+            levels = model.calibration.levels if model.calibration else ()
+            self._sums[model.name] = ScoreSums(model.horizon, levels, scale_C)
+            self._items[model.name] = ItemSums(scale_IC)
 
     def evaluation(self, fit_seconds: Mapping[str, float]) -> Evaluation:
         """The scores of all calls; ``fit_seconds``: model -> CPU seconds of its fits.
@@ -279,7 +273,8 @@ class Scoring:
         if self._refused and not self._origins:
             raise self._refused
         panel, models, origins = self._panel, self._models, np.concatenate(self._origins)
-        return Evaluation(
+        several = len(panel.items) > 1
+        found = Evaluation(
             scores={name: total.scores() for name, total in self._sums.items()},
             channels=models[0].fitted_spec().targets,
             step=panel.step,
@@ -296,12 +291,12 @@ class Scoring:
             stride=self._stride,
             first_us=int(panel.times_of(origins + 1).min()),
             last_us=int(panel.times_of(origins + models[0].horizon).max()),
+            items={name: sums.scores() for name, sums in self._items.items()} if several else {},
+            item_names=panel.items if several else (),
         )
-
-
-def _new_sums(models: Sequence[Forecaster], scale_C: Float64Array) -> dict[str, ScoreSums]:
-    levels = {model.name: model.calibration.levels if model.calibration else () for model in models}
-    return {model.name: ScoreSums(model.horizon, levels[model.name], scale_C) for model in models}
+        averages = {(row.model, row.channel): row.values for row in found.table()}
+        overlap = math.ceil(found.horizon / found.stride)
+        return replace(found, duels=duels(averages, found.baselines, self._losses, overlap=overlap))
 
 
 def without_room(dataset: Dataset, *, context: int, horizon: int) -> dict[str, str]:
@@ -381,41 +376,6 @@ def _no_window(models: Sequence[Forecaster], span: Span, horizon: int, n_windows
         f"no window fits into the {len(span):,} rows to score: {needs} and is compared with {horizon} rows after it",
         hint="Give more rows to score, or choose a shorter `context`, `season` or `horizon`.",
     )
-
-
-def duels(
-    averages: Mapping[tuple[str, str], Mapping[str, float]], baselines: Iterable[str]
-) -> tuple[Duel, ...]:
-    """Let every model that is not a baseline meet the best baseline of each channel.
-
-    Args:
-        averages: (model, channel) -> metric -> value.
-        baselines: Names of the models that are baselines.
-    """
-    reference, found = set(baselines), []
-    for (model, channel), values in averages.items():
-        metric = "mae" if math.isnan(values["wape"]) else "wape"  # it is undefined where all values are zero
-        rivals = {
-            rival: other[metric]
-            for (rival, of), other in averages.items()
-            if of == channel and rival in reference and not math.isnan(other[metric])
-        }
-        if rivals and model not in reference and not math.isnan(values[metric]):
-            best = min(rivals, key=rivals.__getitem__)
-            found.append(Duel(model, best, channel, metric, values[metric], rivals[best]))
-    return tuple(found)
-
-
-def _apart(first: float, second: float) -> tuple[str, str]:
-    """Both numbers with as many digits as it takes to tell them apart: three digits or up to six."""
-
-    def text(value: float, digits: int) -> str:
-        if value == 0 or 1e-3 <= abs(value) < 10:
-            return f"{value:.{digits}f}"
-        return f"{value:,.{digits - 2}f}" if abs(value) >= 10 else f"{value:.{digits - 1}e}"
-
-    pairs = [(text(first, digits), text(second, digits)) for digits in range(3, 7)]
-    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
 
 
 def _best(metric: str, values: dict[str, float]) -> set[str]:

@@ -6,13 +6,16 @@ Shapes: B windows, H horizon, C channels, Q quantiles.
 import numpy as np
 import numpy.typing as npt
 
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import chunks
 
 Float64Array = npt.NDArray[np.float64]
 Scores = dict[str, Float64Array]
 """Metric -> float64 [H, C], NaN where the metric is undefined."""
+
+Totals = dict[str, Float64Array]
+"""Name of a sum -> float64 [B, C], of every window over its horizon."""
 
 INTERVALS = (50, 80, 95)
 """The intervals that are scored, in percent: 80 lies between the quantiles 0.1 and 0.9."""
@@ -21,6 +24,8 @@ METRICS = (
     *(f"coverage_{percent}" for percent in INTERVALS),
     *(f"width_{percent}" for percent in INTERVALS),
 )
+ITEM_METRICS = ("wql", "wape", "mae", "mase", "rmse", "relative_bias", "coverage_80")
+"""The metrics of each item of a panel."""
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
@@ -51,30 +56,45 @@ class ScoreSums:
         mean_BHC: FloatArray,
         median_BHC: FloatArray,
         quantiles_BHQC: FloatArray | None = None,
-    ) -> None:
-        """Take B windows in; a target that is NaN is left out."""
+    ) -> Totals:
+        """Take B windows in, and give their totals over the horizon by name; a target that is NaN is left out."""
         known = ~np.isnan(actual_BHC)
         actual = np.where(known, actual_BHC, 0).astype(np.float64)
         error = np.where(known, mean_BHC - actual, 0)
+        absolute, squared, size = (
+            np.abs(np.where(known, median_BHC - actual, 0)),
+            np.square(error),
+            np.abs(actual),
+        )
         self._add_spread(actual, known)
         self.error_HC += error.sum(axis=0)
-        self.absolute_HC += np.abs(median_BHC - actual).sum(axis=0, where=known)
-        self.squared_HC += np.square(error, out=error).sum(axis=0)
-        self.size_HC += np.abs(actual).sum(axis=0)
-        if quantiles_BHQC is None:
-            return
+        self.absolute_HC += absolute.sum(axis=0)
+        self.squared_HC += squared.sum(axis=0)
+        self.size_HC += size.sum(axis=0)
+        cells = {"count": known, "size": size, "error": error, "absolute": absolute, "squared": squared}
+        if quantiles_BHQC is not None:
+            cells |= self._add_quantiles(actual, known, quantiles_BHQC)
+        return {name: cell_BHC.sum(axis=1, dtype=np.float64) for name, cell_BHC in cells.items()}
+
+    def _add_quantiles(
+        self, actual: Float64Array, known: npt.NDArray[np.bool_], quantiles_BHQC: FloatArray
+    ) -> dict[str, Float64Array]:
+        """Pinball loss of every target, and whether it lies in the intervals that are scored: [B, H, C]."""
+        losses: Float64Array = np.zeros(actual.shape)
         for index, level in enumerate(self.levels):
             over = actual - quantiles_BHQC[:, :, index]
-            loss = np.maximum(level * over, (level - 1) * over)
-            self.of_quantiles_HC["pinball"] += loss.sum(axis=0, where=known) / len(self.levels)
+            losses += np.maximum(level * over, (level - 1) * over) / len(self.levels)
+        cells = {"pinball": np.where(known, losses, 0)}
         for percent, (low, high) in self.pairs.items():
             lower, upper = quantiles_BHQC[:, :, low], quantiles_BHQC[:, :, high]
             # Bounds of counts are squares of roots: 6.9999995 has to cover 7.
-            inside = actual >= lower - _ROUNDING * np.abs(lower)
-            inside &= actual <= upper + _ROUNDING * np.abs(upper)
-            self.of_quantiles_HC[f"coverage_{percent}"] += (inside & known).sum(axis=0)
+            inside = known & (actual >= lower - _ROUNDING * np.abs(lower))
+            cells[f"coverage_{percent}"] = inside & (actual <= upper + _ROUNDING * np.abs(upper))
             width = np.subtract(upper, lower, dtype=np.float64)
             self.of_quantiles_HC[f"width_{percent}"] += width.sum(axis=0, where=known)
+        for name, cell_BHC in cells.items():
+            self.of_quantiles_HC[name] += cell_BHC.sum(axis=0)
+        return cells
 
     def _add_spread(self, actual: Float64Array, known: npt.NDArray[np.bool_]) -> None:
         """Mean and squared spread of the actual values, merged as by Chan, Golub and LeVeque (1979)."""
@@ -121,21 +141,62 @@ class ScoreSums:
         return scores | {metric: _ratio(total, self.count_HC) for metric, total in sums.items()}
 
 
-def naive_scale(panel: Panel, train: Span) -> Float64Array:
-    """The unit of MASE: mean absolute one-step difference of the training rows, float64 [C] for the C targets.
+class ItemSums:
+    """Running sums of the windows of every item over all horizon steps, whose memory does not depend on their number.
+
+    Args:
+        scale_IC: What one unit of MASE is, for each item and channel (``naive_scale``).
+    """
+
+    def __init__(self, scale_IC: Float64Array) -> None:
+        self.scale_IC = scale_IC
+        self.sums_IC: Totals = {}
+
+    def add(self, item_B: IntArray, totals: Totals) -> None:
+        """Add the totals of B windows to those of their items."""
+        for name, total_BC in totals.items():
+            np.add.at(self.sums_IC.setdefault(name, np.zeros(self.scale_IC.shape)), item_B, total_BC)
+
+    def scores(self) -> dict[str, Float64Array]:
+        """The metrics that ``ITEM_METRICS`` names, for each item and channel: float64 [I, C], NaN where undefined.
+
+        The steps of the horizon are pooled: each metric is one ratio of sums over windows and steps.
+        """
+        unknown = np.full(self.scale_IC.shape, np.nan)
+        count, size, error, absolute, squared, pinball, inside = (
+            self.sums_IC.get(name, unknown)
+            for name in ("count", "size", "error", "absolute", "squared", "pinball", "coverage_80")
+        )
+        mae = _ratio(absolute, count)
+        return {
+            "wql": 2 * _ratio(pinball, size),
+            "wape": _ratio(absolute, size),
+            "mae": mae,
+            "mase": _ratio(mae, self.scale_IC),
+            "rmse": np.sqrt(_ratio(squared, count)),
+            "relative_bias": _ratio(error, size),
+            "coverage_80": _ratio(inside, count),
+        }
+
+
+def naive_scale(panel: Panel, train: Span) -> tuple[Float64Array, Float64Array]:
+    """The unit of MASE: mean absolute one-step difference of the training rows, of the C targets.
 
     Source: Hyndman and Koehler, "Another look at measures of forecast accuracy", 2006, with m = 1. Differences never
     cross items; a difference with a missing end is left out.
+
+    Returns:
+        float64 [C] of all items together, and [I, C] of each.
     """
     panel = panel.only_targets()
-    total = np.zeros(len(panel.channels))
-    count = np.zeros(len(panel.channels), np.int64)
+    total, count = np.zeros((2, len(panel.items), len(panel.channels)))
     pairs = np.concatenate([np.arange(a, b - 1) for a, b in zip(train.first, train.last, strict=True)])
     for rows in chunks(pairs):
         change = np.abs(panel.values[rows + 1].astype(np.float64) - panel.values[rows])
-        total += np.nansum(change, axis=0)
-        count += np.isfinite(change).sum(axis=0)
-    return _ratio(total, count)
+        known, item = np.isfinite(change), panel.items_of(rows)
+        np.add.at(total, item, np.where(known, change, 0))
+        np.add.at(count, item, known)
+    return _ratio(total.sum(axis=0), count.sum(axis=0)), _ratio(total, count)
 
 
 def interval_bounds(percent: int, levels: tuple[float, ...]) -> tuple[int, int] | None:

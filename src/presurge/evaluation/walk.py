@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from presurge.evaluation.metrics import Float64Array
 from presurge.models.forecaster import Forecaster
+from presurge.models.registry import BASELINES
 from presurge.models.tracking import IntervalTracker
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.frequency import DAY, HOUR
@@ -56,6 +57,9 @@ class Piece:
 def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Iterator[Piece]:
     """Forecast from every origin with every model, as each would have forecast at the time.
 
+    A baseline is what its name says: its point is both mean and median, whatever its calibration adds, and only its
+    quantiles are calibrated.
+
     Models with the same context share the windows that are gathered; each context has pieces of its own size, because a
     season of a week leaves room for few windows at once.
 
@@ -66,18 +70,16 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
     """
     horizon, channels = models[0].horizon, len(panel.channels)
     for context in sorted({model.context for model in models}):
-        trackers = {
-            model.name: IntervalTracker.of(model, panel) for model in models if model.context == context
-        }
+        trackers = [(model, IntervalTracker.of(model, panel)) for model in models if model.context == context]
         for part in chunks(origins, chunk_size(context, horizon, channels)):
             batch = batch_of(panel, part, context, horizon)
-            for name, tracker in trackers.items():
+            for model, tracker in trackers:
                 began = time.process_time()
-                made = tracker.predict(part, batch)
+                mean_BHC, median_BHC, quantiles_BHQC, _, levels = tracker.predict(part, batch)
+                if model.name in BASELINES:
+                    mean_BHC = median_BHC = model.predict(batch).point_BHC
                 spent = time.process_time() - began
-                yield Piece(
-                    name, panel, part, made.mean_BHC, made.median_BHC, made.quantiles_BHQC, made.levels, spent
-                )
+                yield Piece(model.name, panel, part, mean_BHC, median_BHC, quantiles_BHQC, levels, spent)
 
 
 def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:

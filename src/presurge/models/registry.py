@@ -49,7 +49,9 @@ BASELINES = (
     *("zero", "last-value", "recent-mean", "recent-median", "drift"),
     *("seasonal-naive", "day-ago", "week-ago"),
 )
-"""The models that every accuracy table includes, those of a day and a week ago where the rows hold one."""
+"""The models that every accuracy table includes, those of an earlier time where the rows hold it."""
+LAGGED = BASELINES[-2:]
+"""The baselines of an earlier time: a day and a week ago."""
 
 _registered: dict[str, type[Forecaster]] = {}
 F = TypeVar("F", bound=type[Forecaster])

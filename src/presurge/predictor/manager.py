@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from presurge.evaluation.metrics import ScoreSums
-from presurge.models.registry import BASELINES
+from presurge.models.registry import BASELINES, LAGGED
 from presurge.predictor.adapter import ForecasterPredictor
 from presurge.predictor.config import ModelConfig, Share, Whole, checked, logger
 from presurge.predictor.frames import Frame, fingerprint, tokens_of
@@ -181,7 +181,7 @@ def _baseline_errors(
 ) -> dict[str, tuple[float, ...]]:
     """Naive model -> rolling errors, with the shortest context and the longest horizon of the models beside them."""
     errors = {}
-    for name in BASELINES if models else ():
+    for name in (one for one in BASELINES if models and one not in LAGGED):
         context = min(model.config.sequence_length for model in models)
         horizon = max(model.config.prediction_horizon for model in models)
         naive = ForecasterPredictor(ModelConfig(name, sequence_length=context, prediction_horizon=horizon))

@@ -8,9 +8,18 @@ from math import isnan
 from string import Template
 from typing import TYPE_CHECKING
 
-from presurge.evaluation.backtest import Duel
 from presurge.evaluation.report.summary import RunSummary
-from presurge.evaluation.report.tables import HEADINGS, Cell, accuracy, cell, number
+from presurge.evaluation.report.tables import (
+    HEADINGS,
+    ITEM_HEADINGS,
+    Cell,
+    accuracy,
+    cell,
+    item_table,
+    number,
+    scored_on,
+)
+from presurge.evaluation.verdicts import Duel
 from presurge.models.tracking import BLOCK
 
 if TYPE_CHECKING:
@@ -18,6 +27,13 @@ if TYPE_CHECKING:
 
 _OPEN_CHANNELS = 6
 """Further channels have no tile, and their accuracy tables are folded."""
+_MOODS = {"better": "good", "worse": "bad"}
+_OUTCOMES = {
+    "better": "Better",
+    "worse": "Worse",
+    "mixed": "Not better in every score",
+    "no evidence": "No evidence",
+}
 _BEST, _OWN = ' class="best"', ' class="own"'
 _PICTURE = re.compile(r'<section data-picture="(\w+)">.*?</section>\n', re.DOTALL)
 
@@ -48,9 +64,10 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
         test_first=escape(test_first),
         test_last=escape(test_last),
         verdict=_verdict(summary),
-        windows=f"{evaluation.n_windows:,}",
+        scored=escape(scored_on(evaluation)),
         horizon=evaluation.horizon,
         accuracy=_accuracy(summary),
+        items=_items(summary),
         cost=_cost(summary),
         facts="".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in summary.facts()),
         split=_table(["part", "rows", "first", "last"], split),
@@ -64,27 +81,39 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
 
 def _verdict(summary: RunSummary) -> str:
     own, evaluation = summary.model.name, summary.evaluation
-    duels = [duel for duel in evaluation.duels() if duel.model == own]
+    duels = [duel for duel in evaluation.duels if duel.model == own]
     if not duels:
         return "<p>The model is itself one of the baselines.</p>"
     coverage = {row.channel: row.values["coverage_80"] for row in evaluation.table() if row.model == own}
     tiles = lines = ""
     for place, duel in enumerate(duels):
-        mood = "good" if duel.won else "bad"
+        mood = _MOODS.get(duel.outcome, "open")
         tiles += _tile(duel, mood, coverage[duel.channel]) if place < _OPEN_CHANNELS else ""
         lines += f'<li class="{mood}">{escape(duel.sentence())}</li>'
     return f'<div class="tiles">{tiles}</div><ul class="verdicts">{lines}</ul>'
 
 
 def _tile(duel: Duel, mood: str, coverage: float) -> str:
-    words = f"{abs(100 * duel.gain):.1f} % {'less' if duel.won else 'more'} error than"
+    than = f"{abs(100 * duel.gain):.1f} % {'less' if duel.gain > 0 else 'more'} error than"
     held = "" if isnan(coverage) else f"<p>80 % interval holds {cell('coverage_80', coverage)}</p>"
     return (
         f'<div class="tile {mood}"><h3>{escape(duel.channel)}</h3>'
         f'<p class="big">{cell(duel.metric, duel.value)}<small> {duel.metric.upper()}</small></p>'
-        f"<p>{words if duel.won or duel.gain else 'no better than'} {escape(duel.baseline)} "
+        f"<p>{escape(_OUTCOMES[duel.outcome])}: {than if duel.gain else 'as much error as'} {escape(duel.baseline)} "
         f"({cell(duel.metric, duel.baseline_value)})</p>{held}</div>"
     )
+
+
+def _items(summary: RunSummary) -> str:
+    blocks = ""
+    for channel, items in item_table(summary.evaluation, summary.model.name):
+        table = _table(["item", *ITEM_HEADINGS], items)
+        blocks += f"<details><summary>{escape(channel.name)}</summary>{table}</details>"
+    words = (
+        "The worst items first; all steps count alike. The last column is the error as a share of that of the baseline that is "
+        "best on the item: above 100 % a baseline is better."
+    )
+    return f"<h3>Items</h3><p>{words}</p>{blocks}" if blocks else ""
 
 
 def _accuracy(summary: RunSummary) -> str:

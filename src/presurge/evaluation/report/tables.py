@@ -1,26 +1,34 @@
-"""Numbers as people read them, and the accuracy table that the terminal and the report share."""
+"""Numbers as people read them, and the tables of scores that the terminal and the report share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from presurge.evaluation.backtest import Evaluation, TableRow
+import numpy as np
+
+from presurge.evaluation.backtest import Evaluation
+from presurge.evaluation.metrics import ITEM_METRICS
 from presurge.series.panel import Channel
+from presurge.series.timestamps import format_stamp
 
 HEADINGS = {
+    "wql": "WQL",
     "wape": "WAPE",
-    "mae": "MAE",
     "rmse": "RMSE",
+    "relative_bias": "bias",
     "mase": "MASE",
+    "mae": "MAE",
     "r2": "R²",
-    "bias": "bias",
-    "pinball": "pinball",
     "coverage_80": "in 80 %",
     "width_80": "width 80 %",
 }
 """Metric -> heading of the columns of the accuracy table, in order."""
-_NARROW = ("wape", "mae", "rmse", "mase", "r2", "coverage_80")
+_NARROW = ("wql", "wape", "rmse", "relative_bias", "mase", "coverage_80")
 """The columns that fit on a terminal."""
+_BESIDE = "of naive"
+_FEW_ITEMS = 12
+"""Items that a terminal shows."""
+_LONGEST_NAME = 22
 
 
 class Cell(NamedTuple):
@@ -45,35 +53,109 @@ def number(value: float | None) -> str:
 
 
 def cell(metric: str, value: float) -> str:
-    """One value of a metric: ratios with three decimals, coverage in percent, the rest in four digits."""
+    """One value of a metric: ratios with three decimals, bias and coverage in percent, the rest in four digits."""
     if math.isnan(value):
         return number(value)
-    if metric in ("wape", "mase", "r2"):
+    if metric in ("wql", "wape", "mase", "r2"):
         return f"{value:,.3f}"
+    if metric == "relative_bias":
+        return f"{100 * value:+.1f} %".replace("-", "−")
     return f"{100 * value:.1f} %" if metric.startswith("coverage_") else number(value)
 
 
 def accuracy(evaluation: Evaluation, metrics: Sequence[str] = tuple(HEADINGS)) -> list[tuple[Channel, Lines]]:
-    """The accuracy table: for each channel its models with their cells, the smallest WAPE (or else MAE) first."""
+    """The accuracy table: for each channel its models with their cells, the smallest error first.
 
-    def errors(row: TableRow) -> list[float]:
-        return [math.inf if math.isnan(row.values[m]) else row.values[m] for m in ("wape", "mae")]
+    The error is the WQL, or the WAPE (else the MAE) where a model has no quantiles.
+    """
+    rows = evaluation.table()
+    table = []
+    for channel in evaluation.channels:
+        own = [row for row in rows if row.channel == channel.name]
+        metric = leading(row.values for row in own)
+        own.sort(key=lambda row: _last_if_unknown(row.values[metric]))
+        lines = [(row.model, [Cell(cell(m, row.values[m]), m in row.best) for m in metrics]) for row in own]
+        table.append((channel, lines))
+    return table
 
-    table: dict[str, Lines] = {channel.name: [] for channel in evaluation.channels}
-    for row in sorted(evaluation.table(), key=errors):
-        cells = [Cell(cell(m, row.values[m]), m in row.best) for m in metrics]
-        table[row.channel].append((row.model, cells))
-    return list(zip(evaluation.channels, table.values(), strict=True))
+
+def leading(scores: Iterable[Mapping[str, float]]) -> str:
+    """The first of WQL, WAPE and MAE that all of some scores have."""
+    found = list(scores)
+    return next((m for m in ("wql", "wape") if not any(math.isnan(one[m]) for one in found)), "mae")
+
+
+def item_table(evaluation: Evaluation, model: str) -> list[tuple[Channel, Lines]]:
+    """The scores of a model by item, for each channel, the worst first.
+
+    The last cell is its error as a share of that of the baseline that is best on the item.
+    """
+    scores, table = evaluation.items.get(model, {}), []
+    for c, channel in enumerate(evaluation.channels if scores else ()):
+        values = [
+            {m: float(scores[m][i, c]) for m in ITEM_METRICS} for i in range(len(evaluation.item_names))
+        ]
+        metric = leading(values)
+        naive = [evaluation.items[name][metric][:, c] for name in evaluation.baselines if name != model]
+        best = np.fmin.reduce(naive) if naive else np.full(len(values), np.nan)
+        order = sorted(range(len(values)), key=lambda i: _last_if_unknown(-values[i][metric]))
+        lines = []
+        for i in order:
+            share = values[i][metric] / best[i] if best[i] > 0 else math.nan
+            cells = [*(cell(m, values[i][m]) for m in _NARROW), cell("coverage_80", share)]
+            lines.append((evaluation.item_names[i], [Cell(text) for text in cells]))
+        table.append((channel, lines))
+    return table
+
+
+ITEM_HEADINGS = (*(HEADINGS[metric] for metric in _NARROW), _BESIDE)
+"""Headings of the columns of ``item_table``."""
 
 
 def text_table(evaluation: Evaluation) -> str:
     """The accuracy table in at most 80 columns; a star marks the best of each column."""
     blocks = []
     for channel, models in accuracy(evaluation, _NARROW):
-        lines = [[channel.name, *(f"{HEADINGS[metric]} " for metric in _NARROW)]]
-        lines += [[f"  {name}", *(c.text + " *"[c.best] for c in cells)] for name, cells in models]
-        first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
-        blocks += [
-            " ".join([head.ljust(first), *map(str.rjust, cells, widths)]).rstrip() for head, *cells in lines
-        ] + [""]
-    return "\n".join(blocks[:-1])
+        lines = [[_short(channel.name), *(f"{HEADINGS[metric]} " for metric in _NARROW)]]
+        lines += [[f"  {_short(name)}", *(c.text + " *"[c.best] for c in cells)] for name, cells in models]
+        blocks += [*_aligned(lines), ""]
+    return "\n".join([*blocks, scored_on(evaluation)])
+
+
+def text_items(evaluation: Evaluation) -> str:
+    """The worst items of each model that is not a baseline, in at most 80 columns; empty for a single item."""
+    blocks = []
+    for model in evaluation.items:
+        for channel, items in item_table(evaluation, model) if model not in evaluation.baselines else ():
+            few = items[:_FEW_ITEMS]
+            which = (
+                f"The {len(few)} worst of {len(items):,} items"
+                if len(few) < len(items)
+                else "Items, the worst first"
+            )
+            lines = [["", *ITEM_HEADINGS]]
+            lines += [[f"  {_short(name)}", *(one.text for one in cells)] for name, cells in few]
+            blocks += ["", f"{which}: {model} on {channel.name}", *_aligned(lines)]
+    return "\n".join(blocks)
+
+
+def scored_on(evaluation: Evaluation) -> str:
+    """How many windows were scored, from when to when."""
+    first, last = (format_stamp(time, evaluation.clock) for time in (evaluation.first_us, evaluation.last_us))
+    if evaluation.clock != "utc":
+        first, last = f"{first:,} s", f"{last:,} s"
+    windows = f"{evaluation.n_windows:,} window{'' if evaluation.n_windows == 1 else 's'}"
+    return f"{windows} of {evaluation.horizon} steps, {first} to {last}."
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return [" ".join([head.ljust(first), *map(str.rjust, cells, widths)]).rstrip() for head, *cells in lines]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _last_if_unknown(value: float) -> float:
+    return math.inf if math.isnan(value) else value

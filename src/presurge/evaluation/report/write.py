@@ -9,7 +9,7 @@ from presurge import files
 from presurge.errors import install_command
 from presurge.evaluation.report.html import page
 from presurge.evaluation.report.summary import RunSummary
-from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.report.tables import text_items, text_table
 from presurge.progress import Progress
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def report_text(summary: RunSummary) -> str:
         "": _bullets(summary.evaluation.verdicts()),
         "What was trained on what": [*facts, "", *parts],
         "Accuracy over the test rows, mean over the horizon steps (* best)": [text_table(summary.evaluation)],
+        "Items": text_items(summary.evaluation).strip().splitlines(),
         "How to forecast with it": [f"  {summary.usage}"],
         "Notes": _bullets(summary.warnings()),
     }
