@@ -30,6 +30,8 @@ _OWN: dict[str, tuple[str, str]] = {
     "seasonal-naive": ("naive:SeasonalNaive", "repeats the last season"),
     "day-ago": ("naive:DayAgo", "repeats the value of a day ago"),
     "week-ago": ("naive:WeekAgo", "repeats the value of a week ago"),
+    "ses": ("smoothing:SimpleSmoothing", "simple exponential smoothing"),
+    "damped-trend": ("smoothing:DampedTrend", "exponential smoothing with a damped trend"),
     "dlinear": ("linear.dlinear:DLinear", "linear maps of season and trend, solved exactly"),
     "linear": ("linear.linear:Linear", "exact linear map on the best scale, with calendar"),
     "auto": ("auto:Auto", "transform, ridge, solver and baseline chosen by rolling validation"),

@@ -1,10 +1,12 @@
 """One channel of the linear model: what it forecasts with, and the choice of its transform, terms and ridge.
 
-    z(t+h) = z(t) + sum_j w[h,j] (z(t-j) - z(t)) + spread (b[h] + sum_k g[h,k] f_k(t)),    z = T(y / unit)
+    z(t+h) = l(t) + sum_j w[h,j] (z(t-j) - l(t)) + spread (b[h] + sum_k g[h,k] f_k(t)),    z = T(y / unit)
 
 T is the identity, the square root or log(1 + x); unit and spread are those of the item. The f_k are further inputs: calendar
 terms of the origin, the contexts of the covariates, and what is known of their rows after the origin. Reactions, which have
-the size of z, count without the spread. The ridge shrinks towards the last value, not towards zero.
+the size of z, count without the spread. The ridge shrinks towards the level l, not towards zero. The level is the last value.
+Few windows cannot teach much more than the level itself: there it is the smoothed value with the least squared error (which
+may be the last value or the mean of the context), b is zero, and w and g are shrunk once more.
 
 Shapes: R rows, B windows, L context, H horizon, W = L + H, K inputs of one term, T transforms, P ridges, N outputs (H, or
 P x H).
@@ -23,7 +25,8 @@ from presurge.models.calendar import Calendar
 from presurge.models.linear.moments import Moments, joint_moments, moments_written_out, no_moments
 from presurge.models.linear.scale import Scale
 from presurge.models.linear.select import Fold, complete_starts, no_window, thinned, window_errors
-from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, without_anchor
+from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
+from presurge.models.smoothing import SIMPLE, smoothing_maps
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
@@ -44,6 +47,11 @@ WEEKDAYS_MARGIN = 0.05
 the folds they do harm on later rows."""
 REACTIONS_MARGIN = 0.03
 """The same for those of the reactions, in the last fold: what they gain there they gain later, other than in earlier folds."""
+
+FEW_WINDOWS = 500
+"""With fewer training windows than these the level is a smoothed one. On real series of some 350 rows both do equally well."""
+_DOUBT = 20
+"""Windows that weigh as much as the doubt whether anything but the level can be learned from few."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_RIDGE = 1e-9
@@ -169,6 +177,7 @@ class ChannelProblem:
         self.judge_F = [thinned(complete_starts(panel, fold.judge, *size)[0]) for fold in folds]
         if len(self.learn_F[-1]) == 0:
             raise no_window(train, *size, panel.channels[0].name)
+        self.few = len(self.learn_F[-1]) < FEW_WINDOWS
         nested_F = [self.learn_F[0][:0], *self.learn_F]
         self.new_F = [np.setdiff1d(later, less, assume_unique=True) for less, later in pairwise(nested_F)]
         harmonics = [*self.calendars["calendar"].harmonics, *self.calendars["weekdays"].harmonics]
@@ -301,7 +310,7 @@ class ChannelProblem:
     ) -> ChannelModel:
         """Least squares of the windows that ``joint`` holds the moments of, for each ridge: N is P x H.
 
-        Inputs and targets are differences to the last value. The terms are brought to the size of the differences, so that
+        Inputs and targets are differences to the level. The terms are brought to the size of the differences, so that
         one ridge suits both.
         """
         context, width = self.context, self.context + self.horizon
@@ -316,8 +325,10 @@ class ChannelProblem:
             "weekdays": [*sines[slow:], *cosines[slow:]],
             "reactions": range(end + self.calendar.size, len(joint.total_W)),
         }
-        last_W = np.eye(width)[context - 1]
-        differences = joint.relative_to(last_W)
+        level_W = self._level(joint)
+        differences = joint.relative_to(level_W)
+        if self.few:
+            differences = replace(differences, total_W=np.zeros_like(differences.total_W))  # without a bias
         own = np.trace(differences.gram_WW[:context, :context])
         size = float(np.sqrt(max(own, 0) / (joint.n * context))) or 1.0
         used = [column for term in terms for column in columns[term]]
@@ -330,9 +341,9 @@ class ChannelProblem:
         weight_PHI, bias_PH = solve(
             differences.take(order, size_X[order]), inputs, ridges, least=_SMALLEST_RIDGE
         )
-        weight_NI = weight_PHI.reshape(-1, inputs)
+        weight_NI = weight_PHI.reshape(-1, inputs) * (joint.n / (joint.n + _DOUBT) if self.few else 1)
         weights = {
-            "weight": without_anchor(weight_NI[:, :context], last_W[:context]),
+            "weight": without_anchor(weight_NI[:, :context], level_W[:context]),
             "bias": bias_PH.reshape(-1),
         }
         for term in terms:
@@ -344,11 +355,19 @@ class ChannelProblem:
         floor = 0.0 if self.panel.channels[0].kind == "count" else -np.inf
         return ChannelModel(scale, weights, floor)
 
+    def _level(self, joint: Moments) -> Float64Array:
+        """The weights [W] of the level of a window: the last value, or smoothed with the least squared error."""
+        width = self.context + self.horizon
+        maps_PHL = smoothing_maps(SIMPLE if self.few else SIMPLE[-1:], self.context, self.horizon)
+        own = Moments(joint.n, joint.total_W[:width], joint.gram_WW[:width, :width])
+        best = squared_errors(own, maps_PHL, np.zeros(maps_PHL.shape[:2])).argmin() if self.few else 0
+        return np.concatenate((maps_PHL[best, 0], np.zeros(self.horizon)))
+
     def _pooled_errors(
         self, fits: Mapping[int, ChannelModel], terms: Sequence[str], ridges: int
     ) -> Float64Array:
         """Absolute errors of all folds over absolute values, for each ridge: float64 [P]; every item counts in its size."""
-        total_P, size = np.zeros(ridges), float(np.finfo(np.float64).tiny)
+        total_P, size = np.zeros(ridges), 0.0
         unit_I = [
             float(np.abs(self.train_IR.get(name, np.ones(1))).mean()) or 1.0 for name in self.panel.items
         ]
@@ -364,4 +383,4 @@ class ChannelProblem:
             total_P += weight_B @ np.concatenate([error_BP1[:, :, 0] for error_BP1 in errors])
             actual_BH1 = targets_of(self.panel, origins, self.horizon)
             size += float(weight_B @ np.abs(actual_BH1).sum(axis=(1, 2), dtype=np.float64))
-        return total_P / size
+        return total_P / (size or 1.0)
