@@ -10,12 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from presurge.evaluation.fit import fit_model
-from presurge.models import registry
-from presurge.workflows.dataset import TableConfig, load_dataset
-from presurge.workflows.evaluate import score_beside_baselines
+import presurge
 
-CONTEXT, HORIZON = 120, 3  # minutes of history, minutes ahead
+HORIZON = 3  # minutes ahead
 
 
 def four_days_of_load(seed: int = 0) -> pl.DataFrame:
@@ -30,23 +27,15 @@ def four_days_of_load(seed: int = 0) -> pl.DataFrame:
 
 
 def main(folder: Path) -> None:
-    table = folder / "load.parquet"
-    four_days_of_load().write_parquet(table)
+    load = four_days_of_load()
+    print(presurge.read(load))
 
-    config = TableConfig(time="time", values=("requests", "cpu"))
-    dataset = load_dataset(table, config, test_fraction=0.2)
-    for note in dataset.notes:
-        print(note)
+    model = presurge.fit(load, horizon=HORIZON)
+    print(model)
 
-    fitted = fit_model("auto", dataset, context=CONTEXT, horizon=HORIZON)
-    evaluation = score_beside_baselines(fitted, dataset)
-    for sentence in evaluation.verdicts():
-        print(sentence)
-
-    fitted.model.save(folder / "model")
-    model, _ = registry.load(folder / "model")
-    forecast = model.forecast(dataset.panel)
-    print(forecast.to_frame().select("timestamp", "channel", "mean", "q0.1", "q0.9"))
+    model.save(folder / "model")
+    forecast = presurge.load(folder / "model").predict(load)
+    print(forecast.select("timestamp", "channel", "mean", "q0.1", "q0.9"))
 
 
 if __name__ == "__main__":

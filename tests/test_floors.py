@@ -18,19 +18,21 @@ FLOORS = (
     {"models"},
     {"evaluation"},
     {"workflows"},
+    {"frames"},
+    {"door"},
     {"predictor", "export", "kapacity", "kronos", "power", "explain", "planning"},
     {"serving"},
     {"cli"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
-THE_PACKAGE = HEIGHT["workflows"] + 0.5
-"""`presurge/__init__.py`, the Python door, may use the workflows; only its version may be used from below."""
+THE_PACKAGE = HEIGHT["door"] + 0.5
+"""`presurge/__init__.py` hands out what the Python door offers; only its version may be used from below."""
 
 # Everything below the doors works in an environment without these, except `training` and `models/networks`, which
 # need torch, and the plots, which need matplotlib.
 HEAVY = {"torch", "pandas", "matplotlib"}
-WITHOUT_HEAVY = {room for room, height in HEIGHT.items() if height <= HEIGHT["workflows"]} - {"training"}
+WITHOUT_HEAVY = {room for room, height in HEIGHT.items() if height <= HEIGHT["door"]} - {"training"}
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 
 from presurge.errors import ConfigError
-from presurge.evaluation.walk import Piece
+from presurge.evaluation.walk import Piece, RollingForecast
 from presurge.files import atomic_path
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Clock, IntArray
+from presurge.series.panel import Clock, IntArray, Panel
 from presurge.series.spans import Span
 
 Keep = Callable[[pl.DataFrame], None]
@@ -112,6 +112,51 @@ def forecast_frame(piece: Piece) -> pl.DataFrame:
 def _stamps(name: str, times: IntArray, clock: Clock) -> pl.Series:
     stamps = pl.Series(name, times)
     return stamps.cast(pl.Datetime("us", "UTC")) if clock == "utc" else stamps / SECOND
+
+
+def blocks_of(frame: pl.DataFrame, panel: Panel, span: Span, item: int = 0) -> RollingForecast:
+    """The rows of an item in a span with the forecasts of one model, laid one after another without overlap.
+
+    Args:
+        frame: Its forecasts, as ``forecast_frame`` gives them; those of other items are left out.
+        panel: The series.
+        span: The rows to show.
+        item: Which item.
+    """
+    if "item" in frame.columns:
+        frame = frame.filter(pl.col("item") == panel.items[item])
+    targets = [panel.channels[column].name for column in panel.targets]
+    origin_N, stamp_N = (microseconds(frame[name]).to_numpy() for name in ("origin", "timestamp"))
+    channel_N = (
+        frame["channel"].replace_strict(targets, list(range(len(targets))), return_dtype=pl.Int64).to_numpy()
+    )
+    shown, end = np.zeros(len(frame), np.bool_), np.iinfo(np.int64).min
+    for origin in np.unique(origin_N):
+        if origin >= end:
+            own_N = origin_N == origin
+            shown |= own_N
+            end = stamp_N[own_N].max()
+    times_us = panel.times_of(np.arange(span.first[item], span.last[item]))
+    place = np.searchsorted(times_us, stamp_N[shown]), channel_N[shown]
+    columns = [name for name in frame.columns if name[0] == "q" and name[1:2].isdigit()]
+    filled = {name: np.full((len(times_us), len(targets)), np.nan, np.float32) for name in ("mean", *columns)}
+    for name, values_NC in filled.items():
+        values_NC[place] = frame[name].fill_null(np.nan).to_numpy()[shown]
+    mean_NC, *quantiles = filled.values()
+    return RollingForecast(
+        times_us=times_us,
+        actual_NC=panel.values[span.first[item] : span.last[item], panel.targets],
+        mean_NC=mean_NC,
+        quantiles_NQC=np.stack(quantiles, axis=1) if quantiles else mean_NC[:, None][:, :0],
+        levels=tuple(float(name[1:]) for name in columns),
+        channels=tuple(panel.channels[column] for column in panel.targets),
+        clock=panel.clock,
+    )
+
+
+def microseconds(stamps: pl.Series) -> pl.Series:
+    """The times of a frame of ours as int64 microseconds: UTC datetimes, or seconds on a relative clock."""
+    return (stamps * SECOND).round().cast(pl.Int64) if stamps.dtype.is_float() else stamps.dt.epoch("us")
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from presurge.errors import required
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Channel, Clock, FloatArray, IntArray
+from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel
 from presurge.series.timestamps import format_stamp
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUANTILE_LEVELS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
 """Levels of every interval: 50, 80, 90, 95 and 98 % around the median."""
@@ -31,7 +35,7 @@ class Peak(NamedTuple):
     quantiles_IQC: FloatArray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Forecast:
     """The forecasts of one origin for I items.
 
@@ -77,6 +81,15 @@ class Forecast:
         times: IntArray = self.origin[:, None] + self.step * np.arange(1, self.mean.shape[1] + 1)
         return times
 
+    def __repr__(self) -> str:
+        """The model and the frame, and what the reader must know."""
+        notes = [
+            *self.flags,
+            *(f"no forecast of {item!r}: {reason}" for item, reason in self.missing.items()),
+        ]
+        frame = self.to_frame().select(pl.exclude("^q.*$"), pl.col("^q0.1$|^q0.9$"))
+        return "\n".join([f"Forecast of {self.model}", str(frame), *notes])
+
     @property
     def named(self) -> bool:
         """Whether the items have names of their own, which every row then bears."""
@@ -101,6 +114,16 @@ class Forecast:
             for index, level in enumerate(self.levels)
         ]
         return pl.DataFrame(columns)
+
+    def plot(self, history: Panel | None = None) -> "Figure":
+        """Draw mean and intervals of the first items and channels, behind the last rows of a history if there is one.
+
+        Raises:
+            MissingDependencyError: Matplotlib is not installed.
+        """
+        with required("matplotlib", purpose="a plot", extra="plots"):
+            from presurge.series.plots import drawn, forecast_figure
+        return drawn(forecast_figure, self, history)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: ``origin``, ``step_seconds``, a flat list ``forecast`` of times and channels, a list ``peak``."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from presurge.errors import DataError, required
-from presurge.series.frequency import SECOND, check_step
+from presurge.series.frequency import SECOND, check_step, format_step
 from presurge.series.spans import Span
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Channel:
     role: ChannelRole = "target"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Panel:
     """Regular multivariate series of one or many items; immutable.
 
@@ -121,6 +121,25 @@ class Panel:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        from presurge.series.timestamps import format_stamp
+
+        filled = np.diff(self.indptr) > 0
+        ends = self.times_of(np.concatenate((self.indptr[:-1][filled], self.indptr[1:][filled] - 1)))
+        span = (
+            [str(format_stamp(int(time), self.clock)) for time in (ends.min(), ends.max())]
+            if len(ends)
+            else []
+        )
+        items = f" of {len(self.items)} items" if len(self.items) > 1 else ""
+        lines = [
+            f"Panel: {len(self):,} rows of {format_step(self.step)}{items}, {' to '.join(span)}".rstrip(", ")
+        ]
+        for channel, known in zip(self.channels, self.observed.sum(axis=0), strict=True):
+            missing = f", {len(self) - known:,} missing" if known < len(self) else ""
+            lines.append(f"  {channel.name}: {channel.kind}, {channel.role}{missing}")
+        return "\n".join(lines)
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:

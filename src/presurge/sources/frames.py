@@ -28,7 +28,9 @@ def column_names(data: Frame) -> list[str]:
     """Names of the columns as ``as_polars`` gives them, the levels of a pandas index first."""
     if isinstance(data, pl.LazyFrame):
         return data.collect_schema().names()
-    return list(data.columns) if isinstance(data, pl.DataFrame) else [name for name, _ in _columns(data)]
+    return (
+        list(data.columns) if isinstance(data, pl.DataFrame) else [name for name, _ in pandas_columns(data)]
+    )
 
 
 def as_polars(data: Frame, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -48,12 +50,14 @@ def as_polars(data: Frame, columns: Sequence[str] | None = None) -> pl.DataFrame
     if twice := [name for name in columns or names if names.count(name) > 1]:
         raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
     if is_pandas(data):
-        return pl.DataFrame([_series(n, c) for n, c in _columns(data) if columns is None or n in columns])
+        return pl.DataFrame(
+            [_series(n, c) for n, c in pandas_columns(data) if columns is None or n in columns]
+        )
     wanted = data if columns is None else data.select(columns)
     return wanted.collect() if isinstance(wanted, pl.LazyFrame) else wanted
 
 
-def _columns(data: Frame) -> Iterator[tuple[str, Any]]:
+def pandas_columns(data: Frame) -> Iterator[tuple[str, Any]]:
     """The columns of a pandas frame by name, the levels of its index first."""
     pandas = sys.modules["pandas"]
     names = [str(name) for name in data.columns]

@@ -34,6 +34,8 @@ Fill = Literal["auto", "zero", "missing"]
 
 MAX_ROWS = 200_000_000
 """A larger grid means a wrong time column or far too small a step, and would fill the memory with empty rows."""
+DUPLICATES = "rows with the stamp of another row"
+"""Beginning of the note on rows that were added up or averaged because they have one stamp."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +321,7 @@ def _notes(counts: TableCounts, panel: Panel, zero: Sequence[bool], *, guessed: 
     hint = "" if len(panel.items) > 1 else " (if they belong to several series, name their column: `item`)"
     found = {
         "rows out of order (harmless)": (counts.unsorted, counts.rows),
-        f"rows with the stamp of another row{hint}": (counts.duplicates, counts.rows),
+        f"{DUPLICATES}{hint}": (counts.duplicates, counts.rows),
         "rows inside a bucket, not at its beginning": (counts.off_grid, counts.rows),
         "buckets without a row": (counts.empty_buckets, len(panel)),
         **{f"missing values of {name}": (number, counts.rows) for name, number in counts.missing.items()},

@@ -17,7 +17,8 @@ from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
-from presurge.sources.files import RowFile, open_file
+from presurge.sources.columns import read_items, read_numbers, without_blank
+from presurge.sources.files import RowFile, check_columns, open_file
 from presurge.sources.formats import LOAD_CHANNELS
 from presurge.sources.table import read_table
 from presurge.workflows.prepare import trace_panel
@@ -35,6 +36,7 @@ class TableConfig(Config):
         values: Columns with the channels to forecast.
         known: Columns with covariates whose future is known, such as a price or a holiday.
         observed: Columns with covariates that are only known up to now.
+        static: Columns with numbers that are constant for an item.
         item: Column with the item names, for a table in long form.
         step: Frequency such as ``"60s"``; None infers it from the timestamps.
         kinds: ``count`` or ``gauge`` for the columns whose kind should not be inferred.
@@ -45,6 +47,7 @@ class TableConfig(Config):
     values: tuple[str, ...]
     known: tuple[str, ...] = ()
     observed: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
     item: str | None = None
     step: str | None = None
     kinds: dict[str, ChannelKind] = Field(default_factory=dict)
@@ -69,7 +72,7 @@ def examined(path: Path) -> Path | RowFile:
 
 
 def load_dataset(
-    path: Path | RowFile,
+    path: Path | RowFile | Panel,
     table: TableConfig | None = None,
     *,
     step: str | None = None,
@@ -82,7 +85,7 @@ def load_dataset(
     """Load DATA and split it into training, validation and test rows.
 
     Args:
-        path: A prepared directory, a table (with ``table``), or a request trace or minute file of a known format.
+        path: A prepared directory, a table (with ``table``), a request trace or minute file of a known format, or a panel.
         table: How to read a table.
         step: Time between two rows, for a request trace (default: 60 s).
         channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
@@ -98,6 +101,8 @@ def load_dataset(
     series = load_series(path, table, step=step)
     if table is not None:
         known, observed = table.known, table.observed
+    elif isinstance(path, Panel):
+        known, observed = (tuple(c.name for c in path.channels if c.role == r) for r in ("known", "observed"))
     covariates = (*observed, *known)
     targets = channels or [name for name in series.channels if name not in covariates]
     with within(series.source["path"]):
@@ -106,11 +111,7 @@ def load_dataset(
     notes = series.notes
     if series.split is not None and test_fraction is None and validation_fraction is None:
         train, validation, test = series.split
-        held = len(panel) - len(train) - len(validation) - len(test)
-        others = f", and {held:,} rows that only a final fit learns from" if held else ""
-        notes += (
-            f"prepared split: {len(train):,} training, {len(validation):,} validation and {len(test):,} test rows{others}",
-        )
+        notes += (_describe(series.split, len(panel)),)
     else:
         train, test = _tail(panel.full_span(), test_fraction, "test_fraction")
         validation = Span(train.last, train.last)
@@ -129,14 +130,24 @@ def load_dataset(
     )
 
 
+def _describe(split: tuple[Span, Span, Span], rows: int) -> str:
+    train, validation, test = map(len, split)
+    held = rows - train - validation - test
+    others = f", and {held:,} rows that only a final fit learns from" if held else ""
+    return f"prepared split: {train:,} training, {validation:,} validation and {test:,} test rows{others}"
+
+
 def load_series(
-    source: Path | RowFile, table: TableConfig | None = None, *, step: str | None = None
+    source: Path | RowFile | Panel, table: TableConfig | None = None, *, step: str | None = None
 ) -> Series:
     """Load DATA as one panel, with a split only if it was prepared with one.
 
     Raises:
         DataError: The input cannot be read.
     """
+    if isinstance(source, Panel):
+        origin: dict[str, Any] = {"path": "panel", "format": "panel"}
+        return Series(panel=source, channels=source.channel_names, source=origin)
     if not isinstance(source, RowFile):
         if table is None and Path(source).is_dir():
             return _load_prepared(Path(source))
@@ -144,7 +155,7 @@ def load_series(
     if table is None and source.table:
         table = TableConfig(**source.table)
     if table is not None:
-        columns = table.model_dump()
+        columns = table.model_dump(exclude={"static"})
         values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
         ratios = {
             name: name.split("/") for name in values if name not in source.columns and name.count("/") == 1
@@ -153,6 +164,8 @@ def load_series(
         columns["kinds"] = {name: kind for name, kind in table.kinds.items() if name not in ratios}
         read = read_table(source, values=list(dict.fromkeys(parts)), **columns)
         panel, kind, notes, main = read.panel.with_ratios(ratios), "table", tuple(read.notes), tuple(values)
+        if table.static:
+            panel = _with_features(panel, source, table)
     else:
         panel, kind, notes = trace_panel(source, MINUTE if step is None else parse_step(step))
         main = tuple(channel.name for channel in LOAD_CHANNELS if channel.name in panel.channel_names)
@@ -160,6 +173,30 @@ def load_series(
     if source.data.is_file():
         origin["sha256"] = sha256_of(source.data)
     return Series(panel=panel, channels=main, source=origin, notes=(*source.notes, *notes), table=table)
+
+
+def _with_features(panel: Panel, file: RowFile, table: TableConfig) -> Panel:
+    """The panel with the static features that the columns of a table say, the same in every row of an item.
+
+    Raises:
+        DataError: A feature is not a number, is missing, or changes within an item.
+    """
+    check_columns(file, list(table.static))
+    names = [*([table.item] if table.item else []), *table.static]
+    rows = without_blank(file, file.read(list(dict.fromkeys(names))))
+    item_N, items = read_items(rows, table.item)
+    features_IF = np.empty((len(items), len(table.static)), np.float32)
+    for f, name in enumerate(table.static):
+        value_N = read_numbers(rows, name).cast(pl.Float64).fill_null(np.nan).to_numpy()
+        features_IF[item_N, f] = value_N
+        wrong = np.flatnonzero(features_IF[item_N, f] != value_N.astype(np.float32))
+        if wrong.size:
+            raise DataError(
+                "a static feature needs one number in all rows of an item",
+                where=f"{file.where(int(rows.number[wrong[0]]), name)}, item {items[item_N[wrong[0]]]!r}",
+                hint="Name a column that changes with time in `known` or `observed`.",
+            )
+    return panel.replace(features=features_IF, feature_names=table.static)
 
 
 def _load_prepared(directory: Path) -> Series:

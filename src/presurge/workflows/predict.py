@@ -58,7 +58,7 @@ def predict(
     known, flags = None, tuple[str, ...]()
     if future is not None:
         ahead = examined(future)
-        known = load_series(ahead, _future_table(ahead, spec, reading, step), step=step).panel
+        known = load_series(ahead, future_table(ahead, spec, reading, step), step=step).panel
     if gaps == "interpolate":
         panel, flags = interpolate_context(panel, model)
     return replace(model.forecast(panel, horizon, future=known), flags=flags)
@@ -91,13 +91,16 @@ def history_table(
             return None
         base = {"time": time, "values": columns["values"]}
     # The model may have left covariates out that it was offered.
-    table = TableConfig(**{**base, "known": columns["known"], "observed": columns["observed"], **changes})
+    columns["static"] = model.fitted_spec().features
+    table = TableConfig(
+        **{**base, **{key: columns[key] for key in ("known", "observed", "static")}, **changes}
+    )
     read = {*table.values, *table.known, *table.observed}
     kinds = {c.name: table.kinds.get(c.name, c.kind) for c in channels if c.name in read}
     return table.model_copy(update={"kinds": kinds})
 
 
-def _future_table(
+def future_table(
     source: Path | RowFile, spec: SeriesSpec, history: TableConfig | None, step: str
 ) -> TableConfig | None:
     """How to read the known columns of the rows to forecast: like the history, with nothing filled in.

@@ -13,6 +13,7 @@ from presurge.errors import ConfigError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.fit import Fitted
 from presurge.evaluation.report import RunSummary, report_text, write_report
+from presurge.models.forecaster import Forecaster
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.training.interruption import TrainingInterrupted, restarted
@@ -93,37 +94,54 @@ def train(
         if not fitted.report.history:
             forget_training(directory)
         files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
-        summary = _score_and_store(fitted, dataset, config, directory, split=split or {}, progress=progress)
-        summary = replace(summary, next_command=next_command)
-        page = _write_reports(summary, plots=plots, progress=progress)
-        fitted = summary.fitted
+        done = finish(fitted, dataset, config, split=split, progress=progress)
+        fitted, evaluation = done.fitted, done.evaluation
+        save_run_model(directory, done.model, done.record)
+        settings = config.model_dump(mode="json")
+        summary = RunSummary(
+            directory=directory, fitted=fitted, dataset=dataset, config=settings, evaluation=evaluation
+        )
+        page = _write_reports(replace(summary, next_command=next_command), plots=plots, progress=progress)
         final = {"parameters": fitted.report.n_parameters, **fitted.model.error}
         for one in loggers if fitted.report.history else loggers[1:]:
             one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
-    return TrainResult(fitted=fitted, evaluation=summary.evaluation, report=page)
+    return TrainResult(fitted=fitted, evaluation=evaluation, report=page)
 
 
-def _score_and_store(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finished:
+    """A model to keep.
+
+    Attributes:
+        model: The model, with its measured error.
+        fitted: The fit that was scored: that of the model, unless it was fitted again to all rows.
+        evaluation: The scores over the test rows, beside the baselines.
+        record: How and on what the model was trained, for its ``config.json``.
+    """
+
+    model: Forecaster
+    fitted: Fitted
+    evaluation: Evaluation
+    record: dict[str, Any]
+
+
+def finish(
     fitted: Fitted,
     dataset: Dataset,
     config: TrainConfig,
-    directory: Path,
     *,
-    split: dict[str, Any],
-    progress: Progress | None,
-) -> RunSummary:
-    """Score a fit beside the baselines, and store the model with these scores, if wanted after a fit to all rows."""
+    split: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Finished:
+    """Score a fit beside the baselines; then fit to all rows, if the configuration says so."""
     evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
     again = config.fits_all_rows and fitted.model.refits
     final = final_fit(dataset, config, progress=progress) if again else None
     fitted = _with_note(fitted, dataset, again=again)
-    stored = (final or fitted).model
-    stored.error = fitted.model.error = measured_error(evaluation, stored.name)
-    save_run_model(directory, stored, _training_record(fitted, dataset, config, split, final))
-    settings = config.model_dump(mode="json")
-    return RunSummary(
-        directory=directory, fitted=fitted, dataset=dataset, config=settings, evaluation=evaluation
-    )
+    model = (final or fitted).model
+    model.error = fitted.model.error = measured_error(evaluation, model.name)
+    record = _training_record(fitted, dataset, config, split or {}, final)
+    return Finished(model=model, fitted=fitted, evaluation=evaluation, record=record)
 
 
 def _keep_best(dataset: Dataset, config: TrainConfig, directory: Path, split: dict[str, Any]) -> None:

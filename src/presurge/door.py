@@ -1,0 +1,370 @@
+"""The Python door: fit, forecast and backtest from a frame in memory, a panel, or a file.
+
+A frame that comes back is of the kind that went in, pandas or Polars.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
+
+import numpy as np
+import polars as pl
+
+from presurge.errors import ConfigError, HistoryError, required
+from presurge.evaluation.backtest import Evaluation
+from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.rolling import blocks_of
+from presurge.frames import Columns, Form, opened, reading_of, table_of
+from presurge.models import registry
+from presurge.models.forecaster import Forecaster
+from presurge.progress import Progress
+from presurge.series.dataset import Dataset
+from presurge.series.forecast import Forecast
+from presurge.series.frequency import DAY, SECOND, WEEK, format_step
+from presurge.series.panel import Panel
+from presurge.sources.frames import Frame
+from presurge.sources.table import DUPLICATES
+from presurge.workflows import evaluate as workflow
+from presurge.workflows.config import TrainConfig, check_model, resolve_config, resolve_each
+from presurge.workflows.dataset import TableConfig, load_dataset, load_series
+from presurge.workflows.predict import future_table, history_table, interpolate_context
+from presurge.workflows.train import finish
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Data = Frame | Panel | Path | str
+"""A pandas or Polars frame, a panel, or the path of a table, a trace or a prepared directory."""
+
+_LONGEST, _SHORTEST, _USUAL = 336, 48, 120
+
+
+def read(data: Data, **columns: Unpack[Columns]) -> Panel:
+    """Read a frame, a table, a request trace, a minute file or a prepared directory as a panel.
+
+    Args:
+        data: The frame or the path.
+        columns: Which columns of a table are what; see ``presurge.Columns``.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
+    dataset, _ = _dataset(data, columns)
+    return dataset.panel
+
+
+def fit(
+    data: Data,
+    *,
+    model: str = "auto",
+    horizon: int = 3,
+    context: int | None = None,
+    season: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **columns: Unpack[Columns],
+) -> "Model":
+    """Train a model and measure it beside the baselines on the last fifth of the rows; then fit ``auto`` to all rows.
+
+    Args:
+        data: A row for each time and item: a frame, a panel, or the path of a file or a prepared directory.
+        model: Name of the model; ``auto`` chooses one by validation.
+        horizon: Rows to forecast.
+        context: Rows that a forecast reads (default: a week or a day of them, if these are at most 336, else 120).
+        season: Period of the seasonal baseline, such as ``"1d"`` (default: detected).
+        settings: Settings of the model, such as ``ridge``, and of the training, such as ``epochs``.
+        progress: Called with the phase and its share done.
+        columns: Which columns of a table are what; see ``presurge.Columns``.
+
+    Raises:
+        DataError: The data cannot be read, or hold too few rows.
+        ConfigError: There is no such model, column or setting, or a value is impossible.
+        MissingDependencyError: The model needs a package that is not installed.
+    """
+    dataset, form = _dataset(data, columns)
+    training, own = _sorted(settings)
+    given = {"model": model, "horizon": horizon, "season": season, **training, "model_settings": own}
+    config = resolve_config({**given, "context": context or usual_context(dataset, horizon)})
+    check_model(config)
+    fitted = workflow.fit(dataset, config, progress=progress)
+    done = finish(fitted, dataset, config, progress=progress)
+    record = done.record | {"verdicts": list(done.evaluation.verdicts())}
+    past = _Past(dataset.panel, form, TableConfig(**dataset.table) if dataset.table else None)
+    return Model(forecaster=done.model, record=record, evaluation=done.evaluation, history=past)
+
+
+def backtest(
+    data: Data,
+    *,
+    models: Sequence[str] | str = ("auto",),
+    horizon: int = 3,
+    context: int | None = None,
+    cutoffs: int | None = None,
+    refit: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **columns: Unpack[Columns],
+) -> "Backtest":
+    """Train models on the first rows and score their forecasts of the last fifth, all from the same origins.
+
+    Args:
+        data: A row for each time and item: a frame, a panel, or the path of a file or a prepared directory.
+        models: Names of the models; the baselines are always added.
+        horizon: Rows to forecast.
+        context: Rows that a forecast reads (default: as ``fit``).
+        cutoffs: Number of evenly spaced origins (default: every row).
+        refit: Number of origins after which all models are trained anew, on all rows up to there (default: never).
+        settings: Settings of every model that has them, or ``"gru:epochs"`` for one; ``stride`` sets the rows between origins.
+        progress: Called with the phase and its share done.
+        columns: Which columns of a table are what; see ``presurge.Columns``.
+
+    Raises:
+        DataError: The data cannot be read, or hold too few rows.
+        ConfigError: There is no such model, column or setting, or the cutoffs do not fit into the rows.
+    """
+    dataset, form = _dataset(data, columns)
+    names = [models] if isinstance(models, str) else list(models)
+    training, own = _sorted(settings)
+    stride = own.pop("stride", 1)
+    given = {"horizon": horizon, "context": context or usual_context(dataset, horizon), **training}
+    configs, parts = resolve_each(names, given, own), list[pl.DataFrame]()
+    origins = {"stride": stride, "cutoffs": cutoffs, "refit": refit}
+    found = workflow.backtest(dataset, configs.values(), **origins, keep=parts.append, progress=progress)
+    table = pl.concat(parts, how="diagonal")
+    rows = [{"channel": row.channel, "model": row.model, **row.values} for row in found.table()]
+    scores = (
+        pl.DataFrame(rows).fill_nan(None).sort("channel", "wql", "wape", nulls_last=True, maintain_order=True)
+    )
+    return Backtest(
+        evaluation=found,
+        scores=form.write(scores, named=True),
+        forecasts=form.write(table),
+        _table=table,
+        _dataset=dataset,
+    )
+
+
+def load(directory: Path | str) -> "Model":
+    """Load a model that ``save`` or ``presurge train`` wrote: a model directory or a run directory.
+
+    Raises:
+        ModelError: The directory is damaged, unsafe, of a newer format, or holds no forecaster.
+    """
+    forecaster, config = registry.load(Path(directory))
+    return Model(forecaster=forecaster, record=config["training"])
+
+
+def usual_context(dataset: Dataset, horizon: int) -> int:
+    """Rows to read before a forecast: a week or a day of them, if these are at most 336, or else 120.
+
+    At least twice the horizon, and at most half of the training rows of a middling item.
+    """
+    seasons = (period // dataset.panel.step for period in (WEEK, DAY))
+    rows = next((rows for rows in seasons if _SHORTEST <= rows <= _LONGEST), _USUAL)
+    learned = int(np.median(dataset.train.last - dataset.train.first))
+    return max(1, min(max(rows, 2 * horizon), learned // 2))
+
+
+def _dataset(data: Data, columns: Columns) -> tuple[Dataset, Form]:
+    """Read data as a caller says, and how the caller writes them."""
+    source = opened(data)
+    table = table_of(source, columns)
+    dataset = load_dataset(source, table)
+    for note in dataset.notes:
+        if note.startswith(DUPLICATES):
+            warnings.warn(note, stacklevel=3)
+    return dataset, Form.of(data, source, table)
+
+
+def _sorted(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the training, and those of the models."""
+    settings = dict(settings or {})
+    training = {key: settings.pop(key) for key in TrainConfig.model_fields.keys() & settings.keys()}
+    return training, settings
+
+
+class _Past(NamedTuple):
+    """A history, how it was written, and how it was read."""
+
+    panel: Panel
+    form: Form
+    table: TableConfig | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Model:
+    """A trained forecaster and how it was trained.
+
+    Attributes:
+        forecaster: Forecasts many windows of a panel at once; see ``presurge.models.forecaster``.
+        record: How and on what it was trained.
+        evaluation: Its scores beside the baselines, on rows that it had not seen; None if it was loaded.
+        history: The series that it was fitted to, which ``predict`` continues by default; None if it was loaded.
+    """
+
+    forecaster: Forecaster
+    record: dict[str, Any]
+    evaluation: Evaluation | None = None
+    history: _Past | None = None
+
+    def predict(
+        self,
+        data: Data | None = None,
+        *,
+        horizon: int | None = None,
+        future: Data | None = None,
+        fill_gaps: Literal["error", "interpolate"] = "error",
+        **columns: Unpack[Columns],
+    ) -> Frame:
+        """Forecast what follows the last row of every item: a frame in long form, whose ``plot()`` draws it.
+
+        Its columns are ``item`` (where items have names), ``timestamp``, ``channel``, ``mean``, ``median`` and the quantiles
+        ``q0.1`` ...; or ``unique_id``, ``ds``, ``mean`` ... where Nixtla's long format came in. Times and items have the type
+        that they came in.
+
+        Args:
+            data: The history, read as the training data were; by default these themselves.
+            horizon: Rows to forecast, at most the model's horizon, which is the default.
+            future: The known covariates of the rows to forecast, as many as the model's horizon.
+            fill_gaps: Whether gaps in the context are an error or interpolated between their neighbours.
+            columns: What differs from the training data in the names or types of columns.
+
+        Raises:
+            HistoryError: The history is too short or has a gap, or the future does not fit.
+        """
+        made, history, form = self._forecast(data, horizon, future, fill_gaps, columns)
+        for item, reason in made.missing.items():
+            warnings.warn(f"no forecast of {item!r}: {reason}", stacklevel=2)
+        for flag in made.flags:
+            warnings.warn(flag, stacklevel=2)
+        return form.write(made.to_frame(), lambda: made.plot(history))
+
+    def forecast(
+        self,
+        data: Data | None = None,
+        *,
+        horizon: int | None = None,
+        future: Data | None = None,
+        fill_gaps: Literal["error", "interpolate"] = "error",
+        **columns: Unpack[Columns],
+    ) -> Forecast:
+        """As ``predict``, but as arrays, with the peak over the horizon, flags, and a JSON form (``to_dict``)."""
+        return self._forecast(data, horizon, future, fill_gaps, columns)[0]
+
+    def _forecast(
+        self,
+        data: Data | None,
+        horizon: int | None,
+        future: Data | None,
+        gaps: Literal["error", "interpolate"],
+        columns: Columns,
+    ) -> tuple[Forecast, Panel, Form]:
+        spec = self.forecaster.fitted_spec()
+        step = f"{spec.step // SECOND}s"
+        panel, form, table = self._past(data, step, columns)
+        known, flags = None, tuple[str, ...]()
+        if future is not None:
+            ahead = opened(future)
+            reading = None if isinstance(ahead, Panel) else future_table(ahead, spec, table, step)
+            known = load_series(ahead, reading, step=step).panel
+        if gaps == "interpolate":
+            panel, flags = interpolate_context(panel, self.forecaster)
+        made = self.forecaster.forecast(panel, horizon, future=known)
+        return replace(made, flags=(*flags, *made.flags)), panel, form
+
+    def _past(self, data: Data | None, step: str, columns: Columns) -> _Past:
+        if data is not None:
+            source, table = opened(data), None
+            if not isinstance(source, Panel):
+                table = history_table(source, self.forecaster, {"training": self.record}, reading_of(columns))
+            return _Past(load_series(source, table, step=step).panel, Form.of(data, source, table), table)
+        if self.history is None:
+            hint = "Give the rows before those to forecast."
+            raise HistoryError("a model that was loaded has no history of its own", setting="data", hint=hint)
+        return self.history
+
+    def save(self, directory: Path | str) -> None:
+        """Write the model directory, which ``presurge.load`` and every command of ``presurge`` read.
+
+        Raises:
+            ConfigError: The directory contains something else.
+            StorageError: The file system refused.
+        """
+        self.forecaster.save(Path(directory), training=self.record)
+
+    def __repr__(self) -> str:
+        model, spec, rows = self.forecaster, self.forecaster.fitted_spec(), self.record.get("rows", {})
+        steps = f"{model.horizon} rows of {format_step(spec.step)} ahead, from {model.context}"
+        lines = [f"{model.name}: {steps}", f"  forecasts  {_few(channel.name for channel in spec.targets)}"]
+        covariates = [channel.name for channel in spec.channels if channel.role != "target"]
+        for word, names in (("reads", (*covariates, *spec.features)), ("items", spec.items)):
+            if any(names):
+                lines.append(f"  {word:<9}  {_few(names)}")
+        if rows:
+            lines.append(
+                f"  fitted to  {rows['fitted']:,} rows; scored on {rows['test']:,} by a fit that had not seen them"
+            )
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.record.get("verdicts", ()))])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Backtest:
+    """The scores of several models and all their forecasts, from the same origins.
+
+    Attributes:
+        evaluation: The scores as arrays, and the verdicts.
+        scores: A row for each channel and model, the best first, with a column for each metric.
+        forecasts: A row for each item, origin, time, channel and model: ``actual``, ``mean``, ``median``, ``q0.1`` ...; in
+            Nixtla's long format the origin is ``cutoff`` and the actual value ``y``.
+    """
+
+    evaluation: Evaluation
+    scores: Frame
+    forecasts: Frame
+    _table: pl.DataFrame
+    _dataset: Dataset
+
+    def plot(self, model: str | None = None, item: str | None = None) -> "Figure":
+        """Draw the forecasts of a model against what came, one after another, none over the other.
+
+        Args:
+            model: Its name (default: the first that is no baseline).
+            item: Name of an item (default: the first).
+
+        Raises:
+            ConfigError: There is no such model or item.
+            MissingDependencyError: Matplotlib is not installed.
+        """
+        with required("matplotlib", purpose="a plot", extra="plots"):
+            from presurge.evaluation.report.plots import forecast_figure
+            from presurge.series.plots import drawn
+        models, panel = self.evaluation.models, self._dataset.panel
+        own = [name for name in models if name not in self.evaluation.baselines] or models
+        model, item = model or own[0], item or panel.items[0]
+        for setting, name, names in (("model", model, models), ("item", item, panel.items)):
+            if name not in names:
+                hint = f"Choose one of: {', '.join(names)}."
+                raise ConfigError(f"there is no {setting} {name!r}", setting=setting, hint=hint)
+        table = self._table.filter(pl.col("model") == model)
+        blocks = blocks_of(table, panel, self._dataset.test, panel.items.index(item))
+
+        def titled() -> "Figure":
+            figure = forecast_figure(blocks)
+            for axes in figure.axes:
+                axes.set_title(f"{model}: {axes.get_title(loc='left')}{f' of {item}' if item else ''}")
+                if np.isnan(blocks.mean_NC).any():
+                    axes.lines[-1].set(marker="o", ms=3)  # forecasts with rows between them
+            return figure
+
+        return drawn(titled)
+
+    def __repr__(self) -> str:
+        return "\n".join([text_table(self.evaluation), "", *self.evaluation.verdicts()])
+
+
+def _few(names: Iterable[str], most: int = 6) -> str:
+    """The first names, and how many there are if that is not all."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "")
