@@ -298,7 +298,7 @@ def test_requests_are_in_chronological_order(requests: Trace) -> None:
     expected = [[np.nan, 1, 10], [0, 2, 0], [5, 3, 30], [3.5, 4, 40]]
     np.testing.assert_array_equal(panel.values, np.array(expected, np.float32))
     assert panel.channel_names == ("inter_arrival", "input_tokens", "output_tokens")
-    assert [channel.kind for channel in panel.channels] == ["gauge", "count", "count"]
+    assert [channel.kind for channel in panel.channels] == ["count", "count", "count"]
     assert (panel.clock, panel.step_seconds, panel.start.tolist()) == ("relative", 1, [0])
 
 

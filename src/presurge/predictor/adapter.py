@@ -11,14 +11,19 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from presurge.config import Config, validated
-from presurge.errors import ConfigError, ModelError
+from presurge.errors import ConfigError, DataError, ModelError
+from presurge.evaluation.metrics import ScoreSums
+from presurge.evaluation.walk import usable_origins, walk
 from presurge.models import plugins, registry
 from presurge.models.forecaster import Forecaster
+from presurge.models.tracking import BLOCK
 from presurge.predictor import config as cfg
 from presurge.predictor.frames import Frame, History, fingerprint, level_of, read_history
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult
+from presurge.progress import Progress
 from presurge.series.dataset import Dataset
-from presurge.series.spans import Span
+from presurge.series.panel import IntArray, Panel
+from presurge.series.windows import whole
 from presurge.training.config import TrainerConfig, require_torch
 from presurge.workflows.config import TrainConfig
 from presurge.workflows.evaluate import fit, score_fitted
@@ -31,8 +36,8 @@ _TOKENS = ("input_tokens", "output_tokens")
 _LOOP = TrainerConfig.model_fields.keys() - {*cfg.FIELDS, "device"}
 """Settings of the training loop that are not fields of ``ModelConfig``."""
 
-_STEP_ROWS = 100
-"""Least number of minutes to read, so that their step can be inferred even if some are missing."""
+_FOLLOWED, _STEP_ROWS = 2 * BLOCK, 100
+"""Rows before the context of a forecast whose errors it follows, and the fewest that tell the step of minutes."""
 
 
 class Record(Config, extra="ignore"):
@@ -44,6 +49,8 @@ class Record(Config, extra="ignore"):
         rolling_errors: For each step.
         measured_on: Fingerprint of the rows.
         baseline_errors: Naive model -> rolling error for each step.
+        time_errors: Mean absolute error in seconds of the time between each of the next requests and the one before it.
+        trained_until: Time of the last row of the training in microseconds; errors of later rows are followed.
     """
 
     predictor: dict[str, Any] = Field(default_factory=dict)
@@ -51,6 +58,8 @@ class Record(Config, extra="ignore"):
     rolling_errors: tuple[float, ...] = ()
     measured_on: str = ""
     baseline_errors: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    time_errors: tuple[float, ...] = ()
+    trained_until: int = (1 << 63) - 1
 
 
 _KEPT = [name for name in Record.model_fields if name != "predictor"]
@@ -64,9 +73,14 @@ class ForecasterPredictor(BasePredictor):
 
     Attributes:
         run: The configuration, as one of ``presurge train``.
+        progress: Called while it trains.
+        time_errors: As in ``Record``, like ``trained_until``.
     """
 
     model: Forecaster
+    progress: Progress | None = None
+    time_errors: tuple[float, ...] = ()
+    trained_until: int = (1 << 63) - 1
 
     def __init__(self, config: cfg.ModelConfig) -> None:
         super().__init__(config)
@@ -121,19 +135,21 @@ class ForecasterPredictor(BasePredictor):
             DataError: The frame cannot be used or holds too few rows.
         """
         began, part = time.perf_counter(), cfg.checked(cfg.Share, validation_split, "validation_split")
-        panel = self.prepare_data(data).panel
+        history = self.prepare_data(data)
+        panel = history.panel
         train, validation = panel.full_span().cut_tail(part)
         # The validation rows stay out of fitting, so that they measure; there are no others to test on.
         dataset = Dataset(
             panel=panel, train=train, validation=validation, test=validation, validation_given=True, source={}
         )
-        fitted = fit(dataset, self.run, training=self.model.training)
+        fitted = fit(dataset, self.run, training=self.model.training, progress=self.progress)
         self.model, report = fitted.model, fitted.report
         evaluation = score_fitted([fitted], dataset)
         self.model.error = measured_error(evaluation, self.model.name)
         scores = evaluation.scores[self.model.name]
-        self.keep_errors(scores["wape"][:, -2:])  # both levels end with the tokens
+        self._measure(panel, usable_origins(self.model, panel, validation))
         self.measured_on, self.baseline_errors = fingerprint(data, part), {}
+        self.trained_until = int(history.times_us[-1])
         losses = [epoch.get("validation_loss", epoch.get("train_loss", np.nan)) for epoch in report.history]
         if not losses:  # a closed form has one, the squared error in units of the variance
             spread_C = np.nanvar(panel.take(train).values, axis=0)
@@ -158,8 +174,27 @@ class ForecasterPredictor(BasePredictor):
             },
         )
 
+    def measure_from(self, data: Frame, ends: IntArray) -> None:
+        """Measure the rolling errors of the forecasts that follow the first ``end`` rows of a sorted frame, for each end."""
+        panel = read_history(data).panel
+        rows = np.flatnonzero(
+            panel.observed.any(axis=1)
+        )  # one for each row of the frame; requests lack the first
+        origins = rows[ends - 1 - (len(data) - len(rows))]
+        self._measure(panel, origins[whole(panel, origins, context=self.model.context, horizon=0)])
+
+    def _measure(self, panel: Panel, origins: IntArray) -> None:
+        """Measure what ``predict`` gives from some rows: the means, as one number each."""
+        sums = ScoreSums(self.model.horizon, (), np.ones(len(panel.channels)))
+        for piece in walk([self.model], panel, origins):
+            sums.add(piece.actual(), piece.mean_BHC, piece.mean_BHC)
+        scores = sums.scores()
+        self.keep_errors(scores["wape"][:, -2:])  # both levels end with the tokens
+        timed = panel.channel_names[0] == "inter_arrival"
+        self.time_errors = tuple(scores["mae"][:, 0].tolist()) if timed else ()
+
     def predict(self, data: Frame, steps: int | None = None) -> PredictionResult:
-        """Forecast what follows the last row, ignoring rows earlier than the model needs.
+        """Forecast what follows the last row; the rows before the context tell how large the latest errors were.
 
         Raises:
             DataError: A row that is needed cannot be used.
@@ -169,10 +204,18 @@ class ForecasterPredictor(BasePredictor):
         """
         began, context = time.perf_counter(), self.model.context
         with cfg.own_words():
-            history = read_history(data, max(context + 1, _STEP_ROWS))
-            rows = len(history.panel)
-            recent = history.panel.take(Span(np.array([max(0, rows - context)]), np.array([rows])))
-            forecast = self.model.forecast(recent, steps)
+            try:
+                history = read_history(data, _FOLLOWED + context + 1)
+            except DataError:  # an earlier row is bad, and no error need be followed
+                history = read_history(data, max(context + 1, _STEP_ROWS))
+            panel, calibration = history.panel, self.model.calibration
+            if (
+                history.level == "request" and calibration is not None
+            ):  # rows are numbered on from those of the training
+                known = int(np.searchsorted(history.times_us, self.trained_until, side="right"))
+                last = calibration.until.get("", 0)
+                panel = panel.replace(start=np.array([last + (1 - known) * panel.step]))
+            forecast = self.model.forecast(panel, steps)
         mean_HC = forecast.mean[0]
         columns = {channel.name: mean_HC[:, c].tolist() for c, channel in enumerate(forecast.channels)}
         levels = [f"{level:g}" for level in forecast.levels]
@@ -180,14 +223,22 @@ class ForecasterPredictor(BasePredictor):
             channel.name: dict(zip(levels, forecast.quantiles[0, :, :, c].T.tolist(), strict=True))
             for c, channel in enumerate(forecast.channels)
         }
+        metadata = {
+            "level": history.level,
+            **columns,
+            "quantiles": quantiles,
+            "intervals": forecast.intervals,
+        }
+        if self.time_errors:
+            metadata["time_errors"] = list(self.time_errors[: len(mean_HC)])
         return PredictionResult(
             timestamps=history.stamps(mean_HC),
-            request_tokens=columns.pop("input_tokens"),
-            response_tokens=columns.pop("output_tokens"),
+            request_tokens=metadata.pop("input_tokens"),
+            response_tokens=metadata.pop("output_tokens"),
             confidence=self.confidence(len(mean_HC)),
             model_name=self.model_name,
             prediction_time=time.perf_counter() - began,
-            metadata={"level": history.level, **columns, "quantiles": quantiles},
+            metadata=metadata,
         )
 
     def validate_input_data(self, data: Frame) -> bool:
@@ -228,10 +279,10 @@ class ForecasterPredictor(BasePredictor):
     def load_model(self, path: str) -> bool:
         """Read a model file, a model directory or a run directory.
 
-        The stored configuration replaces this one, except for name and device.
+        The stored type and configuration replace this one, except for name and device.
 
         Raises:
-            ModelError: It does not exist, is damaged, holds anything but tensors and text, or is a model of another type.
+            ModelError: It does not exist, is damaged, or holds anything but tensors and text.
             MissingDependencyError: It needs a package that is not installed.
         """
         where = str(path)
@@ -244,9 +295,6 @@ class ForecasterPredictor(BasePredictor):
             model = registry.from_document(document, arrays, where=where)
         else:
             model, document = registry.load(Path(path))
-        if model.name != self.model_type:
-            what = f"is a model of the type {model.name!r}, not {str(self.model_type)!r}"
-            raise ModelError(what, where=where, hint=f"Give ModelConfig(model_type={model.name!r}).")
         if missing := set(_TOKENS) - {channel.name for channel in model.fitted_spec().channels}:
             raise ModelError(f"does not forecast {' and '.join(sorted(missing))}", where=where)
         try:
@@ -260,6 +308,7 @@ class ForecasterPredictor(BasePredictor):
             what = f"does not describe a model that can be rebuilt: {getattr(error, 'what', error)}"
             raise ModelError(what, where=where, hint="Save or train it again.") from error
         self.model, self.config, self.run, self.is_trained = model, config, twin.run, True
+        self.model_type = twin.model_type
         for name in _KEPT:
             setattr(self, name, getattr(record, name))
         return True

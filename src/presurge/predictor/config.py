@@ -43,7 +43,7 @@ SAVED = "Name a file or directory that save_model wrote, or the directory of a t
 _BAD_ROW = "Mend or remove this row, or what else is wrong with the data frame."
 _HINTS = {
     "another `step`": "Give rows of the step that the model was trained on.",
-    "`fill_gaps": "Fill the gaps first, for example with the data frame's interpolate().",
+    "`fill_gaps": "Fill the gaps first: with zeros for minutes without load, or with the data frame's interpolate().",
     "`kind": _BAD_ROW,
     "`step=": _BAD_ROW,
     "`time_unit`": _BAD_ROW,

@@ -13,6 +13,7 @@ from presurge.predictor import config as cfg
 from presurge.predictor.frames import Frame, last_row, level_of
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult, model_registry
 from presurge.predictor.manager import ModelManager
+from presurge.progress import Progress, silent
 
 MIN_ROWS = 10
 
@@ -65,8 +66,12 @@ class EnhancedRequestPredictor:
             added[name] = self.last_error is None
         return added
 
-    def train_models(self, data: Frame, validation_split: float = 0.2) -> dict[str, TrainingResult]:
+    def train_models(
+        self, data: Frame, validation_split: float = 0.2, *, progress: Progress = silent
+    ) -> dict[str, TrainingResult]:
         """Train all models on the same rows, the last ``validation_split`` of which only measure.
+
+        ``progress`` is called with a phase, which names the model, and the share of the work that is done.
 
         Returns:
             One result per ``model_name``; the result of a failure says why.
@@ -77,21 +82,21 @@ class EnhancedRequestPredictor:
             ConfigError: No model was added, or ``validation_split`` is not between 0 and 1.
         """
         level_of(data, MIN_ROWS)
-        if not self.model_manager.active_models:
-            raise ConfigError("there is no model to train", hint="Add one first: add_model('dlinear').")
-        return self.model_manager.train_all_models(data, validation_split)
+        self._need_models()
+        return self.model_manager.train_all_models(data, validation_split, progress=progress)
 
     def predict_next_request(self, historical_data: Frame) -> dict[str, Any]:
         """Forecast the next request (or minute) with every model.
 
         Returns:
-            ``predictions`` (model -> ``timestamp``, ``request_tokens``, ``response_tokens``, ``confidence``, ``method``, or
-            ``error``), ``summary`` and ``model_info``; ``error``, ``min_required``, ``actual`` for fewer than ten rows.
+            ``predictions`` (model -> ``timestamp``, ``time_error``, ``request_tokens``, ``response_tokens``, ``confidence``,
+            ``method``, or ``error``), ``summary`` and ``model_info``; ``error``, ``min_required``, ``actual`` for fewer than ten rows.
 
         Raises:
             DataError: It is not a data frame, or a column is missing.
+            ConfigError: There is no model.
         """
-        if short := _too_short(historical_data):
+        if short := self._too_short(historical_data):
             return short
         found = self._forecast(historical_data, 1)
         predictions = {name: rows if "error" in rows else rows[0] for name, rows in found.items()}
@@ -121,9 +126,9 @@ class EnhancedRequestPredictor:
 
         Raises:
             DataError: It is not a data frame, or a column is missing.
-            ConfigError: ``num_requests`` is not a whole number from 1.
+            ConfigError: There is no model, or ``num_requests`` is not a whole number from 1.
         """
-        if short := _too_short(historical_data):
+        if short := self._too_short(historical_data):
             return short
         number = cfg.checked(cfg.Whole, num_requests, "num_requests")
         numbered = {
@@ -137,9 +142,9 @@ class EnhancedRequestPredictor:
 
         Raises:
             DataError: It is not a data frame, or a column is missing.
-            ConfigError: ``steps`` is not a whole number from 1.
+            ConfigError: There is no model, or ``steps`` is not a whole number from 1.
         """
-        return _too_short(historical_data) or self.model_manager.compare_models(historical_data, steps)
+        return self._too_short(historical_data) or self.model_manager.compare_models(historical_data, steps)
 
     def get_available_models(self) -> list[str]:
         """Names that ``add_model`` accepts without a configuration."""
@@ -168,14 +173,18 @@ class EnhancedRequestPredictor:
     def load_model(self, name: str, path: str, config: cfg.ModelConfig | None = None) -> bool:
         """Read a model and add it under a name. False if it fails; see ``last_error``. What was there before then stays.
 
-        What is stored overrides the configuration, except for type, name and device. Without one, they are those of the
-        model that has the name already, or else those of ``add_model``.
+        What is stored overrides the configuration, except for name and device: whatever the model is called here, a file
+        of Presurge tells its type. Without a configuration, name and device are those of the model that has the name
+        already, or else those of ``add_model``. A file of a class of your own needs the type of that class.
         """
         with self._attempt():
             known = self._find(name) if config is None else None
             if known:
                 name, config = self._given.get(known.model_name, name), known.config
-            model = model_registry.make(self._completed(name, config))
+            config = self._completed(name, config)
+            if config.model_type not in model_registry.get_available_model_types():
+                config = replace(config, model_type="last-value")  # until the file tells
+            model = model_registry.make(config)
             _require(model.load_model(os.fspath(path)), "load_model", name)
             model.is_trained = True
             self._keep(name, model)
@@ -196,6 +205,19 @@ class EnhancedRequestPredictor:
                 raise
             self.device = found
         return self.last_error is None
+
+    def _need_models(self) -> None:
+        if not self.model_manager.active_models:
+            hint = "Add one first, add_model('dlinear'), or load one: load_model('dlinear', path)."
+            raise ConfigError("the predictor holds no model", hint=hint)
+
+    def _too_short(self, data: Frame) -> dict[str, Any] | None:
+        self._need_models()
+        try:
+            level_of(data, MIN_ROWS)
+        except HistoryError as error:
+            return {"error": error.what, "min_required": MIN_ROWS, "actual": len(data)}
+        return None
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
@@ -270,19 +292,13 @@ def create_enhanced_predictor(
 
 def _rows(result: PredictionResult, method: str) -> list[dict[str, Any]]:
     """The rows of a forecast as values that JSON can hold."""
-    columns = zip(result.timestamps, result.request_tokens, result.response_tokens, strict=True)
+    late = result.metadata.get("time_errors") or [None] * len(result.timestamps)
+    columns = zip(result.timestamps, late, result.request_tokens, result.response_tokens, strict=True)
     rest = {"confidence": None if math.isnan(result.confidence) else result.confidence, "method": method}
     return [
-        {"timestamp": at, "request_tokens": sent, "response_tokens": got, **rest} for at, sent, got in columns
+        {"timestamp": at, "time_error": off, "request_tokens": sent, "response_tokens": got, **rest}
+        for at, off, sent, got in columns
     ]
-
-
-def _too_short(data: Frame) -> dict[str, Any] | None:
-    try:
-        level_of(data, MIN_ROWS)
-    except HistoryError as error:
-        return {"error": error.what, "min_required": MIN_ROWS, "actual": len(data)}
-    return None
 
 
 def _listed(names: Iterable[str]) -> list[str]:

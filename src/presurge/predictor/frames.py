@@ -15,7 +15,7 @@ import polars as pl
 
 from presurge.errors import DataError, HistoryError
 from presurge.series.frequency import SECOND
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.timestamps import PER_SECOND, TimeForm, format_stamp
 from presurge.sources.columns import Rows, read_numbers, read_stamps, without_blank
 from presurge.sources.files import RowFrame
@@ -41,13 +41,13 @@ class History:
             response tokens, with a nominal step of one second. At the minute level requests and tokens of each step.
         level: Which of the two.
         form: How the frame writes its stamps.
-        last_us: Time of the last row.
+        times_us: int64, the time of every row.
     """
 
     panel: Panel
     level: Level
     form: TimeForm
-    last_us: int
+    times_us: IntArray
 
     def stamps(self, mean_HC: FloatArray) -> list[str | int | float]:
         """When the forecast rows are: cumulative inter-arrival times, or one step after another."""
@@ -55,7 +55,7 @@ class History:
             ahead = np.maximum(mean_HC[:, 0].astype(np.float64), 0).cumsum() * SECOND
         else:
             ahead = np.arange(1.0, len(mean_HC) + 1) * self.panel.step
-        return [_written(self.last_us + round(us), self.form) for us in ahead.tolist()]
+        return [_written(int(self.times_us[-1]) + round(us), self.form) for us in ahead.tolist()]
 
 
 def level_of(data: Frame, least: int = 0) -> Level:
@@ -99,6 +99,15 @@ def read_history(data: Frame, last: int | None = None) -> History:
     place = "data frame" if len(recent) == len(data) else f"last {len(recent)} rows of the data frame"
     file = RowFrame(Path(place), "parquet", tuple(frame.columns), frame=frame)
     return _requests(file) if level == "request" else _minutes(file)
+
+
+def in_order(data: Frame) -> Frame:
+    """The frame with its rows sorted by time."""
+    return (
+        data.sort(TIME, maintain_order=True)
+        if isinstance(data, pl.DataFrame)
+        else data.sort_values(TIME, kind="stable")
+    )
 
 
 def latest(data: Frame, rows: int) -> Frame:
@@ -154,16 +163,18 @@ def _requests(file: RowFrame) -> History:
         columns.append(numbers.to_numpy()[order[1:]])
     values, start = np.column_stack(columns).astype(np.float32), np.zeros(1, np.int64)
     panel = Panel(values=values, channels=REQUEST_CHANNELS, step=SECOND, start=start, clock="relative")
-    return History(panel=panel, level="request", form=form, last_us=int(stamp_N[order[-1]]))
+    return History(panel=panel, level="request", form=form, times_us=stamp_N[order[1:]])
 
 
 def _minutes(file: RowFrame) -> History:
-    table = read_guide_csv(file)
+    table = read_guide_csv(
+        file, fill="missing"
+    )  # a minute that is not there is not known to be one without load
     if count := table.counts.duplicates:
         what = f"rows with the {TIME} of another row, whose load would count twice: {count}"
         raise DataError(what, where="data frame", hint="Drop them, or sum them up, first.")
     _, form = read_stamps(without_blank(file, file.frame), TIME, None)
-    return History(panel=table.panel, level="minute", form=form, last_us=int(table.panel.times()[-1]))
+    return History(panel=table.panel, level="minute", form=form, times_us=table.panel.times())
 
 
 def _written(stamp: int, form: TimeForm) -> str | int | float:

@@ -16,11 +16,12 @@ from presurge.evaluation.metrics import ScoreSums
 from presurge.models.registry import BASELINES, LAGGED
 from presurge.predictor.adapter import ForecasterPredictor
 from presurge.predictor.config import ModelConfig, Share, Whole, checked, logger
-from presurge.predictor.frames import Frame, fingerprint, tokens_of
+from presurge.predictor.frames import Frame, fingerprint, in_order, tokens_of
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult, model_registry
+from presurge.progress import Progress, silent
 
 ORIGINS = 50
-"""Number of forecasts that measure the error of a predictor that does not measure it itself."""
+"""Number of forecasts that measure the models where one of them is the user's own, and may be slow."""
 
 
 class ModelManager:
@@ -54,8 +55,21 @@ class ModelManager:
         self.active_models[model.model_name] = model
         self.results.pop(model.model_name, None)
 
-    def train_all_models(self, data: Frame, validation_split: float = 0.2) -> dict[str, TrainingResult]:
-        """Train every model on the same rows; the result of a model that fails holds the reason.
+    def train_all_models(
+        self, data: Frame, validation_split: float = 0.2, *, progress: Progress = silent
+    ) -> dict[str, TrainingResult]:
+        """Train every model on the same rows, and measure all of them on the same windows.
+
+        Among models of Presurge these are all windows of the validation rows; beside a model of your own, up to
+        ``ORIGINS`` of them.
+
+        Args:
+            data: The frame.
+            validation_split: Share of the rows, at the end, that only measure.
+            progress: Called with a phase, which names the model, and the share of the work that is done.
+
+        Returns:
+            Model -> result; that of a model that fails holds the reason.
 
         Raises:
             ConfigError: ``validation_split`` is not between 0 and 1.
@@ -63,9 +77,19 @@ class ModelManager:
         """
         part = checked(Share, validation_split, "validation_split")
         self._rows = fingerprint(data, part)
-        self.results = {name: train(model, data, part) for name, model in self.active_models.items()}
+        self.results, count = {}, len(self.active_models)
+        for number, (name, model) in enumerate(self.active_models.items()):
+            if isinstance(model, ForecasterPredictor):
+                model.progress = lambda phase, share, detail="", name=name, done=number: progress(
+                    f"{name}: {phase}", (done + share) / count, detail
+                )
+            self.results[name] = train(model, data, part)
+            progress(f"{name}: {'trained' if self.results[name].success else 'failed'}", (number + 1) / count)
         trained = [model for name, model in self.active_models.items() if self.results[name].success]
-        self.baseline_errors = _baseline_errors(trained, data, part)
+        naive = _naive(trained, data, part)
+        if not all(isinstance(model, ForecasterPredictor) for model in trained):
+            _measure([*trained, *naive], in_order(data), part)
+        self.baseline_errors = {m.model_name: m.rolling_errors for m in naive if m.rolling_errors}
         for model in trained:
             model.measured_on, model.baseline_errors = self._rows, self.baseline_errors
         ranking = self.ranking(self.active_models, 1)
@@ -113,7 +137,7 @@ class ModelManager:
 
 
 def train(model: BasePredictor, data: Frame, validation_split: float) -> TrainingResult:
-    """Train and measure a model, which may be the user's own; a failure is a result with its reason, and keeps the old errors."""
+    """Train a model, which may be the user's own; a failure is a result with its reason, and keeps the old errors."""
     began, before, model.rolling_errors = time.perf_counter(), model.rolling_errors, ()
     try:
         result = model.train(data, validation_split)
@@ -128,8 +152,6 @@ def train(model: BasePredictor, data: Frame, validation_split: float) -> Trainin
         model.rolling_errors = before
         return result
     model.is_trained = True
-    if not model.rolling_errors:
-        _measure(model, data, validation_split)
     return result
 
 
@@ -159,13 +181,26 @@ def _reason(error: Exception, what: str) -> str:
     return reason
 
 
-def _measure(model: BasePredictor, data: Frame, validation_split: float) -> None:
-    """Give a predictor the rolling errors of its forecasts from evenly spaced validation rows, unless one fails."""
-    horizon, rows = model.config.prediction_horizon, len(data)
-    tokens_N2 = tokens_of(data).astype(np.float32)
-    first = max(rows - int(rows * validation_split), model.config.sequence_length + 1)
-    sums = ScoreSums(horizon, (), np.ones(2))
-    for end in np.unique(np.linspace(first, max(first, rows - horizon), ORIGINS).astype(int)).tolist():
+def _measure(models: list[BasePredictor], data: Frame, validation_split: float) -> None:
+    """Give all models the rolling errors of their forecasts from the same evenly spaced validation rows."""
+    rows, horizon = len(data), max(model.config.prediction_horizon for model in models)
+    first = max(rows - int(rows * validation_split), *(model.config.sequence_length + 1 for model in models))
+    ends = np.unique(np.linspace(first, max(first, rows - horizon), ORIGINS).astype(np.int64))
+    for model in models:
+        if isinstance(model, ForecasterPredictor):
+            model.measure_from(data, ends)
+        else:
+            _measure_own(model, data, ends.tolist())
+
+
+def _measure_own(model: BasePredictor, data: Frame, ends: list[int]) -> None:
+    """Measure a model of the user by asking for forecasts; it has no rolling errors if one of them fails."""
+    horizon, sums = (
+        model.config.prediction_horizon,
+        ScoreSums(model.config.prediction_horizon, (), np.ones(2)),
+    )
+    tokens_N2, model.rolling_errors = tokens_of(data).astype(np.float32), ()
+    for end in ends:
         result = forecast(model, data.head(end), horizon)
         mean_H2 = np.array([result.request_tokens, result.response_tokens], np.float32).T
         actual_H2 = tokens_N2[end : end + horizon]
@@ -176,18 +211,16 @@ def _measure(model: BasePredictor, data: Frame, validation_split: float) -> None
     model.keep_errors(sums.scores()["wape"])
 
 
-def _baseline_errors(
-    models: list[BasePredictor], data: Frame, validation_split: float
-) -> dict[str, tuple[float, ...]]:
-    """Naive model -> rolling errors, with the shortest context and the longest horizon of the models beside them."""
-    errors = {}
+def _naive(models: list[BasePredictor], data: Frame, validation_split: float) -> list[ForecasterPredictor]:
+    """The naive models, trained with the shortest context and the longest horizon of the models beside them."""
+    found = []
     for name in (one for one in BASELINES if models and one not in LAGGED):
         context = min(model.config.sequence_length for model in models)
         horizon = max(model.config.prediction_horizon for model in models)
         naive = ForecasterPredictor(ModelConfig(name, sequence_length=context, prediction_horizon=horizon))
-        if train(naive, data, validation_split).success and naive.rolling_errors:
-            errors[name] = naive.rolling_errors
-    return errors
+        if train(naive, data, validation_split).success:
+            found.append(naive)
+    return found
 
 
 def rank(models: Mapping[str, BasePredictor], steps: int | None = None, *, rows: str = "") -> dict[str, Any]:

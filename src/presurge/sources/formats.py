@@ -20,11 +20,11 @@ LOAD_CHANNELS = (
 """The channels of a series made from a trace: what arrived in each step."""
 
 REQUEST_CHANNELS = (
-    Channel("inter_arrival", "s", "gauge"),
+    Channel("inter_arrival", "s", "count"),
     Channel("input_tokens", "tokens", "count"),
     Channel("output_tokens", "tokens", "count"),
 )
-"""The channels of a panel with one row per request."""
+"""The channels of a panel with one row per request; waiting times add up and are never negative, as counts are."""
 
 PROMETHEUS = "prometheus"
 GUIDE_SERIES = "guide-series"

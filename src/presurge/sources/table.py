@@ -137,7 +137,9 @@ read_frame = read_table
 """The name of ``read_table`` for a pandas or Polars frame."""
 
 
-def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = None) -> Table:
+def read_guide_csv(
+    source: Path | str | RowFile, *, step: str | int | None = None, fill: Fill = "auto"
+) -> Table:
     """Read the second or the minute series of the training guide: requests, and input and output tokens if it has them.
 
     Raises:
@@ -146,7 +148,7 @@ def read_guide_csv(source: Path | str | RowFile, *, step: str | int | None = Non
     file = open_file(source)
     channels = tuple(c for c in LOAD_CHANNELS if c.name == "requests" or GUIDE_COUNTS[c.name] in file.columns)
     kinds: dict[str, ChannelKind] = {GUIDE_COUNTS[channel.name]: "count" for channel in channels}
-    table = read_table(file, time=GUIDE_TIME, values=list(kinds), step=step, kinds=kinds)
+    table = read_table(file, time=GUIDE_TIME, values=list(kinds), step=step, kinds=kinds, fill=fill)
     return replace(
         table,
         panel=table.panel.replace(values=table.panel.values, channels=channels),
