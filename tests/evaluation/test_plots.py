@@ -1,7 +1,7 @@
 """The pictures: written as PNG with something on them, drawn from the right numbers."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from statsmodels.tsa.stattools import acf
 
-from presurge.evaluation.report import RunSummary
+from presurge.evaluation.backtest import evaluate
+from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.evaluation.report.plots import (
     autocorrelation,
     burst_figure,
@@ -19,9 +20,11 @@ from presurge.evaluation.report.plots import (
     horizon_figure,
     largest_burst,
     reduce_rows,
+    residual_figure,
     rows_a_point,
 )
 from presurge.evaluation.walk import RollingForecast, rolling_forecast
+from presurge.models.naive import LastValue
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 from presurge.series.plots_style import (
     NARROW,
@@ -35,6 +38,7 @@ from presurge.series.plots_style import (
     time_axis,
     to_png,
 )
+from presurge.series.spans import Span
 
 NAMES = ("burst", "coverage", "forecast", "horizon", "hours", "residuals")
 
@@ -92,7 +96,7 @@ def test_the_burst_is_in_the_zoom(run: RunSummary, blocks: RollingForecast) -> N
 def test_every_model_has_its_line_in_the_errors_by_step(run: RunSummary) -> None:
     axes = horizon_figure(run.evaluation, "linear").axes[0]
     for line in axes.lines:
-        expected = run.evaluation.scores[str(line.get_label())]["wape"][:, 0]
+        expected = run.evaluation.scores[str(line.get_label())]["wql"][:, 0]
         np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
     assert {str(line.get_label()) for line in axes.lines} == {"linear", "last-value"}
 
@@ -110,16 +114,56 @@ def test_a_low_coverage_is_still_in_the_picture(run: RunSummary) -> None:
         scores.update(before)
 
 
-def test_the_mae_is_drawn_where_the_wape_is_undefined(run: RunSummary) -> None:
+@pytest.mark.parametrize(("unknown", "drawn"), [(("wql",), "wape"), (("wql", "wape"), "mae")])
+def test_where_the_wql_is_undefined_the_wape_is_drawn_and_else_the_mae(
+    run: RunSummary, unknown: tuple[str, ...], drawn: str
+) -> None:
     scores = {name: dict(metrics) for name, metrics in run.evaluation.scores.items()}
     for metrics in scores.values():
-        metrics["wape"] = metrics["wape"].copy()
-        metrics["wape"][:, 0] = np.nan
+        for metric in unknown:
+            metrics[metric] = metrics[metric].copy()
+            metrics[metric][:, 0] = np.nan
     first, second = horizon_figure(replace(run.evaluation, scores=scores), "linear").axes
-    assert [axes.get_title(loc="left") for axes in (first, second)] == ["requests: MAE", "cpu: WAPE"]
+    titles = [axes.get_title(loc="left") for axes in (first, second)]
+    assert titles == [f"requests: {drawn.upper()}", "cpu: WQL"]
     for line in first.lines:
-        expected = run.evaluation.scores[str(line.get_label())]["mae"][:, 0]
+        expected = run.evaluation.scores[str(line.get_label())][drawn][:, 0]
         np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
+
+
+def test_of_many_models_the_best_are_drawn_beside_the_one(run: RunSummary) -> None:
+    scores = dict(run.evaluation.scores)
+    for place in range(6):
+        scores[f"rival{place}"] = {**scores["last-value"], "wql": scores["last-value"]["wql"] * (1 + place)}
+    figure = horizon_figure(replace(run.evaluation, scores=scores), "linear")
+    labels = [str(line.get_label()) for line in figure.axes[0].lines]
+    assert labels == ["last-value", "rival0", "rival1", "rival2", "linear"]
+
+
+def test_a_short_test_has_no_picture_twice_and_no_lag_without_pairs(
+    make_run: Callable[..., RunSummary], tmp_path: Path
+) -> None:
+    summary = make_run(tmp_path)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "burst.png").write_bytes(b"of an earlier report")
+    test = summary.dataset.test
+    few = replace(summary.dataset, test=Span(test.first, test.first + 22))
+    last = LastValue(context=24, horizon=3)
+    last.fit(few.panel, few.train)
+    scored = evaluate([summary.model, last], few.panel, few.test, train=few.fit_span)
+    short = replace(summary, dataset=few, evaluation=scored)
+    write_report(tmp_path, short)
+    names = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert names == {"forecast", "horizon", "residuals", "coverage"}
+    figure = residual_figure(rolling_forecast(summary.model, few.panel, few.test, lead=1))
+    memory = [axes for axes in figure.axes if axes.get_title(loc="left") == "autocorrelation"]
+    assert memory[0].collections[0].get_paths()[-1].vertices[0, 0] == 22 // 4
+    assert short.length.startswith("The test is short: 22 rows (22 hours) hold 20 windows, worth about ")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert short.length in page
+    assert short.length in " ".join(report_text(short).split())
+    assert 'class="tile open"' in page
+    assert 'class="tile good"' not in page
 
 
 def test_rows_are_reduced_without_the_missing() -> None:
@@ -184,8 +228,6 @@ def test_axes_speak_in_units_that_fit() -> None:
     assert axes.get_xlabel() == "minutes ahead"
     step_axis(axes, DAY, 1)
     assert axes.get_xlabel() == "days ahead"
-    times_us = np.array([7200 * SECOND, 7200 * SECOND + 5 * HOUR])
-    assert time_axis(axes, times_us, "relative", WIDE)[0] == 2
     assert [short_number(v) for v in (1234, 12.5, 1.2e6, 3e9, 0.25)] == [
         "1,234",
         "12.5",
@@ -193,6 +235,28 @@ def test_axes_speak_in_units_that_fit() -> None:
         "3 G",
         "0.25",
     ]
+
+
+@pytest.mark.parametrize(
+    ("begin", "span", "expected"),
+    [
+        (7200 * SECOND, 5 * HOUR, ["day 1, 02:00", "day 1, 03:00"]),
+        (2 * DAY + 3 * HOUR + MINUTE, 5 * HOUR, ["day 3, 04:00", "day 3, 05:00"]),
+        (0, 20 * SECOND, ["day 1, 00:00", "day 1, 00:00:05"]),
+        (DAY - HOUR, 9 * DAY, ["day 3", "day 5"]),
+        (0, 700 * DAY, ["day 1", "day 118"]),
+    ],
+)
+def test_relative_clocks_read_as_days_and_hours(begin: int, span: int, expected: list[str]) -> None:
+    with styled(WIDE):
+        figure = new_figure(WIDE, 100)
+        axes = figure.subplots()
+        times_us = np.array([begin, begin + span])
+        axes.plot(time_axis(axes, times_us, "relative", WIDE), [0, 1])
+        figure.canvas.draw()
+        labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels[:2] == expected
+    assert 3 <= len(labels) <= 8
 
 
 @pytest.mark.parametrize("layout", [WIDE, NARROW], ids=lambda layout: layout.name)

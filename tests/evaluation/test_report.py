@@ -126,6 +126,36 @@ def test_the_numbers_are_those_of_the_evaluation(run: RunSummary, text: str) -> 
     assert "buckets without a row: 3" in words
 
 
+def test_choices_and_settings_are_words_not_dictionaries(run: RunSummary) -> None:
+    chosen = {
+        "requests": {
+            "model": "linear",
+            "ridge": 0.25,
+            "calendar": False,
+            "holidays": True,
+            "why": "the best",
+        },
+        "period": {"requests": 24, "cpu": 12},
+    }
+    report = replace(run.fitted.report, chosen=chosen)
+    config = {
+        "model": "gru",
+        "epochs": 5,
+        "betas": [0.9, 0.999],
+        "model_settings": {"hidden_size": 8},
+        "season": None,
+    }
+    solved = replace(run, fitted=replace(run.fitted, report=report), config=config)
+    facts = dict(solved.facts())
+    assert facts["Chosen by validation"] == (
+        "requests: model linear, ridge 0.25, no calendar, holidays (the best); period: requests 24, cpu 12"
+    )
+    assert facts["Settings"] == "model gru, model_settings.hidden_size 8"
+    trained = replace(solved.fitted, report=replace(report, history=({"epoch": 0.0, "train_loss": 1.0},)))
+    learned = dict(replace(solved, fitted=trained).facts())
+    assert learned["Settings"] == "model gru, epochs 5, betas 0.9 and 0.999, model_settings.hidden_size 8"
+
+
 @pytest.fixture(scope="module")
 def odd_run(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
     """A written run with names that are markup, and a model that learned over two epochs."""

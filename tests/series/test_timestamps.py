@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presurge.errors import DataError
-from presurge.series.timestamps import TimeUnit, check_unit, detect_form, format_stamp, stamp_expr
+from presurge.series.timestamps import (
+    TimeUnit,
+    check_unit,
+    detect_form,
+    format_stamp,
+    stamp_expr,
+    stamp_words,
+)
 
 MOMENT = datetime(2023, 11, 16, 18, 15, 46, 680590, tzinfo=UTC)
 MOMENT_US = 1_700_158_546_680_590
@@ -179,3 +186,9 @@ def test_stamps_go_out_as_they_came() -> None:
     assert format_stamp(MOMENT_US, "utc") == "2023-11-16T18:15:46.680590Z"
     assert format_stamp(60_000_000, "relative") == 60
     assert format_stamp(60_500_000, "relative") == 60.5
+
+
+def test_times_for_people() -> None:
+    assert stamp_words(MOMENT_US, "utc") == format_stamp(MOMENT_US, "utc")
+    seconds = {0: "day 1, 00:00", 187_200: "day 3, 04:00", 86_399: "day 1, 23:59:59", -60: "day 0, 23:59"}
+    assert {time: stamp_words(time * 1_000_000, "relative") for time in seconds} == seconds

@@ -220,7 +220,9 @@ def duels(averages: Averages, baselines: Iterable[str], losses: Losses, *, overl
 def _with_contrary(
     duel: Duel, values: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]
 ) -> Duel:
-    """The duel with the scores that point the other way than its own."""
+    """The duel with the scores that point the other way than its own, if it has an interval."""
+    if math.isnan(duel.low):
+        return duel
     found, sign = [], 1 if duel.gain >= 0 else -1
     for metric in ("wql", "wape", "rmse", "relative_bias"):
         best, ours = _best(metric, rivals), values[metric]

@@ -21,10 +21,11 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import Formatter, FuncFormatter, Locator, MaxNLocator
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, Locator, MaxNLocator
 
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 from presurge.series.panel import Channel, Clock, FloatArray
+from presurge.series.timestamps import stamp_words
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -41,6 +42,17 @@ _ROUND_STEPS = (1, 2, 2.5, 5, 10)
 _SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
 """Percent -> opacity of the interval, drawn over the wider ones."""
 _UNITS = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
+_TICKS = tuple(
+    count * unit
+    for unit, counts in (
+        (SECOND, (1, 5, 15, 30)),
+        (MINUTE, (1, 5, 15, 30)),
+        (HOUR, (1, 2, 3, 6, 12)),
+        (DAY, (1, 2, 7)),
+    )
+    for count in counts
+)
+"""Distances of the ticks of a relative clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,16 +176,23 @@ def time_axis(axes: Axes, times_us: npt.NDArray[np.int64], clock: Clock, layout:
         locator: Locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
         formatter: Formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
     else:
-        span = times_us[-1] - times_us[0]
-        size, name = next((unit for unit in _UNITS if span >= 3 * unit[0]), _UNITS[-1])
-        label = f"{name} on the trace’s clock"
-        locator = MaxNLocator(nbins=9 if wide else 5, steps=_ROUND_STEPS)
-        formatter = FuncFormatter(lambda value, _: f"{value:,.6g}")
+        size, label = DAY, "time on the trace’s clock"
+        apart = (times_us[-1] - times_us[0]) / (6 if wide else 2.5)
+        tick = next((unit for unit in _TICKS if unit >= apart), -(-int(apart) // DAY) * DAY)
+        first = -(-times_us[0] // tick) * tick
+        locator = FixedLocator((np.arange(first, times_us[-1] + 1, tick) / DAY).tolist())
+        formatter = FuncFormatter(lambda value, _: _clock_words(round(value * DAY / SECOND) * SECOND, tick))
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(formatter)
     axes.margins(x=0.01)
     return times_us / size
+
+
+def _clock_words(time_us: int, tick: int) -> str:
+    """A time of a relative clock, without the hour where all ticks stand at midnight."""
+    words = stamp_words(time_us, "relative")
+    return words.partition(",")[0] if tick % DAY == 0 else words
 
 
 def reduce_rows(values: FloatArray, size: int, how: str) -> FloatArray:

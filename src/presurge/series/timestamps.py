@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 
 from presurge.errors import DataError
-from presurge.series.frequency import SECOND
+from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 from presurge.series.panel import Clock
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -150,6 +150,18 @@ def format_stamp(stamp: int, clock: Clock) -> str | int | float:
     if clock == "utc":
         return (_EPOCH + timedelta(microseconds=stamp)).isoformat().replace("+00:00", "Z")
     return stamp // SECOND if stamp % SECOND == 0 else stamp / SECOND
+
+
+def stamp_words(stamp: int, clock: Clock) -> str:
+    """Write a time (microseconds) for people: ISO-8601 in UTC, or ``day 3, 04:00`` on a relative clock.
+
+    Day 1 begins at second 0 of a relative clock. Seconds are written where there are any.
+    """
+    if clock == "utc":
+        return str(format_stamp(stamp, clock))
+    day, rest = divmod(stamp, DAY)
+    seconds = f":{rest % MINUTE // SECOND:02}" if rest % MINUTE else ""
+    return f"day {day + 1:,}, {rest // HOUR:02}:{rest % HOUR // MINUTE:02}{seconds}"
 
 
 def _magnitude(value: float) -> tuple[TimeUnit, bool]:

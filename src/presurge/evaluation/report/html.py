@@ -63,6 +63,7 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
         test_rows=test_rows,
         test_first=escape(test_first),
         test_last=escape(test_last),
+        short=f'<p class="lead">{escape(summary.length)}</p>' if summary.length else "",
         verdict=_verdict(summary),
         scored=escape(scored_on(evaluation)),
         horizon=evaluation.horizon,

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from math import isfinite
+from math import isfinite, isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -21,14 +21,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.metrics import INTERVALS, Float64Array
 from presurge.evaluation.report.summary import RunSummary
+from presurge.evaluation.report.tables import leading
 from presurge.evaluation.walk import HourlyError, RollingForecast, error_by_hour, rolling_forecast
 from presurge.progress import Progress
 from presurge.series import plots_style as style
-from presurge.series.frequency import HOUR, format_step
+from presurge.series.frequency import DAY, HOUR, format_step
 from presurge.series.plots_style import FORECAST, INK, MUTED, NARROW, WIDE, Layout, reduce_rows
 
 MAX_CHANNELS = 6
 """Further channels are in the tables only."""
+MAX_RIVALS = 4
+"""Models drawn beside the one of the report."""
 MAX_LAG = 40
 _WIDE_RANGE = 8.0
 """The largest loss over the least, from which on only a log scale shows both ends."""
@@ -78,11 +81,15 @@ def _drawings(summary: RunSummary) -> Iterator[tuple[str, str, Callable[[Layout]
     ]
     draw = partial(forecast_figure, blocks)
     yield "forecast", "Forecast against actual", draw, " ".join(filter(None, notes))
-    title = f"Around the largest burst of {blocks.channels[0].name}"
-    yield "burst", title, partial(burst_figure, blocks), ""
-    draw = partial(horizon_figure, evaluation, model.name)
-    yield "horizon", "Error by horizon step", draw, ""
-    if panel.step <= HOUR:
+    if len(blocks.times_us) > WIDE.zoom:  # else it would show the same rows again
+        title = f"Around the largest burst of {blocks.channels[0].name}"
+        yield "burst", title, partial(burst_figure, blocks), ""
+    if model.horizon > 1:
+        beside = (
+            f"The best {MAX_RIVALS} of the other models." if len(evaluation.models) > MAX_RIVALS + 1 else ""
+        )
+        yield "horizon", "Error by horizon step", partial(horizon_figure, evaluation, model.name), beside
+    if panel.step <= HOUR and evaluation.last_us - evaluation.first_us >= DAY:
         hourly = error_by_hour(model, panel, data.test, stride=evaluation.stride)
         yield "hours", "Error by hour of the day", partial(hour_figure, hourly, evaluation), ""
     one_step = rolling_forecast(model, panel, data.test, item=item, lead=1)
@@ -137,16 +144,22 @@ def largest_burst(rolling: RollingForecast) -> int:
 
 
 def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) -> Figure:
-    """WAPE (MAE where it is undefined) of every model at each horizon step, a panel per channel."""
+    """Error of a model and the best of the others at each horizon step, a panel per channel.
+
+    The error is the WQL, or the WAPE (else the MAE) where the model has no quantiles.
+    """
     channels = evaluation.channels[:MAX_CHANNELS]
-    others = [name for name in evaluation.models if name != model]
     figure, grid = style.panels(layout, len(channels), 210)
+    looks: dict[str, int] = {model: 0}
     for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
         x = style.step_axis(axes, evaluation.step, evaluation.horizon)
-        metric = "mae" if np.isnan(evaluation.scores[model]["wape"][:, c]).any() else "wape"
-        for place, name in enumerate([*others, model], start=1):
-            values = evaluation.scores[name][metric][:, c]
-            style.draw_series(axes, 0 if name == model else place, x, values, name)
+        values = {row.model: row.values for row in evaluation.table() if row.channel == channel.name}
+        metric = leading([values[model]])
+        others = [name for name in values if name != model and not isnan(values[name][metric])]
+        best = sorted(others, key=lambda name: values[name][metric])[:MAX_RIVALS]
+        for name in [*best, model]:
+            look = looks.setdefault(name, len(looks))
+            style.draw_series(axes, look, x, evaluation.scores[name][metric][:, c], name)
         axes.set_title(f"{channel.name}: {metric.upper()}")
         if metric == "mae":
             style.number_axis(axes)
@@ -290,10 +303,12 @@ def _draw_distribution(axes: Axes, error: Float64Array) -> None:
 
 
 def _draw_autocorrelation(axes: Axes, error: Float64Array) -> None:
-    values = autocorrelation(error, MAX_LAG)
-    noise = 1.96 / np.sqrt(max(1, int((~np.isnan(error)).sum())))
-    axes.vlines(np.arange(1, MAX_LAG + 1), 0, values, color=FORECAST, lw=2)
+    known = int((~np.isnan(error)).sum())
+    lags = min(MAX_LAG, known // 4)  # further on, too few pairs are left (Box and Jenkins)
+    values = autocorrelation(error, lags)
+    noise = 1.96 / np.sqrt(max(1, known))
+    axes.vlines(np.arange(1, lags + 1), 0, values, color=FORECAST, lw=2)
     axes.axhspan(-noise, noise, color=MUTED, alpha=0.2, lw=0)
     axes.axhline(0, color=INK, lw=0.8)
-    limits = min(-0.2, float(values.min()) - 0.05), max(0.5, float(values.max()) + 0.05)
+    limits = min(-0.2, values.min(initial=0) - 0.05), max(0.5, values.max(initial=0) + 0.05)
     axes.set(title="autocorrelation", xlabel="lag in steps", ylim=limits)

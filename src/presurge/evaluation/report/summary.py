@@ -14,8 +14,11 @@ from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import BLOCK
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
-from presurge.series.timestamps import format_stamp
+from presurge.series.timestamps import stamp_words
+from presurge.training.config import TrainingConfig
 
+_FEW_INDEPENDENT = 50
+"""Independent test windows below which a report says that the test is short."""
 _FEW_WINDOWS = 200
 """Windows below which the outer quantiles are rough."""
 
@@ -69,8 +72,7 @@ class RunSummary:
             held = span.last > span.first
             if held.any():
                 times = panel.times_of(span.first[held]).min(), panel.times_of(span.last[held] - 1).max()
-                stamps = [format_stamp(int(time), panel.clock) for time in times]
-                first, last = (stamp if isinstance(stamp, str) else f"{stamp:,} s" for stamp in stamps)
+                first, last = (stamp_words(int(time), panel.clock) for time in times)
                 found.append((name, len(span), first, last))
         return found
 
@@ -88,19 +90,43 @@ class RunSummary:
             f"{model.horizon} rows ({self._duration(model.horizon)}) ahead",
             "Learned values": f"{model.n_parameters:,}, from {report.n_windows:,} windows",
             "Fit and calibration": f"{self.fitted.cpu_seconds:.2f} CPU seconds",
-            "Chosen by validation": _pairs(report.chosen),
+            "Chosen by validation": _chosen(report.chosen),
             "Intervals": _intervals(model.calibration) if model.calibration else "",
             "Scored on": f"{scored.n_windows:,} windows, one every {_count(scored.stride, 'row')}{skipped}",
-            "Settings": _pairs(self.config),
+            "Settings": _words(self._settings()),
             "Presurge": __version__,
         }
         return [(label, value) for label, value in facts.items() if value]
+
+    def _settings(self) -> dict[str, Any]:
+        """The resolved settings, without those of a training loop that never ran."""
+        if self.fitted.report.history:
+            return self.config
+        idle = TrainingConfig.model_fields
+        return {key: value for key, value in self.config.items() if key not in idle}
+
+    @property
+    def length(self) -> str:
+        """How short the test is, if it is short."""
+        found, own = (
+            self.evaluation,
+            [duel for duel in self.evaluation.duels if duel.model == self.model.name],
+        )
+        independent = min((duel.windows for duel in own), default=found.n_windows)
+        if independent >= _FEW_INDEPENDENT:
+            return ""
+        rows = len(self.dataset.test)
+        return (
+            f"The test is short: {_count(rows, 'row')} ({self._duration(rows)}) hold {_count(found.n_windows, 'window')}, "
+            f"worth about {_count(independent, 'independent one')}. Other rows may give quite different scores."
+        )
 
     def warnings(self) -> tuple[str, ...]:
         """What the reader must know before trusting the model."""
         calibration, skipped, found = self.model.calibration, self.evaluation.n_skipped, []
         if self.synthetic:
             found.append("The data are synthetic: these numbers say nothing about a real service.")
+        found += filter(None, [self.length])
         if calibration is None:
             found.append("The model has no intervals: it was never calibrated.")
         elif calibration.n_windows < _FEW_WINDOWS:
@@ -126,17 +152,35 @@ def _intervals(calibration: Calibration) -> str:
     return text + later if calibration.rate else text
 
 
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key} = {_plain(value)}" for key, value in values.items() if value not in (None, {}, [])
-    )
+def _chosen(chosen: dict[str, Any]) -> str:
+    """What validation chose, in words: for all channels, then channel by channel."""
+    plain = {key: value for key, value in chosen.items() if not isinstance(value, dict)}
+    parts = [
+        _words(plain),
+        *(f"{key}: {_words(value)}" for key, value in chosen.items() if isinstance(value, dict)),
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _words(values: dict[str, Any]) -> str:
+    """Settings in words: ``ridge 100, no calendar (why it was chosen)``."""
+    words = [
+        _word(key, value) for key, value in values.items() if key != "why" and value not in (None, {}, [])
+    ]
+    return ", ".join(words) + (f" ({values['why']})" if values.get("why") else "")
+
+
+def _word(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return key if value else f"no {key}"
+    if isinstance(value, dict):
+        return ", ".join(_word(f"{key}.{inner}", one) for inner, one in value.items())
+    if isinstance(value, list | tuple):
+        return f"{key} " + " and ".join(_plain(one) for one in value)
+    return f"{key} {_plain(value)}"
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"({_pairs(value)})"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_plain, value)) + "]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.metrics import ITEM_METRICS
 from presurge.series.panel import Channel
-from presurge.series.timestamps import format_stamp
+from presurge.series.timestamps import stamp_words
 
 HEADINGS = {
     "wql": "WQL",
@@ -141,11 +141,10 @@ def text_items(evaluation: Evaluation) -> str:
 
 def scored_on(evaluation: Evaluation) -> str:
     """How many windows were scored, from when to when."""
-    first, last = (format_stamp(time, evaluation.clock) for time in (evaluation.first_us, evaluation.last_us))
-    if evaluation.clock != "utc":
-        first, last = f"{first:,} s", f"{last:,} s"
+    first, last = (stamp_words(time, evaluation.clock) for time in (evaluation.first_us, evaluation.last_us))
     windows = f"{evaluation.n_windows:,} window{'' if evaluation.n_windows == 1 else 's'}"
-    return f"{windows} of {evaluation.horizon} steps, {first} to {last}."
+    steps = f"{evaluation.horizon} step{'' if evaluation.horizon == 1 else 's'}"
+    return f"{windows} of {steps}, {first} to {last}."
 
 
 def _aligned(lines: list[list[str]]) -> list[str]:

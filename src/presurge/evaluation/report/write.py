@@ -15,6 +15,8 @@ from presurge.progress import Progress
 if TYPE_CHECKING:
     from presurge.evaluation.report.plots import Picture
 
+PICTURES = ("forecast", "burst", "horizon", "hours", "residuals", "coverage", "learning_curve")
+"""Names of all pictures that a report may have."""
 _WIDTH = 80
 _NO_PICTURES = (
     "The pictures are missing because matplotlib is not installed. "
@@ -41,6 +43,10 @@ def write_report(
         from presurge.evaluation.report.plots import pictures
 
         drawn = pictures(summary, progress)
+    stale = {f"{name}.png" for name in PICTURES} - {f"{picture.name}.png" for picture in drawn}
+    with files.writing(directory / "plots"):
+        for name in stale:  # of an earlier report
+            (directory / "plots" / name).unlink(missing_ok=True)
     for picture in drawn:
         with files.atomic_path(directory / "plots" / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)
