@@ -9,6 +9,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -220,7 +221,11 @@ def open_file(source: Path | str | RowFile | Frame) -> RowFile:
 
 
 def _spooled(path: Path) -> Path:
-    """Copy a stream into a temporary file, which is removed when the process ends."""
+    """Copy a stream into a temporary file, which is removed when the process ends.
+
+    Polars has the kernel restart what Ctrl-C interrupts, so that waiting for a FIFO would go on: not here.
+    """
+    signal.siginterrupt(signal.SIGINT, True)
     with tempfile.NamedTemporaryFile(prefix="presurge-", delete=False) as copy, reading(path):
         atexit.register(Path(copy.name).unlink, missing_ok=True)
         with path.open("rb") if str(path) != "-" else nullcontext(sys.stdin.buffer) as stream:
