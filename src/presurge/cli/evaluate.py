@@ -135,6 +135,7 @@ def evaluate(
             table=table.changes(),
             stride=options.stride,
             **split.fractions(),
+            now=table.moment(),
             progress=progress,
         )
     say_notes(notes)

@@ -86,6 +86,7 @@ class TableOptions(Options):
         step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace, inferred for a table).
         kind: Whether a column is a count or a gauge (default: count if its values are whole numbers, none is negative and its name is not that of a level such as gpu_temp).
         fill: How to fill times without a row; auto means zero for counts and missing for gauges (default: auto).
+        now: What time it is: a date and time, seconds since 1970, or now-1h; counts whose step is not over are left out (default: the system clock, for stamps close to it).
     """
 
     time: Annotated[str | None, "COL"] = None
@@ -96,6 +97,18 @@ class TableOptions(Options):
     step: Annotated[str | None, "STEP"] = None
     kind: Annotated[list[str], "COL=count|gauge"] = field(default_factory=list)
     fill: Literal["auto", "zero", "missing"] | None = None
+    now: Annotated[str | None, "TIME"] = None
+
+    def moment(self) -> int | None:
+        """What time it is, in microseconds since the Unix epoch or on the clock of the data; None if not given.
+
+        Raises:
+            ConfigError: It is no time.
+        """
+        from presurge.series.frequency import SECOND
+        from presurge.sources.prometheus import parse_moment
+
+        return None if self.now is None else parse_moment(self.now, "now") * SECOND
 
     def changes(self) -> dict[str, Any]:
         """The options that were given, by their names in ``TableConfig``.
@@ -158,7 +171,7 @@ class DataOptions(Split, TableOptions):
             ConfigError: The options contradict each other.
             DataError: The data cannot be read.
         """
-        from presurge.workflows.dataset import TableConfig, load_dataset
+        from presurge.workflows.dataset import TableConfig, examined, load_dataset, load_series
 
         changes, config = self.changes(), None
         if self.time is not None:
@@ -172,14 +185,15 @@ class DataOptions(Split, TableOptions):
                 f"{' and '.join(lonely)} cannot be used without `time` and `value`",
                 hint="Name the columns of the table.",
             )
+        series = load_series(examined(self.data), config, step=self.step, now=self.moment())
         dataset = load_dataset(
-            self.data,
+            series,
             config,
-            step=self.step,
             channels=changes.get("values") if config is None else None,
             known=changes.get("known", ()),
             observed=changes.get("observed", ()),
-            **self.fractions(),
+            test_fraction=self.test_fraction,
+            validation_fraction=self.validation_fraction,
         )
         say_notes(dataset.notes)
         return dataset

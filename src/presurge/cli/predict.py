@@ -1,15 +1,21 @@
 """``presurge predict``: the forecast that follows a history."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from presurge.cli.command import Options
-from presurge.cli.console import console, format_table
-from presurge.cli.options import CommonWithModels, ModelDirectory, TableOptions
+from presurge.cli.console import console, flag, format_table
+from presurge.cli.options import CommonWithModels, ModelDirectory, TableOptions, listed
+from presurge.errors import spelled
 
 if TYPE_CHECKING:
     from presurge.series.forecast import Forecast
+
+SOME_MISSING = 3
+"""The exit code where some items have no forecast."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,8 @@ class PredictOptions(Options):
     Attributes:
         history: The latest rows: at least as many as the model's context.
         horizon: Rows to forecast (default: the model's horizon).
+        items: Items to forecast (default: all).
+        max_age: Largest age of the last row, such as 15m; an item whose last row is older gets no forecast (default: any age).
         future: The --known columns of the rows to forecast: exactly as many rows as the model's horizon.
         output: Also write the forecast to this file; /dev/stdout gets JSON and nothing else.
         fill_gaps: How to treat missing rows in the context: stop with an error, or interpolate between their neighbours.
@@ -26,44 +34,61 @@ class PredictOptions(Options):
 
     history: Path
     horizon: Annotated[int | None, "H", "--horizon", "--prediction-horizon"] = None
+    items: Annotated[list[str], "--item", "A,B,..."] = field(default_factory=list)
+    max_age: Annotated[str | None, "AGE"] = None
     future: Path | None = None
     output: Annotated[Path | None, "FILE.csv|FILE.json"] = None
     fill_gaps: Literal["error", "interpolate"] = "error"
 
 
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions(TableOptions):
+    """Reading a table.
+
+    Attributes:
+        item: Column with the item names, where it has another name than in the training table.
+    """
+
+    item: Annotated[str | None, "--item-column", "COL"] = None
+
+
 def predict(
-    model: ModelDirectory, options: PredictOptions, table: TableOptions, common: CommonWithModels
+    model: ModelDirectory, options: PredictOptions, table: HistoryOptions, common: CommonWithModels
 ) -> None:
     """Forecast the rows that follow a history, with intervals.
 
     The first forecast row lies one step after the last complete row of the history. Columns have the names that the model
-    was trained on, unless --time and --value name others.
+    was trained on, unless --time and --value name others. An item that cannot be forecast is listed with the reason, and
+    the exit code is then 3.
 
     Examples:
       presurge predict run --history data
+      presurge predict run --history fleet.csv --item web-1,web-2 --max-age 15m
       presurge predict run --history latest.csv --output forecast.csv
     """
+    from presurge.config import validated
     from presurge.workflows import predict as workflow
 
+    given: dict[str, Any] = {"horizon": options.horizon, "gaps": options.fill_gaps, "now": table.moment()}
+    given |= {"items": listed(options.items) or None, "max_age": options.max_age}
+    config = validated(workflow.PredictConfig, given)
     forecast = workflow.predict(
-        model.model_dir,
-        options.history,
-        table=table.changes(),
-        horizon=options.horizon,
-        future=options.future,
-        gaps=options.fill_gaps,
+        model.model_dir, options.history, config, table=table.changes(), future=options.future
     )
-    for flag in forecast.flags:
-        console.warn(flag)
+    for text in forecast.flags:
+        console.warn(spelled(text, flag))
+    for item, reason in forecast.missing.items():
+        console.warn(f"no forecast for {item}: {spelled(reason, flag)}")
     if options.output is not None:
         workflow.write_forecast(forecast, options.output)
         console.say(f"Wrote {options.output}")
-    if str(options.output) == "/dev/stdout":  # the forecast itself, for a pipe
-        return
-    if common.json:
-        console.result_json(forecast.to_dict())
-    else:
-        console.result(forecast_text(forecast))
+    if str(options.output) != "/dev/stdout":  # that is the forecast itself, for a pipe
+        if common.json:
+            console.result_json(forecast.to_dict())
+        else:
+            console.result(forecast_text(forecast))
+    if forecast.missing:
+        raise typer.Exit(SOME_MISSING)
 
 
 def forecast_text(forecast: "Forecast") -> str:

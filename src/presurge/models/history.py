@@ -20,19 +20,36 @@ def matching_history(panel: Panel, spec: "SeriesSpec", context: int) -> Panel:
         HistoryError: Another step, a missing channel or static feature, fewer rows than the context, or a missing value
             in it.
     """
+    history = matching_channels(panel, spec)
+    for unfit in unfit_items(history, context).values():
+        raise unfit
+    return history
+
+
+def matching_channels(panel: Panel, spec: "SeriesSpec") -> Panel:
+    """The channels of a history that the model reads, whatever its rows hold.
+
+    Raises:
+        HistoryError: Another step, or a missing channel or static feature.
+    """
     if panel.step != spec.step:
         raise HistoryError(
             f"the history has a step of {format_step(panel.step)}, the model one of {format_step(spec.step)}",
             hint=f"Bring the history to {format_step(spec.step)} first: prepare it with another `step`.",
         )
     try:
-        history = spec.view(panel)
+        return spec.view(panel)
     except DataError as error:
         needed = ", ".join([*(channel.name for channel in spec.channels), *spec.features])
         hint = f"The model needs {needed}. {error.hint}"
         raise HistoryError(f"the history has {error.what}", hint=hint) from error
+
+
+def unfit_items(history: Panel, context: int) -> dict[int, HistoryError]:
+    """The items that a model cannot read, by number, and why: fewer rows than the context, or a missing value in it."""
+    found = {}
     for item, (begin, end) in enumerate(zip(history.indptr[:-1], history.indptr[1:], strict=True)):
-        holes = int((~history.observed[end - context : end]).any(axis=1).sum())
+        holes = int((~history.observed[max(begin, end - context) : end]).any(axis=1).sum())
         if end - begin < context:
             what = f"the history has {end - begin} rows, and the model reads {context}"
             hint = "Give a longer history: Presurge fills in no missing rows."
@@ -41,8 +58,8 @@ def matching_history(panel: Panel, spec: "SeriesSpec", context: int) -> Panel:
             hint = "Repair the history, or have short gaps interpolated and flagged: `fill_gaps=interpolate`"
         else:
             continue
-        raise HistoryError(what, where=_item_place(history, item), hint=hint)
-    return history
+        found[item] = HistoryError(what, where=_item_place(history, item), hint=hint)
+    return found
 
 
 def followed(
@@ -69,7 +86,7 @@ def followed(
         hint = f"The model needs {', '.join(names)}. {error.hint}"
         raise HistoryError(f"the future has {error.what}", setting="future", hint=hint) from error
     items = range(len(history.items))
-    row_F = np.concatenate([_future_rows(history, item, future, horizon) for item in items])
+    row_F = np.concatenate([future_rows(history, item, future, horizon) for item in items])
     ahead_FN = np.full((len(row_F), len(history.channels)), np.nan, np.float32)
     ahead_FN[:, columns_of(history.channels, "known")] = future.values[row_F]
     after_F = np.repeat(history.indptr[1:], horizon)
@@ -82,7 +99,7 @@ def followed(
     return series, series.indptr[1:] - 1 - horizon
 
 
-def _future_rows(history: Panel, item: int, future: Panel, horizon: int) -> IntArray:
+def future_rows(history: Panel, item: int, future: Panel, horizon: int) -> IntArray:
     """The rows of the future that follow an item of the history.
 
     Raises:

@@ -291,6 +291,19 @@ class Panel:
             carried=None if self.carried is None else rows(self.carried),
         )
 
+    def take_items(self, numbers: Sequence[int]) -> "Panel":
+        """A panel of some of the items, in the order given."""
+        rows_R = np.concatenate([np.arange(0), *(np.arange(len(self))[self.rows_of(i)] for i in numbers)])
+        chosen = np.array(numbers, np.int64)
+        return self.replace(
+            values=self.values[rows_R],
+            items=tuple(self.items[i] for i in numbers),
+            indptr=np.concatenate(([0], np.cumsum(np.diff(self.indptr)[chosen]))),
+            start=self.start[chosen],
+            stamps=None if self.stamps is None else self.stamps[rows_R],
+            features=self.features[chosen],
+        )
+
     def replace(self, **changes: Any) -> "Panel":
         """The panel with some of its attributes changed."""
         return replaced(self, **changes)

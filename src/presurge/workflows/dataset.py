@@ -1,6 +1,7 @@
 """Load DATA, whether a prepared directory, a table or a trace, as a panel and its parts."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
+from presurge.series.timestamps import format_stamp
 from presurge.sources.columns import read_items, read_numbers, without_blank
 from presurge.sources.files import RowFile, check_columns, open_file
 from presurge.sources.formats import LOAD_CHANNELS
@@ -26,6 +28,8 @@ from presurge.workflows.prepare.aggregate import covered_rows
 from presurge.workflows.prepare.directory import MANIFEST, MANIFEST_FORMAT
 
 Fill = Literal["auto", "zero", "missing"]
+_FRESH = 3
+"""Steps after the present within which a stamp still belongs to it: clocks differ, and some logs stamp the end of a step."""
 
 
 class TableConfig(Config):
@@ -72,7 +76,7 @@ def examined(path: Path) -> Path | RowFile:
 
 
 def load_dataset(
-    path: Path | RowFile | Panel,
+    path: "Path | RowFile | Panel | Series",
     table: TableConfig | None = None,
     *,
     step: str | None = None,
@@ -85,7 +89,8 @@ def load_dataset(
     """Load DATA and split it into training, validation and test rows.
 
     Args:
-        path: A prepared directory, a table (with ``table``), a request trace or minute file of a known format, or a panel.
+        path: A prepared directory, a table (with ``table``), a request trace or minute file of a known format, a panel, or
+            what ``load_series`` made of one.
         table: How to read a table.
         step: Time between two rows, for a request trace (default: 60 s).
         channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
@@ -98,7 +103,7 @@ def load_dataset(
         DataError: The input cannot be read or holds too little.
         ConfigError: A fraction is impossible.
     """
-    series = load_series(path, table, step=step)
+    series = path if isinstance(path, Series) else load_series(path, table, step=step)
     if table is not None:
         known, observed = table.known, table.observed
     elif isinstance(path, Panel):
@@ -138,9 +143,24 @@ def _describe(split: tuple[Span, Span, Span], rows: int) -> str:
 
 
 def load_series(
-    source: Path | RowFile | Panel, table: TableConfig | None = None, *, step: str | None = None
+    source: Path | RowFile | Panel,
+    table: TableConfig | None = None,
+    *,
+    step: str | None = None,
+    now: int | None = None,
 ) -> Series:
-    """Load DATA as one panel, with a split only if it was prepared with one.
+    """Load DATA as one panel, with a split only if it was prepared with one, and without rows that are not finished.
+
+    A row covers the step that its stamp begins. Where a channel counts, rows whose step is not over ``now`` are left out, and
+    a note says so: half a minute of requests would look like a drop in load.
+
+    Args:
+        source: A prepared directory, a table (with ``table``), a request trace or minute file of a known format; or a panel,
+            which is taken as it is.
+        table: How to read a table.
+        step: Time between two rows, for a request trace (default: 60 s).
+        now: Microseconds since the Unix epoch, or on the clock of the data; by default the system clock, for stamps that are
+            dates and at most a few steps from it.
 
     Raises:
         DataError: The input cannot be read.
@@ -148,6 +168,34 @@ def load_series(
     if isinstance(source, Panel):
         origin: dict[str, Any] = {"path": "panel", "format": "panel"}
         return Series(panel=source, channels=source.channel_names, source=origin)
+    series = _read_series(source, table, step)
+    panel, clock = series.panel, time.time() * SECOND
+    if not panel.count_mask.any() or panel.stamps is not None or (now is None and panel.clock != "utc"):
+        return series
+    moment = int(clock) if now is None else now
+    ends = panel.start + np.diff(panel.indptr) * panel.step  # of the last steps
+    late = np.maximum(-((moment - ends) // panel.step), 0)
+    if now is None:
+        late[late > _FRESH] = 0
+    kept = Span(panel.indptr[:-1], np.maximum(panel.indptr[:-1], panel.indptr[1:] - late))
+    if len(kept) == len(panel):
+        return series
+    first = format_stamp(int((ends - late * panel.step)[late > 0].min()), panel.clock)
+    seconds = format_stamp(moment // SECOND * SECOND, panel.clock)
+    dropped = len(panel) - len(kept)
+    rows = "1 row" if dropped == 1 else f"{dropped:,} rows"
+    verb = "was" if dropped == 1 else "were"
+    note = f"left out {rows} from {first} on, which {verb} not over at {seconds} (`now`)"
+    split = None
+    if series.split is not None:
+        train, validation, test = (
+            Span(np.minimum(part.first, kept.last), np.minimum(part.last, kept.last)) for part in series.split
+        )
+        split = train, validation, test
+    return replace(series, panel=panel.take(kept), notes=(*series.notes, note), split=split)
+
+
+def _read_series(source: Path | RowFile, table: TableConfig | None, step: str | None) -> Series:
     if not isinstance(source, RowFile):
         if table is None and Path(source).is_dir():
             return _load_prepared(Path(source))
@@ -214,7 +262,7 @@ def _load_prepared(directory: Path) -> Series:
             )
         origin = {"path": str(directory), "format": "prepared", "trace": manifest["source"]}
         if "table" in manifest:
-            series = load_series(directory / manifest["series"], TableConfig(**manifest["table"]))
+            series = _read_series(directory / manifest["series"], TableConfig(**manifest["table"]), None)
             return replace(series, source=origin, notes=tuple(manifest["notes"]))
         channels = tuple(
             Channel(**channel) for channel in (*manifest["channels"], *manifest["extra_channels"])

@@ -24,7 +24,7 @@ from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND, format_step, parse_step
 from presurge.training.config import TrainingConfig
 from presurge.workflows.config import TrainConfig, resolve_each
-from presurge.workflows.dataset import examined, load_dataset
+from presurge.workflows.dataset import examined, load_dataset, load_series
 from presurge.workflows.predict import history_table
 
 logger = logging.getLogger("presurge.fit")
@@ -206,6 +206,7 @@ def evaluate(
     stride: int = 1,
     test_fraction: float | None = None,
     validation_fraction: float | None = None,
+    now: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, tuple[str, ...]]:
     """Score a trained model on the test rows of DATA; also return notes on how the data were read.
@@ -218,10 +219,10 @@ def evaluate(
     given = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
     fractions = config["training"].get("split", {}) | {k: v for k, v in given.items() if v is not None}
     source = examined(data)
+    reading = history_table(source, model, config, table)
     dataset = load_dataset(
-        source,
-        history_table(source, model, config, table),
-        step=f"{spec.step // SECOND}s",
+        load_series(source, reading, step=f"{spec.step // SECOND}s", now=now),
+        reading,
         channels=[channel.name for channel in spec.targets],
         known=[channel.name for channel in spec.known],
         observed=[channel.name for channel in spec.channels if channel.role == "observed"],

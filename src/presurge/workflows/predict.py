@@ -1,19 +1,25 @@
 """Forecast what follows a history with a trained model."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from presurge import files
+from presurge.config import Config
 from presurge.errors import ConfigError, FormatError, HistoryError
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster, SeriesSpec
+from presurge.models.history import future_rows, matching_channels, unfit_items
 from presurge.series.forecast import Forecast
-from presurge.series.frequency import SECOND
+from presurge.series.frequency import SECOND, parse_step
 from presurge.series.panel import Panel
+from presurge.series.timestamps import format_stamp
 from presurge.sources.files import RowFile
 from presurge.sources.formats import recognise_file
 from presurge.workflows.dataset import TableConfig, examined, load_series
@@ -21,47 +27,180 @@ from presurge.workflows.dataset import TableConfig, examined, load_series
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
 """Names that identify a time column when neither the model nor the user names one."""
+_SHOWN = 5
+"""Items that a message names."""
+_NEVER = 1 << 62
+"""A time at which all rows are finished."""
+
+
+class PredictConfig(Config):
+    """What to forecast, and from what.
+
+    Attributes:
+        horizon: Rows to forecast, at most the model's horizon (the default).
+        gaps: How to treat missing rows in the context: give no forecast, or interpolate between their neighbours and say
+            so in the forecast's ``flags``.
+        items: Names of the items to forecast; None takes all.
+        now: What time it is, in microseconds since the Unix epoch or on the clock of the history; None takes the system clock
+            if the stamps are dates.
+        max_age: Largest age of the end of the last row of an item, such as ``"15m"``; an older item gets no forecast.
+    """
+
+    horizon: int | None = None
+    gaps: GapRule = "error"
+    items: tuple[str, ...] | None = None
+    now: int | None = None
+    max_age: str | None = None
+
+    @field_validator("max_age")
+    @classmethod
+    def _is_a_duration(cls, age: str | None) -> str | None:
+        try:
+            parse_step(1 if age is None else age)
+        except ConfigError as error:
+            raise ValueError("is no age from 1s to 1w, such as 15m") from error
+        return age
+
+
+DEFAULTS = PredictConfig()
 
 
 def predict(
     model_directory: Path,
     history: Path,
+    config: PredictConfig = DEFAULTS,
     *,
     table: Mapping[str, Any] | None = None,
-    horizon: int | None = None,
     future: Path | None = None,
-    gaps: GapRule = "error",
 ) -> Forecast:
-    """Forecast what follows the last complete row of a history file.
+    """Forecast what follows the last complete row of every item of a history file.
+
+    An item that is too short, too old or has a gap gets no forecast; ``missing`` of the forecast says why. An item that ends
+    before the others is flagged.
 
     Args:
         model_directory: A model directory or a run directory.
         history: A table with the columns that the model was trained on, a minute file, a request trace or a prepared
             directory. At least as many rows as the model's context, at the model's step.
+        config: What to forecast.
         table: Settings of ``TableConfig`` that differ from those of the training table.
-        horizon: Rows to forecast, at most the model's horizon (the default).
         future: The known columns of the rows after the history, as many as the model's horizon; only for a model that
             was trained with known columns.
-        gaps: How to treat missing rows in the context: raise an error, or interpolate between their neighbours and say so
-            in the forecast's ``flags``.
 
     Raises:
-        HistoryError: The history is too short, has another step, misses a channel, or has a gap.
+        HistoryError: No item can be forecast, or the history has another step or misses a channel.
+        ConfigError: There is no such item, or it is unknown what time it is.
         ModelError: The model directory is damaged or unsafe.
     """
-    model, config = registry.load(model_directory)
+    model, record = registry.load(model_directory)
     spec = model.fitted_spec()
     step = f"{spec.step // SECOND}s"
     source = examined(history)
-    reading = history_table(source, model, config, table)
-    panel = load_series(source, reading, step=step).panel.with_ratios(c.name for c in spec.channels)
-    known, flags = None, tuple[str, ...]()
+    reading = history_table(source, model, record, table)
+    series = load_series(source, reading, step=step, now=config.now)
+    panel = _chosen(series.panel.with_ratios(c.name for c in spec.channels), config.items)
+    known, flags = None, tuple(note for note in series.notes if note.endswith("(`now`)"))
     if future is not None:
         ahead = examined(future)
-        known = load_series(ahead, future_table(ahead, spec, reading, step), step=step).panel
-    if gaps == "interpolate":
-        panel, flags = interpolate_context(panel, model)
-    return replace(model.forecast(panel, horizon, future=known), flags=flags)
+        known = load_series(ahead, future_table(ahead, spec, reading, step), step=step, now=_NEVER).panel
+    if config.gaps == "interpolate":
+        panel, filled = interpolate_context(panel, model)
+        flags += filled
+    missing = _unfit(panel, model, known, config)
+    fit = [number for number in range(len(panel.items)) if number not in missing]
+    if not fit:
+        raise _none_fits(panel, missing)
+    forecast = model.forecast(panel.take_items(fit) if missing else panel, config.horizon, future=known)
+    return replace(
+        forecast,
+        flags=(*forecast.flags, *flags, *_behind(forecast)),
+        missing={panel.items[number]: error.what for number, error in missing.items()},
+    )
+
+
+def _chosen(panel: Panel, items: Sequence[str] | None) -> Panel:
+    """The items of a panel with the given names.
+
+    Raises:
+        ConfigError: There is no item of that name.
+    """
+    if items is None:
+        return panel
+    unknown = [name for name in items if name not in panel.items]
+    if unknown:
+        near = get_close_matches(unknown[0], panel.items, n=_SHOWN)
+        listed = near or [*panel.items[:_SHOWN], *(["…"] if len(panel.items) > _SHOWN else [])]
+        hint = f"{'Did you mean' if near else 'The items are'}: {', '.join(listed)}{'?' if near else ''}"
+        raise ConfigError(
+            f"there is no item {unknown[0]!r}",
+            setting="items",
+            hint=hint
+            if panel.items != ("",)
+            else "The history has one series without a name: leave this out.",
+        )
+    return panel.take_items([panel.items.index(name) for name in dict.fromkeys(items)])
+
+
+def _unfit(
+    panel: Panel, model: Forecaster, future: Panel | None, config: PredictConfig
+) -> dict[int, HistoryError]:
+    """The items of a history that cannot be forecast, by number, and why.
+
+    Raises:
+        HistoryError: The history has another step or misses a channel.
+        ConfigError: An age is asked about on a clock that is not known.
+    """
+    history, found = matching_channels(panel, model.fitted_spec()), dict[int, HistoryError]()
+    if config.max_age is not None:
+        oldest = parse_step(config.max_age) + panel.step
+        if config.now is None and panel.clock != "utc":
+            raise ConfigError(
+                "the history counts seconds from an unknown origin, so its age is unknown",
+                setting="max_age",
+                hint="Say what time it is on that clock: `now=SECONDS`",
+            )
+        moment = int(time.time() * SECOND) if config.now is None else config.now
+        for item, end in enumerate(panel.indptr[1:]):
+            last = int(panel.times_of(np.array([end - 1]))[0]) if end > panel.indptr[item] else None
+            if last is None or moment - last > oldest:
+                at = "" if last is None else f", at {format_stamp(last, panel.clock)}"
+                what = f"the last row is too old{at}" if at else "there are no rows"
+                found[item] = HistoryError(what, hint="Give newer rows, or a larger `max_age`.")
+    found = unfit_items(history, model.context) | found
+    names = [channel.name for channel in model.fitted_spec().known]
+    if future is not None and {*names} <= {*future.channel_names}:
+        ahead = future.select(names)
+        for item in range(len(panel.items)):
+            try:
+                future_rows(history, item, ahead, model.horizon)
+            except HistoryError as error:
+                found.setdefault(item, error)
+    return found
+
+
+def _none_fits(panel: Panel, missing: Mapping[int, HistoryError]) -> HistoryError:
+    """The error of a history of which no item can be forecast."""
+    first = missing[0]
+    if len(missing) == 1:
+        name = panel.items[0]
+        return HistoryError(
+            first.what, setting=first.setting, where=f"item {name!r}" if name else None, hint=first.hint
+        )
+    what = f"none of the {len(missing)} items can be forecast; {panel.items[0]}: {first.what}"
+    return HistoryError(what, setting=first.setting, hint=first.hint)
+
+
+def _behind(forecast: Forecast) -> tuple[str, ...]:
+    """A flag for the items whose history ends more than a step before that of the others."""
+    late = np.flatnonzero(forecast.origin < forecast.origin.max() - forecast.step)
+    if not len(late):
+        return ()
+    ends = [
+        f"{forecast.items[i]} ({format_stamp(int(forecast.origin[i]), forecast.clock)})"
+        for i in late[:_SHOWN]
+    ]
+    more = f" and {len(late) - _SHOWN} more" if len(late) > _SHOWN else ""
+    return (f"the history of these items ends before that of the others: {', '.join(ends)}{more}",)
 
 
 def history_table(
