@@ -61,6 +61,12 @@ class WindowBatch:
         context_BLC = self.context_BLC[:, :, [names.index(name) for name in kept]]
         return replace(self, context_BLC=context_BLC, channels=tuple(channels), future_BHK=future_BHK)
 
+    def rows(self, rows: IntArray) -> "WindowBatch":
+        """Some of the windows."""
+        names = ("context_BLC", "item_B", "origin_B", "future_BHK", "features_BF", "time_BW")
+        arrays = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: array[rows] for name, array in arrays.items() if array is not None})
+
     def last_rows(self, context: int) -> "WindowBatch":
         """The batch with a shorter context."""
         before = self.context_BLC.shape[1] - context

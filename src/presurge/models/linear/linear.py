@@ -7,6 +7,7 @@ given. Shapes: B windows, L context, H horizon, C channels.
 import time
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from itertools import product
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,7 @@ from presurge.models.linear.channel import (
     ChannelProblem,
     further_inputs,
 )
+from presurge.models.linear.own import SHARES, Own, fit_items, with_own
 from presurge.models.linear.scale import Scale
 from presurge.models.linear.select import Fold, rolling_folds
 from presurge.progress import Progress, silent
@@ -50,6 +52,8 @@ class LinearConfig(Config):
         reactions: Whether the reaction to the last rows depends on the time of day, where weekdays have shapes of their own;
             ``auto`` chooses it where it is clearly better.
         covariates: Whether known and observed channels are inputs; ``auto`` chooses.
+        own: Whether an item of several has weights of its own, beside or instead of those of all items; ``auto`` chooses for
+            each item.
         ridge: Penalty in rows; None chooses.
         folds: Folds of the training rows that choose.
         stride: Rows from one training window to the next.
@@ -60,6 +64,7 @@ class LinearConfig(Config):
     weekdays: Use = "auto"
     reactions: Use = "auto"
     covariates: Use = "auto"
+    own: Use = "auto"
     ridge: float | None = Field(None, ge=0)
     folds: int = Field(3, ge=1, le=20)
     stride: int = Field(1, ge=1)
@@ -79,6 +84,7 @@ class Linear(Forecaster):
     config: LinearConfig
     calendars: dict[str, Calendar]
     channels: list[ChannelModel]
+    own: dict[str, Own]
 
     refits = True
 
@@ -96,8 +102,15 @@ class Linear(Forecaster):
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> tuple[FitReport, list[tuple[Fold, "Linear"]]]:
         """The same, with the folds that judged every channel and the winner as it was fitted to each of them."""
+        report, folds, at_fold = self.fit_folds(panel, train, validation, progress=progress)
+        return report, [(folds[f], model) for f, model in at_fold.items()]
+
+    def fit_folds(
+        self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
+    ) -> tuple[FitReport, list[Fold], dict[int, "Linear"]]:
+        """The same, with all folds, and the winner at those that judged every channel."""
         started = time.process_time()
-        config = self.config
+        config, self.own = self.config, {}
         panel = panel.only_targets() if config.covariates == "off" else panel.select_features(())
         self.spec = SeriesSpec.of(panel.only_targets())
         rows = int((train.last - train.first).max()) if config.calendar != "off" else 0
@@ -114,15 +127,24 @@ class Linear(Forecaster):
             fits[name] = problem.choose(term_sets)
             (progress or silent)("Choosing by rolling validation", len(fits) / len(self.spec.targets))
         self.channels = [fit.model for fit in fits.values()]
-        if any("covariates" in channel.weights for channel in self.channels):
-            self.spec = SeriesSpec.of(panel)
-        judged = []
-        for f, fold in enumerate(folds):
+        at_fold = {}
+        for f in range(len(folds)):
             if all(f in fit.at_fold for fit in fits.values()):
-                model = copy(self)
+                at_fold[f] = model = copy(self)
                 model.channels = [fit.at_fold[f] for fit in fits.values()]
-                judged.append((fold, model))
-        return self._report(fits, time.process_time() - started), judged
+        if len(panel.items) > 1 and config.own != "off":
+            shares = SHARES if config.own == "auto" else SHARES[-1:]
+            new = partial(Linear, context=self.context, horizon=self.horizon, config=config)
+            self.own, own_at_fold = fit_items(new, panel, train, validation, at_fold, shares)
+            for f, own in own_at_fold.items():
+                at_fold[f].own = own
+        if any("covariates" in channel.weights for model in self._models() for channel in model.channels):
+            self.spec = SeriesSpec.of(panel)
+        return self._report(fits, time.process_time() - started), folds, at_fold
+
+    def _models(self) -> "list[Linear]":
+        """This model and those of single items."""
+        return [self, *(one.model for one in self.own.values())]
 
     def _term_sets(self, covariates: Sequence[str]) -> list[dict[str, bool]]:
         """Whether each term that there is may be used: all candidates, that without any first, weekdays last."""
@@ -153,12 +175,20 @@ class Linear(Forecaster):
             n_windows=max(fit.n_windows for fit in fits.values()),
             n_parameters=self.n_parameters,
             cpu_seconds=seconds,
-            chosen={name: fit.chosen for name, fit in fits.items()},
+            chosen={
+                name: fit.chosen | own for (name, fit), own in zip(fits.items(), self._owners(), strict=True)
+            },
             candidates=tuple(
                 {"channel": name, **row} for name, fit in fits.items() for row in fit.candidates
             ),
             notes=tuple(notes),
         )
+
+    def _owners(self) -> list[dict[str, Any]]:
+        """How many items have weights of their own, for each channel of several items."""
+        several = len(self.channels[0].scale.items) > 1
+        shares_IC = np.array([one.share_C for one in self.own.values()]).reshape(-1, len(self.channels))
+        return [{"own": int(n)} if several else {} for n in (shares_IC > 0).sum(axis=0)]
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
@@ -168,15 +198,17 @@ class Linear(Forecaster):
         point_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.channels)), np.float32)
         for c, channel in enumerate(self.channels):
             point_BHC[:, :, c] = channel.predict(batch, context_BLC[:, :, c], inputs)
+        with_own(point_BHC, self.own, batch)
         return Prediction(point_BHC)
 
     @property
     def n_parameters(self) -> int:
         """Weights of the context and of further inputs, and biases."""
-        return sum(array.size for channel in self.channels for array in channel.weights.values())
+        channels = [channel for model in self._models() for channel in model.channels]
+        return sum(array.size for channel in channels for array in channel.weights.values())
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """Scales and harmonics as JSON, weights of each channel as arrays."""
+        """Scales and harmonics as JSON, weights of each channel as arrays; the same of each item with weights of its own."""
         scales = [channel.scale.to_dict() for channel in self.channels]
         arrays = {
             f"{c}.{name}": array
@@ -184,7 +216,12 @@ class Linear(Forecaster):
             for name, array in channel.weights.items()
         }
         harmonics = {name: calendar.harmonics for name, calendar in self.calendars.items()}
-        return {"scales": scales, "harmonics": harmonics}, arrays
+        own = []
+        for number, (name, (model, share_C)) in enumerate(self.own.items()):
+            state, weights = model.state()
+            own.append({"item": name, "share": share_C.tolist(), **state})
+            arrays |= {f"own.{number}.{key}": array for key, array in weights.items()}
+        return {"scales": scales, "harmonics": harmonics, "own": own}, arrays
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The inverse of ``state``."""
@@ -206,3 +243,11 @@ class Linear(Forecaster):
                 }
             floor = 0.0 if channel.kind == "count" else -np.inf
             self.channels.append(ChannelModel(Scale.from_dict(scale), weights, floor))
+        self.own = {}
+        for number, document in enumerate(state.get("own", ())):
+            prefix = f"own.{number}."
+            own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+            model = Linear(context=self.context, horizon=self.horizon, config=self.config)
+            model.spec = spec
+            model.restore(document, own)
+            self.own[document["item"]] = Own(model, np.array(document["share"]))
