@@ -102,7 +102,7 @@ def test_least_squares_of_windows_written_out(make_panel: MakePanel) -> None:
     values = rng.normal(size=(900, 3)).cumsum(axis=0) * [1.0, 5.0, 0.1] + [0.0, 40.0, 7.0]
     values[300, 1] = np.nan
     panel = make_panel(values, lengths=(500, 400)).with_roles(known=["c1"], observed=["c2"])
-    config = LinearConfig(transform="identity", calendar="off", covariates="on", ridge=5.0)
+    config = LinearConfig(transform="identity", calendar="off", covariates="on", own="off", ridge=5.0)
     model = Linear(context=6, horizon=2, config=config)
     report = model.fit(panel, panel.full_span())
     standard = (values - np.nanmean(values, axis=0)) / np.nanstd(values, axis=0)

@@ -127,6 +127,8 @@ class Linear(Forecaster):
             fits[name] = problem.choose(term_sets)
             (progress or silent)("Choosing by rolling validation", len(fits) / len(self.spec.targets))
         self.channels = [fit.model for fit in fits.values()]
+        if any(fit.chosen.get("covariates") for fit in fits.values()):
+            self.spec = SeriesSpec.of(panel)
         at_fold = {}
         for f in range(len(folds)):
             if all(f in fit.at_fold for fit in fits.values()):
@@ -138,7 +140,8 @@ class Linear(Forecaster):
             self.own, own_at_fold = fit_items(new, panel, train, validation, at_fold, shares)
             for f, own in own_at_fold.items():
                 at_fold[f].own = own
-        if any("covariates" in channel.weights for model in self._models() for channel in model.channels):
+        models = [one.model for one in self.own.values()]
+        if any("covariates" in channel.weights for model in models for channel in model.channels):
             self.spec = SeriesSpec.of(panel)
         return self._report(fits, time.process_time() - started), folds, at_fold
 
