@@ -40,6 +40,7 @@ def test_a_ratio_is_that_of_the_sums_and_is_carried() -> None:
     assert not panel.carried[:, :2].any()
     assert panel.measured[:, 2].tolist() == [False, True, False, True, False, False, True]
     assert panel.with_ratios(["tokens/requests", "a/b/c"]) is panel
+    assert panel.to_frame()[NAME].to_list() == [None, 5, None, 2.5, None, None, 0]
 
 
 def test_nothing_is_carried_from_one_item_to_the_next() -> None:

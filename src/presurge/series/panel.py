@@ -136,7 +136,7 @@ class Panel:
         lines = [
             f"Panel: {len(self):,} rows of {format_step(self.step)}{items}, {' to '.join(span)}".rstrip(", ")
         ]
-        for channel, known in zip(self.channels, self.observed.sum(axis=0), strict=True):
+        for channel, known in zip(self.channels, self.measured.sum(axis=0), strict=True):
             missing = f", {len(self) - known:,} missing" if known < len(self) else ""
             lines.append(f"  {channel.name}: {channel.kind}, {channel.role}{missing}")
         return "\n".join(lines)
@@ -311,7 +311,7 @@ class Panel:
     def to_frame(self) -> pl.DataFrame:
         """One row for each time and item: ``timestamp``, ``item`` (if there are several), one column for each channel.
 
-        Missing values are null. ``timestamp`` is a UTC datetime, or seconds (float64) on a relative clock.
+        Missing values are null, carried ones too. ``timestamp`` is a UTC datetime, or seconds (float64) on a relative clock.
         """
         times = self.times()
         if self.clock == "utc":
@@ -321,7 +321,8 @@ class Panel:
         columns = [stamp]
         if len(self.items) > 1:
             columns.append(pl.Series("item", np.repeat(np.array(self.items), np.diff(self.indptr))))
-        values = [pl.Series(c.name, self.values[:, i]).fill_nan(None) for i, c in enumerate(self.channels)]
+        measured = np.where(self.measured, self.values, np.float32(np.nan))
+        values = [pl.Series(c.name, measured[:, i]).fill_nan(None) for i, c in enumerate(self.channels)]
         return pl.DataFrame(columns + values)
 
     def plot(self) -> "Figure":
