@@ -16,7 +16,7 @@ from presurge.series.panel import ChannelKind, Panel
 from presurge.series.timestamps import PER_SECOND, TimeForm, detect_form
 from presurge.sources.files import RowFile, RowFrame
 from presurge.sources.formats import recognise_file
-from presurge.sources.frames import Frame, is_pandas, pandas_columns, zone_of
+from presurge.sources.frames import Frame, is_pandas, pandas_columns
 from presurge.workflows.dataset import Fill, TableConfig, examined
 from presurge.workflows.predict import TIME_NAMES
 
@@ -27,6 +27,9 @@ LONG = {"item": "unique_id", "timestamp": "ds", "origin": "cutoff", "actual": "y
 """Our names and those of Nixtla's long format."""
 
 
+_SETTINGS = {"value": "values", "kind": "kinds"}
+_ROLES = ("known", "observed", "static")
+_LISTS = ("values", *_ROLES)
 Source = Path | RowFile | Panel
 
 
@@ -53,7 +56,7 @@ class Columns(TypedDict, total=False):
     observed: str | Sequence[str]
     static: str | Sequence[str]
     kind: Mapping[str, ChannelKind]
-    step: str | int | None
+    step: str | None
     fill: Fill
 
 
@@ -72,21 +75,10 @@ def opened(data: object) -> Source:
 
 def reading_of(given: Columns) -> dict[str, Any]:
     """What a caller said of the columns as settings of ``TableConfig``."""
-    read: dict[str, Any] = {key: given[key] for key in ("time", "item", "fill") if key in given}
-    for ours, key in (
-        ("value", "values"),
-        ("known", "known"),
-        ("observed", "observed"),
-        ("static", "static"),
-    ):
-        if ours in given:
-            names = given[ours]  # type: ignore[literal-required]
-            read[key] = (names,) if isinstance(names, str) else tuple(names or ())
-    if (step := given.get("step")) is not None:
-        read["step"] = f"{step}s" if isinstance(step, int) else step
-    if kinds := given.get("kind"):
-        read["kinds"] = dict(kinds)
-    return read
+    said = {
+        _SETTINGS.get(key, key): value for key, value in given.items() if key == "item" or value is not None
+    }
+    return {key: (said[key],) if key in _LISTS and isinstance(said[key], str) else said[key] for key in said}
 
 
 def table_of(file: Source, given: Columns) -> TableConfig | None:
@@ -106,18 +98,18 @@ def table_of(file: Source, given: Columns) -> TableConfig | None:
             raise ConfigError(what, setting=min(given))
         return None
     read = reading_of(given)
-    time = read.setdefault("time", None) or _time_of(file)
-    long = time == "ds" and "unique_id" in file.columns
-    read |= {"time": time, "item": read.get("item", "unique_id" if long else None)}
-    if long and "values" not in read and "y" in file.columns:
-        read["values"] = ("y",)
-    roles = ("known", "observed", "static")
-    taken = {time, read["item"], *(name for key in ("values", *roles) for name in read.get(key, ()))}
-    rest = tuple(name for name in file.columns if name not in taken)
+    if "time" not in read:
+        read["time"] = _time_of(file)
+    long = read["time"] == "ds" and "unique_id" in file.columns
+    read.setdefault("item", "unique_id" if long else None)
+    if long and "y" in file.columns:
+        read.setdefault("values", ("y",))
+    taken = {read["time"], read["item"], *(name for key in _LISTS for name in read.get(key, ()))}
+    rest = [name for name in file.columns if name not in taken]
     if not read.get("values"):
-        types = file.read(list(rest)).schema if rest else {}
-        read["values"] = tuple(n for n, dtype in types.items() if dtype.is_numeric() or dtype == pl.Boolean)
-    elif long and not {*roles} & read.keys():
+        types = file.read(rest).schema if rest else {}
+        read["values"] = [name for name, dtype in types.items() if dtype.is_numeric() or dtype == pl.Boolean]
+    elif long and not {*_ROLES} & read.keys():
         read["known"] = rest
     if not read["values"]:
         what = f"no column holds numbers to forecast; the columns are: {', '.join(file.columns)}"
@@ -139,13 +131,8 @@ def _time_of(file: RowFile) -> str:
     if not named and isinstance(file, RowFrame):
         named = [name for name, dtype in file.frame.schema.items() if dtype in (pl.Datetime, pl.Date)]
     if len(named) != 1:
-        found = (
-            f"several columns may be the time: {', '.join(named)}"
-            if named
-            else "no column is clearly the time"
-        )
         hint = f"Name it: `time=COL`. The columns are: {', '.join(file.columns)}."
-        raise ConfigError(found, where=str(file.path), hint=hint)
+        raise ConfigError("no single column is clearly the time", where=str(file.path), hint=hint)
     return named[0]
 
 
@@ -191,11 +178,7 @@ class Form:
         for name in ("timestamp", "origin"):
             if name in frame.columns and self.stamps is not None:
                 frame = frame.with_columns(_as_written(frame[name], self.stamps, self.time).alias(name))
-        if (
-            "item" in frame.columns
-            and self.item is not None
-            and not isinstance(self.item, pl.Categorical | pl.Enum)
-        ):
+        if "item" in frame.columns and self.item is not None and self.item.is_integer():
             frame = frame.with_columns(pl.col("item").cast(self.item))
         if self.long:
             if not named and frame["channel"].n_unique() == 1:
@@ -221,19 +204,15 @@ def _as_written(stamps: pl.Series, form: TimeForm, dtype: Any) -> pl.Series:
     us = microseconds(stamps)
     if form.kind == "number":
         scaled = us * PER_SECOND[form.unit]
-        whole = bool((scaled % SECOND == 0).all())
-        return scaled // SECOND if whole else scaled / SECOND
+        return scaled // SECOND if bool((scaled % SECOND == 0).all()) else scaled / SECOND
     if form.kind == "duration":
         return us.cast(pl.Duration("us"))
-    naive = us.cast(pl.Datetime("us"))
-    if dtype == pl.Date and bool((naive.dt.truncate("1d") == naive).all()):
-        return naive.cast(pl.Date)
-    if not form.zoned:
-        return naive.dt.cast_time_unit(dtype.time_unit) if isinstance(dtype, pl.Datetime) else naive
-    zoned = naive.dt.replace_time_zone("UTC")
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
-        zoned = zoned.dt.convert_time_zone(dtype.time_zone).dt.cast_time_unit(dtype.time_unit)
-    return zoned
+    written = us.cast(pl.Datetime("us", "UTC" if form.zoned else None))
+    if isinstance(dtype, pl.Datetime):
+        written = written.dt.cast_time_unit(dtype.time_unit)
+        return written.dt.convert_time_zone(dtype.time_zone) if dtype.time_zone else written
+    whole_days = dtype == pl.Date and bool((written.dt.truncate("1d") == written).all())
+    return written.cast(pl.Date) if whole_days else written
 
 
 def _as_pandas(frame: pl.DataFrame, time: Any, draw: Callable[[], "Figure"] | None) -> Frame:
@@ -244,12 +223,10 @@ def _as_pandas(frame: pl.DataFrame, time: Any, draw: Callable[[], "Figure"] | No
         dtype = column.dtype
         if dtype == pl.String:
             columns[column.name] = column.to_list()
-        elif isinstance(dtype, pl.Datetime) and dtype.time_zone:
-            stamps = pandas.Series(column.dt.replace_time_zone(None).to_numpy()).dt.tz_localize("UTC")
-            zone = zone_of(time)
-            columns[column.name] = stamps if zone is None else stamps.dt.tz_convert(zone).astype(time)
-        elif isinstance(dtype, pl.Datetime) and getattr(time, "kind", "") == "M":
-            columns[column.name] = pandas.Series(column.to_numpy()).astype(time)
+        elif isinstance(dtype, pl.Datetime):
+            stamps = pandas.Series(column.dt.replace_time_zone(None).to_numpy())
+            stamps = stamps.dt.tz_localize("UTC") if dtype.time_zone else stamps
+            columns[column.name] = stamps.astype(time) if getattr(time, "kind", "") == "M" else stamps
         else:
             columns[column.name] = column.to_numpy()
     made = pandas.DataFrame(columns)

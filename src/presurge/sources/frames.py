@@ -70,11 +70,6 @@ def pandas_columns(data: Frame) -> Iterator[tuple[str, Any]]:
     yield from ((name, data.iloc[:, place]) for place, name in enumerate(names))
 
 
-def zone_of(dtype: Any) -> Any:
-    """The time zone of a pandas type; None if it has none."""
-    return getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
-
-
 def _series(name: str, column: Any) -> pl.Series:
     """A pandas column; what NumPy has no type for, such as text, is read object by object."""
     if isinstance(column.dtype, sys.modules["pandas"].PeriodDtype):
@@ -83,7 +78,8 @@ def _series(name: str, column: Any) -> pl.Series:
     kind = getattr(dtype, "kind", "O")
     if kind == "M":
         stamps = pl.Series(name, column.to_numpy("datetime64[us]"))
-        return stamps.dt.replace_time_zone("UTC") if zone_of(dtype) else stamps
+        zone = getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
+        return stamps.dt.replace_time_zone("UTC") if zone else stamps
     if kind == "m":
         return pl.Series(name, column.to_numpy("timedelta64[us]"))
     if kind in "iufb" and hasattr(dtype, "numpy_dtype"):  # missing values have a mask of their own
