@@ -78,16 +78,16 @@ def show(rows: list[Row]) -> None:
     """One line an item and channel, and how far the pooled model is behind."""
     print("\nfleet, 5 minutes, 288->3: one model for all items against one model an item")
     print(
-        f"  {'item':<6} {'channel':<8} {'rows':>6} {'WAPE pooled':>12} {'own':>8} {'ratio':>7} {'RMSE ratio':>11} {'cov. 80':>8} {'last':>8}"
+        f"  {'item':<6} {'channel':<8} {'rows':>6} {'WAPE pooled':>11} {'own':>7} {'last':>7} {'ratio':>6}  "
+        f"{'RMSE ratio':>10} {'cov. 80':>8}"
     )
     for row in rows:
-        marks = (
-            "*" if row["wape_ratio"] > 1.05 else " ",
-            " " if COVERED[0] <= row["coverage_80_pooled"] <= COVERED[1] else "*",
-        )
+        coverage = row["coverage_80_pooled"]
+        marks = "*" if row["wape_ratio"] > 1.05 else " ", " " if COVERED[0] <= coverage <= COVERED[1] else "*"
         print(
-            f"  {row['item']:<6} {row['channel']:<8} {row['rows']:>6,} {row['wape_pooled']:>12.4f} {row['wape_own']:>8.4f} "
-            f"{row['wape_ratio']:>6.3f}{marks[0]} {row['rmse_ratio']:>11.3f} {row['coverage_80_pooled']:>7.3f}{marks[1]} {row['wape_last']:>8.4f}"
+            f"  {row['item']:<6} {row['channel']:<8} {row['rows']:>6,} {row['wape_pooled']:>11.4f} "
+            f"{row['wape_own']:>7.4f} {row['wape_last']:>7.4f} {row['wape_ratio']:>6.3f}{marks[0]} "
+            f"{row['rmse_ratio']:>10.3f} {coverage:>8.3f}{marks[1]}"
         )
     worst = max(rows, key=lambda row: row["wape_ratio"])
     behind = sum(row["wape_ratio"] > 1.05 for row in rows)
