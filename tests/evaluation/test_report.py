@@ -9,12 +9,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from presurge.evaluation.metrics import ITEM_METRICS
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.evaluation.report.html import page
 from presurge.evaluation.report.plots import Picture
-from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.report.tables import text_items, text_table
 
 MakeRun = Callable[..., RunSummary]
 HOSTILE = '<img src="http://x.org/a.png" onerror=alert(1)> & "quoted"'
@@ -154,6 +156,30 @@ def test_choices_and_settings_are_words_not_dictionaries(run: RunSummary) -> Non
     trained = replace(solved.fitted, report=replace(report, history=({"epoch": 0.0, "train_loss": 1.0},)))
     learned = dict(replace(solved, fitted=trained).facts())
     assert learned["Settings"] == "model gru, epochs 5, betas 0.9 and 0.999, model_settings.hidden_size 8"
+
+
+def test_the_items_are_in_the_report_the_worst_first(run: RunSummary) -> None:
+    names = ("calm", "<b>busy</b>", "unseen")
+    scores = {metric: np.full((3, 2), np.nan) for metric in ITEM_METRICS}
+    for metric in ITEM_METRICS:
+        scores[metric][:2, 0] = (0.1, 0.4)
+    halved = {metric: values / 2 for metric, values in scores.items()}
+    evaluation = replace(run.evaluation, items={"linear": scores, "last-value": halved}, item_names=names)
+    fleet = replace(run, evaluation=evaluation)
+    found = Page(page(fleet, [], ()))
+    assert found.open == []
+    places = [found.words.index(name) for name in ("<b>busy</b>", "calm", "unseen")]
+    assert places == sorted(places)
+    assert found.words[places[0] + 1 : places[1]][-1] == "200.0 %"
+    text = report_text(fleet)
+    assert re.search(r"<b>busy</b> +0.400 0.400 0.4000 \+40.0 % 0.400 +40.0 % +200.0 %\n +calm +0.100", text)
+    assert max(map(len, text.splitlines())) <= 80
+    ones = {metric: np.ones((30, 2)) for metric in ITEM_METRICS}
+    few = replace(evaluation, items={"linear": ones, "last-value": ones}, item_names=("x" * 40,) * 30)
+    lines = text_items(few).splitlines()
+    assert sum("xx…" in line for line in lines) == 24
+    assert "The 12 worst of 30 items: linear on requests" in lines
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.fixture(scope="module")

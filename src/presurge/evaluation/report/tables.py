@@ -80,8 +80,8 @@ def accuracy(evaluation: Evaluation, metrics: Sequence[str] = tuple(HEADINGS)) -
 
 
 def leading(scores: Iterable[Mapping[str, float]]) -> str:
-    """The first of WQL, WAPE and MAE that all of some scores have."""
-    found = list(scores)
+    """The first of WQL, WAPE and MAE that all of some scores have; those of no window at all do not count."""
+    found = [one for one in scores if not math.isnan(one["mae"])]
     return next((m for m in ("wql", "wape") if not any(math.isnan(one[m]) for one in found)), "mae")
 
 
