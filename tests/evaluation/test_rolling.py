@@ -168,16 +168,18 @@ def test_a_directory_gets_every_forecast_and_the_report_or_nothing(
     make_panel: MakePanel, tmp_path: Path
 ) -> None:
     whole = data(make_panel(load(), kinds="c"))
-    configs = resolve_each(["linear"], WINDOWS, {})
+    configs = list(resolve_each(["linear"], WINDOWS, {}).values())
     frames: list[pl.DataFrame] = []
-    backtest(whole, configs.values(), cutoffs=10, keep=frames.append)
+    backtest(whole, configs, cutoffs=10, refit=5, keep=frames.append)
     out = tmp_path / "scores"
-    found = backtest_into(out, whole, configs.values(), cutoffs=10)
-    assert sorted(path.name for path in out.iterdir()) == ["forecasts.parquet", "metrics.json", "report.txt"]
+    found = backtest_into(out, whole, configs, cutoffs=10, refit=5, next_command="do")
+    names = ["forecasts.parquet", "metrics.json", "report.html", "report.txt"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert "fitted anew after 5 forecasts" in " ".join((out / "report.txt").read_text().split())
     written = pl.read_parquet(out / "forecasts.parquet")
     order = ["model", "origin", "timestamp"]
     assert written.sort(order).equals(pl.concat(frames, how="diagonal").sort(order))
-    assert found.verdicts()[0] in (out / "report.txt").read_text()
+    assert found.verdicts()[0][:40] in (out / "report.txt").read_text()
     with pytest.raises(ConfigError):
-        backtest_into(tmp_path / "none", whole, configs.values(), cutoffs=1000)
+        backtest_into(tmp_path / "none", whole, configs, cutoffs=1000, next_command="do")
     assert not (tmp_path / "none").exists()

@@ -1,6 +1,8 @@
 """``presurge backtest`` and ``presurge evaluate``: measured error, always beside the naive baselines."""
 
+import shlex
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +56,7 @@ class BacktestOptions(Stride):
         set: A setting of one model, or of every compared model that has it; repeatable.
         cutoffs: Forecast from N evenly spaced rows of the test rows instead of every --stride rows.
         refit: Fit the models anew after every K forecasts, to all rows up to there (default: fit them once).
-        out: Also write every forecast (forecasts.parquet), the scores (metrics.json) and a report into this directory.
+        out: Also write every forecast (forecasts.parquet), the scores (metrics.json) and a report (report.html) into this directory.
     """
 
     models: Annotated[str, "A,B,..."] = "auto"
@@ -89,17 +91,19 @@ def backtest(
 
     names = listed([options.models])
     given = windows.given() | learning.given() | baselines.given()
-    configs = resolve_each(names, given, setting_pairs(options.set) or {})
+    configs = list(resolve_each(names, given, setting_pairs(options.set) or {}).values())
     dataset = data.load()
     origins: dict[str, Any] = {"stride": options.stride, "cutoffs": options.cutoffs, "refit": options.refit}
     with console.progress() as progress:
         if options.out is None:
-            evaluation = run(dataset, configs.values(), **origins, progress=progress)
+            evaluation = run(dataset, configs, **origins, progress=progress)
         else:
-            evaluation = backtest_into(options.out, dataset, configs.values(), **origins, progress=progress)
+            train = f"presurge train {shlex.quote(str(data.data))} --model {names[0]} --out RUN"
+            into = partial(backtest_into, options.out, next_command=train)
+            evaluation = into(dataset, configs, **origins, progress=progress)
     print_evaluation(evaluation, as_json=common.json)
     if options.out is not None:
-        console.say(f"Wrote forecasts.parquet, metrics.json and report.txt into {options.out}")
+        console.say(f"Forecasts: {options.out / 'forecasts.parquet'}\nReport: {options.out / 'report.html'}")
 
 
 @dataclass(frozen=True, kw_only=True)

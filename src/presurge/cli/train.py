@@ -207,7 +207,7 @@ def _resuming() -> str:
 
 def _chosen(report: "FitReport", patience: int | None) -> str:
     """What validation chose, one line for each channel if channels chose for themselves, and when training stopped."""
-    from presurge.workflows.evaluate import in_words
+    from presurge.evaluation.report.summary import in_words
 
     chosen, epochs = dict(report.chosen), len(report.history)
     lines = [f"\n  {key}: {in_words(value)}" for key, value in chosen.items() if isinstance(value, dict)]

@@ -244,9 +244,10 @@ class Forecaster(ABC):
         history = matching_history(panel, spec, self.context)
         rows = self.horizon if horizon is None else horizon
         if not 1 <= rows <= self.horizon:
+            train = f", or train with `horizon={rows}`" if rows > 0 else ""
             raise HistoryError(
                 f"a horizon of {rows} was asked of a model that forecasts {self.horizon} rows",
-                hint=f"Ask for 1 to {self.horizon}, or train with `horizon={rows}`.",
+                hint=f"Ask for 1 to {self.horizon}{train}.",
             )
         series, origins = followed(history, future, spec, self.horizon)
         made = IntervalTracker.of(self, series).predict(origins)

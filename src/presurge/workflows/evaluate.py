@@ -15,7 +15,8 @@ from presurge.errors import HistoryError, within
 from presurge.evaluation import backtest as evaluation
 from presurge.evaluation.backtest import Evaluation, Scoring
 from presurge.evaluation.fit import Fitted, fit_model
-from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.report import RunSummary, report_text, write_report
+from presurge.evaluation.report.summary import in_words
 from presurge.evaluation.rolling import Keep, forecast_file, forecast_frame, rounds
 from presurge.models import registry
 from presurge.models.forecaster import FitReport, Forecaster
@@ -73,18 +74,6 @@ def final_fit(dataset: Dataset, config: TrainConfig, *, progress: Progress | Non
     return fit(dataset.learning_from(dataset.panel.indptr[1:]), config, progress=progress)
 
 
-def in_words(values: Mapping[str, Any]) -> str:
-    """What was chosen or tried, as people read it: ``transform sqrt, ridge 100``."""
-    return ", ".join(
-        f"{name} ({in_words(value)})"
-        if isinstance(value, dict)
-        else f"{name} {value:.4g}"
-        if isinstance(value, float)
-        else f"{name} {value}"
-        for name, value in values.items()
-    )
-
-
 def backtest(
     dataset: Dataset,
     configs: Iterable[TrainConfig],
@@ -93,6 +82,7 @@ def backtest(
     cutoffs: int | None = None,
     refit: int | None = None,
     keep: Keep | None = None,
+    fits: list[Fitted] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fit several models and score them by rolling origin over the test rows, all on the same windows.
@@ -104,6 +94,7 @@ def backtest(
         cutoffs: Number of evenly spaced origins, instead of one every ``stride`` rows.
         refit: Number of origins after which every model is fitted anew, to all rows up to there; None fits once.
         keep: Takes the forecasts as frames, model by model and piece by piece (``rolling.forecast_frame`` names the columns).
+        fits: Gets the last fit of each model.
         progress: Called with the phase and its share done.
 
     Raises:
@@ -122,13 +113,14 @@ def backtest(
         progress=inner,
     )
     for done, part in enumerate(parts, 1):
-        models = []
+        fitted = []
         for config in configs:
             with within(config.model):
-                fitted = fit(part, config, progress=inner)
-            models.append(fitted.model)
-            seconds[config.model] += fitted.cpu_seconds
-        scoring.add(models, part.test)
+                fitted.append(fit(part, config, progress=inner))
+            seconds[config.model] += fitted[-1].cpu_seconds
+        scoring.add([one.model for one in fitted], part.test)
+        if fits is not None:
+            fits[:] = fitted
         if progress is not None and inner is None:
             progress("Fitting and scoring", done / len(parts), f"round {done} of {len(parts)}")
     return replace(scoring.evaluation(seconds), notes=notes)
@@ -143,25 +135,51 @@ def comparable(configs: Iterable[TrainConfig], dataset: Dataset) -> tuple[list[T
 
 
 def backtest_into(
-    directory: Path, dataset: Dataset, configs: Iterable[TrainConfig], **settings: Any
+    directory: Path,
+    dataset: Dataset,
+    configs: Sequence[TrainConfig],
+    *,
+    refit: int | None = None,
+    next_command: str,
+    progress: Progress | None = None,
+    **origins: Any,
 ) -> Evaluation:
-    """Backtest, and write every forecast, the scores and a text report into a directory, all or none of them.
+    """Backtest, and write every forecast, the scores and reports into a directory, all or none of them.
 
     Args:
-        directory: Gets ``forecasts.parquet``, ``metrics.json`` and ``report.txt``; other files in it stay.
+        directory: Gets ``forecasts.parquet``, ``metrics.json``, ``report.html`` and ``report.txt``; other files in it stay.
         dataset: The series and its parts.
-        configs: One for each model.
-        settings: Further arguments of ``backtest``.
+        configs: One for each model; the report is about the first.
+        refit: As for ``backtest``.
+        next_command: The command that trains the first of the models, as the reports show it.
+        progress: Called with the phase and its share done.
+        origins: ``stride`` or ``cutoffs``, as for ``backtest``.
 
     Raises:
         PresurgeError: As ``backtest``; StorageError if the file system refuses.
     """
+    fits: list[Fitted] = []
     with files.staged(directory, failures=(pl.exceptions.PolarsError,)) as folder:
         with forecast_file(folder / "forecasts.parquet") as keep:
-            found = backtest(dataset, configs, keep=keep, **settings)
+            found = backtest(
+                dataset, configs, refit=refit, keep=keep, fits=fits, progress=progress, **origins
+            )
         files.write_json(folder / "metrics.json", found.to_dict())
-        lines = [f"Backtest of {', '.join(found.models)}", "", *found.verdicts(), "", text_table(found)]
-        files.write_text(folder / "report.txt", "\n".join([*lines, "", *dataset.notes, ""]))
+        fitted = fits[0]
+        if refit is not None:
+            note = f"Every model was fitted anew after {refit} forecasts; what is said of {fitted.model.name} is said of its last fit."
+            fitted = replace(fitted, report=replace(fitted.report, notes=(*fitted.report.notes, note)))
+        summary = RunSummary(
+            directory=directory,
+            fitted=fitted,
+            dataset=dataset,
+            config=configs[0].model_dump(mode="json"),
+            evaluation=found,
+            next_command=next_command,
+        )
+        files.write_text(folder / "report.txt", report_text(summary))
+        # A model of the last round has seen the rows before it, and a picture of its forecasts of them would flatter it.
+        write_report(folder, summary, plots=refit is None, progress=progress)
     return found
 
 

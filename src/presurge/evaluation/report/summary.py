@@ -93,7 +93,7 @@ class RunSummary:
             "Chosen by validation": _chosen(report.chosen),
             "Intervals": _intervals(model.calibration) if model.calibration else "",
             "Scored on": f"{scored.n_windows:,} windows, one every {_count(scored.stride, 'row')}{skipped}",
-            "Settings": _words(self._settings()),
+            "Settings": in_words(self._settings()),
             "Presurge": __version__,
         }
         return [(label, value) for label, value in facts.items() if value]
@@ -156,14 +156,14 @@ def _chosen(chosen: dict[str, Any]) -> str:
     """What validation chose, in words: for all channels, then channel by channel."""
     plain = {key: value for key, value in chosen.items() if not isinstance(value, dict)}
     parts = [
-        _words(plain),
-        *(f"{key}: {_words(value)}" for key, value in chosen.items() if isinstance(value, dict)),
+        in_words(plain),
+        *(f"{key}: {in_words(value)}" for key, value in chosen.items() if isinstance(value, dict)),
     ]
     return "; ".join(filter(None, parts))
 
 
-def _words(values: dict[str, Any]) -> str:
-    """Settings in words: ``ridge 100, no calendar (why it was chosen)``."""
+def in_words(values: dict[str, Any]) -> str:
+    """Settings in words, as people read them: ``ridge 100, no calendar (why it was chosen)``."""
     words = [
         _word(key, value) for key, value in values.items() if key != "why" and value not in (None, {}, [])
     ]
