@@ -79,10 +79,14 @@ def test_the_import_loads_nothing_and_lists_everything() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_default_is_auto_and_its_forecast_a_frame_in_long_form() -> None:
-    model = presurge.fit(FRAME, time="ds", value=["requests"], item="host", horizon=3)
-    forecast = model.predict(FRAME)
-    assert model.forecaster.name == "auto"
+@pytest.fixture(scope="module")
+def auto() -> presurge.Model:
+    return presurge.fit(FRAME, time="ds", value=["requests"], item="host", horizon=3)
+
+
+def test_the_default_is_auto_and_its_forecast_a_frame_in_long_form(auto: presurge.Model) -> None:
+    forecast = auto.predict(FRAME)
+    assert auto.forecaster.name == "auto"
     assert isinstance(forecast, pd.DataFrame)
     first = ["item", "timestamp", "channel", "mean", "median"]
     assert list(forecast.columns[: len(first)]) == first
@@ -92,15 +96,14 @@ def test_the_default_is_auto_and_its_forecast_a_frame_in_long_form() -> None:
     assert forecast["timestamp"].tolist() == after * 2
     assert forecast["timestamp"].dtype == FRAME["ds"].dtype
     assert (forecast["q0.1"] < forecast["q0.9"]).all()
-    pd.testing.assert_frame_equal(model.predict(), forecast)  # what follows the training data
+    pd.testing.assert_frame_equal(auto.predict(), forecast)  # what follows the training data
 
 
-def test_the_model_of_all_rows_is_sold_with_scores_of_rows_that_it_had_not_seen() -> None:
-    model = presurge.fit(FRAME, **COLUMNS, **SIZES | {"model": "auto"})
-    before = presurge.fit(FRAME, **COLUMNS, **SIZES | {"model": "auto"}, settings={"final_fit": False})
-    assert model.record["rows"]["test"] == before.record["rows"]["test"] == 2 * ROWS // 5
-    assert model.forecaster.error == before.forecaster.error
-    assert model.predict()["mean"].tolist() != before.predict()["mean"].tolist()
+def test_the_model_of_all_rows_is_sold_with_scores_of_rows_that_it_had_not_seen(auto: presurge.Model) -> None:
+    before = presurge.fit(FRAME, **COLUMNS, horizon=3, settings={"final_fit": False})
+    assert auto.record["rows"]["test"] == before.record["rows"]["test"] == 2 * ROWS // 5
+    assert auto.forecaster.error == before.forecaster.error
+    assert auto.predict()["mean"].tolist() != before.predict()["mean"].tolist()
 
 
 def test_both_libraries_give_the_same_forecast(model: presurge.Model) -> None:
@@ -251,10 +254,25 @@ def test_rows_of_one_time_are_summed_with_a_warning_and_gaps_are_filled_by_rule(
 
 def test_gaps_of_the_context_are_refused_or_interpolated(model: presurge.Model) -> None:
     gap = FRAME.drop(index=[ROWS - 5])
-    with pytest.raises(HistoryError, match="item 'host-0'"):
-        model.predict(gap, fill="missing")
+    with pytest.warns(UserWarning, match="no forecast of 'host-0': 1 of the last 48 rows"):
+        others = model.predict(gap, fill="missing")
+    assert others["item"].tolist() == ["host-1"] * 3
+    np.testing.assert_array_equal(others["mean"], model.predict()["mean"][3:])
+    with pytest.raises(HistoryError, match="none of the 2 items can be forecast"):
+        model.predict(gap.drop(index=[2 * ROWS - 5]), fill="missing")
     with pytest.warns(UserWarning, match="1 missing values of the context were interpolated"):
         assert len(model.predict(gap, fill="missing", fill_gaps="interpolate")) == 6
+
+
+def test_what_is_too_old_has_no_forecast(model: presurge.Model) -> None:
+    with pytest.raises(HistoryError, match="the last row is too old, at 2026-03-11T23:30:00Z"):
+        model.predict(max_age="15m")
+    with pytest.raises(ConfigError, match="max_age: is no age"):
+        model.predict(max_age="young")
+    with pytest.raises(ConfigError, match="fill_gaps: "):
+        model.predict(fill_gaps="guess")  # type: ignore[arg-type]
+    with pytest.raises(HistoryError, match="a horizon of 5 was asked"):
+        model.predict(horizon=5)
 
 
 def test_the_frame_draws_itself(model: presurge.Model) -> None:

@@ -5,13 +5,14 @@ A frame that comes back is of the kind that went in, pandas or Polars.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 import polars as pl
 
+from presurge.config import validated
 from presurge.errors import ConfigError, HistoryError, required
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.report.tables import text_table
@@ -29,7 +30,7 @@ from presurge.sources.table import DUPLICATES
 from presurge.workflows import evaluate as workflow
 from presurge.workflows.config import TrainConfig, check_model, resolve_config, resolve_each
 from presurge.workflows.dataset import TableConfig, load_dataset, load_series
-from presurge.workflows.predict import future_table, history_table, interpolate_context
+from presurge.workflows.predict import GapRule, PredictConfig, forecast_items, history_table, load_future
 from presurge.workflows.train import finish
 
 if TYPE_CHECKING:
@@ -215,31 +216,33 @@ class Model:
         *,
         horizon: int | None = None,
         future: Data | None = None,
-        fill_gaps: Literal["error", "interpolate"] = "error",
+        fill_gaps: GapRule = "error",
+        max_age: str | None = None,
         **columns: Unpack[Columns],
     ) -> Frame:
         """Forecast what follows the last row of every item: a frame in long form, whose ``plot()`` draws it.
 
         Its columns are ``item`` (where items have names), ``timestamp``, ``channel``, ``mean``, ``median`` and the quantiles
         ``q0.1`` ...; or ``unique_id``, ``ds``, ``mean`` ... where Nixtla's long format came in. Times and items have the type
-        that they came in.
+        that they came in. A warning names the items that cannot be forecast, and what else you must know.
 
         Args:
             data: The history, read as the training data were; by default these themselves.
             horizon: Rows to forecast, at most the model's horizon, which is the default.
             future: The known covariates of the rows to forecast, as many as the model's horizon.
-            fill_gaps: Whether gaps in the context are an error or interpolated between their neighbours.
+            fill_gaps: Whether an item with a gap in the context has no forecast (``error``), or the gap is interpolated.
+            max_age: Largest age of the last row of an item, such as ``"15m"``; an older item has no forecast.
             columns: What differs from the training data in the names or types of columns.
 
         Raises:
-            HistoryError: The history is too short or has a gap, or the future does not fit.
+            HistoryError: No item can be forecast, because the history is too short or has gaps, or the future does not fit.
         """
-        made, history, form = self._forecast(data, horizon, future, fill_gaps, columns)
-        for item, reason in made.missing.items():
-            warnings.warn(f"no forecast of {item!r}: {reason}", stacklevel=2)
-        for flag in made.flags:
-            warnings.warn(flag, stacklevel=2)
-        return form.write(made.to_frame(), lambda: made.plot(history))
+        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age}
+        made, past = self._forecast(data, config, future, columns)
+        reasons = [f"no forecast of {item!r}: {reason}" for item, reason in made.missing.items()]
+        for sentence in (*reasons, *made.flags):
+            warnings.warn(sentence, stacklevel=2)
+        return past.form.write(made.to_frame(), lambda: made.plot(past.panel))
 
     def forecast(
         self,
@@ -247,43 +250,34 @@ class Model:
         *,
         horizon: int | None = None,
         future: Data | None = None,
-        fill_gaps: Literal["error", "interpolate"] = "error",
+        fill_gaps: GapRule = "error",
+        max_age: str | None = None,
         **columns: Unpack[Columns],
     ) -> Forecast:
         """As ``predict``, but as arrays, with the peak over the horizon, flags, and a JSON form (``to_dict``)."""
-        return self._forecast(data, horizon, future, fill_gaps, columns)[0]
+        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age}
+        return self._forecast(data, config, future, columns)[0]
 
     def _forecast(
-        self,
-        data: Data | None,
-        horizon: int | None,
-        future: Data | None,
-        gaps: Literal["error", "interpolate"],
-        columns: Columns,
-    ) -> tuple[Forecast, Panel, Form]:
-        spec = self.forecaster.fitted_spec()
-        step = f"{spec.step // SECOND}s"
-        panel, form, table = self._past(data, step, columns)
-        known, flags = None, tuple[str, ...]()
-        if future is not None:
-            ahead = opened(future)
-            reading = None if isinstance(ahead, Panel) else future_table(ahead, spec, table, step)
-            known = load_series(ahead, reading, step=step).panel
-        if gaps == "interpolate":
-            panel, flags = interpolate_context(panel, self.forecaster)
-        made = self.forecaster.forecast(panel, horizon, future=known)
-        return replace(made, flags=(*flags, *made.flags)), panel, form
+        self, data: Data | None, config: Mapping[str, Any], future: Data | None, columns: Columns
+    ) -> tuple[Forecast, _Past]:
+        asked, past = validated(PredictConfig, config), self._past(data, columns)
+        ahead = None if future is None else opened(future)
+        if ahead is not None and not isinstance(ahead, Panel):
+            ahead = load_future(ahead, self.forecaster, past.table)
+        return forecast_items(self.forecaster, past.panel, asked, future=ahead), past
 
-    def _past(self, data: Data | None, step: str, columns: Columns) -> _Past:
-        if data is not None:
-            source, table = opened(data), None
-            if not isinstance(source, Panel):
-                table = history_table(source, self.forecaster, {"training": self.record}, reading_of(columns))
-            return _Past(load_series(source, table, step=step).panel, Form.of(data, source, table), table)
-        if self.history is None:
+    def _past(self, data: Data | None, columns: Columns) -> _Past:
+        if data is None and self.history is None:
             hint = "Give the rows before those to forecast."
             raise HistoryError("a model that was loaded has no history of its own", setting="data", hint=hint)
-        return self.history
+        if data is None and self.history is not None:
+            return self.history
+        source, table = opened(data), None
+        if not isinstance(source, Panel):
+            table = history_table(source, self.forecaster, {"training": self.record}, reading_of(columns))
+        step = f"{self.forecaster.fitted_spec().step // SECOND}s"
+        return _Past(load_series(source, table, step=step).panel, Form.of(data, source, table), table)
 
     def save(self, directory: Path | str) -> None:
         """Write the model directory, which ``presurge.load`` and every command of ``presurge`` read.

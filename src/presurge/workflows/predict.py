@@ -38,7 +38,7 @@ class PredictConfig(Config):
 
     Attributes:
         horizon: Rows to forecast, at most the model's horizon (the default).
-        gaps: How to treat missing rows in the context: give no forecast, or interpolate between their neighbours and say
+        fill_gaps: How to treat missing rows in the context: give no forecast, or interpolate between their neighbours and say
             so in the forecast's ``flags``.
         items: Names of the items to forecast; None takes all.
         now: What time it is, in microseconds since the Unix epoch or on the clock of the history; None takes the system clock
@@ -47,7 +47,7 @@ class PredictConfig(Config):
     """
 
     horizon: int | None = None
-    gaps: GapRule = "error"
+    fill_gaps: GapRule = "error"
     items: tuple[str, ...] | None = None
     now: int | None = None
     max_age: str | None = None
@@ -98,19 +98,41 @@ def predict(
     source = examined(history)
     reading = history_table(source, model, record, table)
     series = load_series(source, reading, step=step, now=config.now)
-    panel = _chosen(series.panel.with_ratios(c.name for c in spec.channels), config.items)
-    known, flags = None, tuple(note for note in series.notes if note.endswith("(`now`)"))
-    if future is not None:
-        ahead = examined(future)
-        known = load_series(ahead, future_table(ahead, spec, reading, step), step=step, now=_NEVER).panel
-    if config.gaps == "interpolate":
-        panel, filled = interpolate_context(panel, model)
-        flags += filled
-    missing = _unfit(panel, model, known, config)
+    known = None if future is None else load_future(examined(future), model, reading)
+    made = forecast_items(model, series.panel, config, future=known)
+    return replace(made, flags=(*made.flags, *(note for note in series.notes if note.endswith("(`now`)"))))
+
+
+def load_future(source: Path | RowFile, model: Forecaster, history: TableConfig | None) -> Panel:
+    """The known columns of the rows to forecast, read as the history is.
+
+    Raises:
+        ConfigError: The model reads no future.
+        HistoryError: The file is of no known format and lacks a column.
+    """
+    spec = model.fitted_spec()
+    step = f"{spec.step // SECOND}s"
+    return load_series(source, _future_table(source, spec, history, step), step=step, now=_NEVER).panel
+
+
+def forecast_items(
+    model: Forecaster, history: Panel, config: PredictConfig = DEFAULTS, *, future: Panel | None = None
+) -> Forecast:
+    """Forecast what follows the last row of every item that can be forecast; ``missing`` names the others.
+
+    Raises:
+        HistoryError: No item can be forecast, or the history has another step or misses a channel.
+        ConfigError: There is no such item, or it is unknown what time it is.
+    """
+    names = (channel.name for channel in model.fitted_spec().channels)
+    panel, flags = _chosen(history.with_ratios(names), config.items), tuple[str, ...]()
+    if config.fill_gaps == "interpolate":
+        panel, flags = interpolate_context(panel, model)
+    missing = _unfit(panel, model, future, config)
     fit = [number for number in range(len(panel.items)) if number not in missing]
     if not fit:
         raise _none_fits(panel, missing)
-    forecast = model.forecast(panel.take_items(fit) if missing else panel, config.horizon, future=known)
+    forecast = model.forecast(panel.take_items(fit) if missing else panel, config.horizon, future=future)
     return replace(
         forecast,
         flags=(*forecast.flags, *flags, *_behind(forecast)),
@@ -239,7 +261,7 @@ def history_table(
     return table.model_copy(update={"kinds": kinds})
 
 
-def future_table(
+def _future_table(
     source: Path | RowFile, spec: SeriesSpec, history: TableConfig | None, step: str
 ) -> TableConfig | None:
     """How to read the known columns of the rows to forecast: like the history, with nothing filled in.
