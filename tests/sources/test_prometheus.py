@@ -315,3 +315,31 @@ def test_a_saved_answer_may_be_pretty_and_have_labels(tmp_path: Path) -> None:
 def test_answers_without_series(text: str, message: str) -> None:
     with pytest.raises((DataError, FetchError), match=message):
         parse_answer(text, "a.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a.json --dense", "--dense: is for a log of requests"),
+        ("a.json --time time", "--time"),
+        ("a.json --query up", "--query cannot be used without --prometheus"),
+        ("", "no LOG is named"),
+        ("a.json --prometheus http://localhost:1", "two sources"),
+        ("--prometheus http://localhost:1 --start now-1h", "--query: a server also needs this"),
+        ("--prometheus http://localhost:1 --query up", "--start: a server also needs this"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    words: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"metric": {}, "values": [[START, "1"], [START + 60, "2"]]}
+    answer = {"status": "success", "data": {"resultType": "matrix", "result": [values]}}
+    Path("a.json").write_text(json.dumps(answer))
+    assert main(["prepare", *words.split(), "--out", "x"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("x").exists()

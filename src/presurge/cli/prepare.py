@@ -212,6 +212,9 @@ def whole(options: WholeOptions, reading: ReadingOptions, server: PrometheusOpti
         raise ConfigError(
             "LOG and `prometheus` are two sources" if options.log else "no LOG is named", hint=hint
         )
+    lone = [f"`{name}`" for name in ("query", "start", "token_file") if getattr(server, name) is not None]
+    if options.log and lone:
+        raise ConfigError(f"{' and '.join(lone)} cannot be used without `prometheus`")
     source = options.log or server.ask(options.step)
     with console.progress() as progress:
         prepared = prepare(source, options.out, _config(options, reading), progress=progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from presurge.errors import DataError
+from presurge.errors import ConfigError, DataError
 from presurge.files import staged
 from presurge.progress import Progress, silent
 from presurge.series.frequency import SECOND
@@ -53,6 +53,12 @@ def prepare(
 
 def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     """A prepared directory of sums or levels, such as the answer of a Prometheus server, in steps that are no finer."""
+    for name in (
+        *config.columns,
+        *(name for name in ("dense", "analyze", "format") if getattr(config, name)),
+    ):
+        hint = "Leave it out: these are values at regular times already."
+        raise ConfigError("is for a log of requests", setting=name, where=str(file.path), hint=hint)
     step = max(config.step, read_table(file, **file.table).panel.step)
     settings = {**file.table, "step": f"{step // SECOND}s"}
     table = read_table(file, **settings)
