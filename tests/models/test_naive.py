@@ -203,7 +203,7 @@ def test_a_weak_season_is_found_and_noise_has_none(make_panel: MakePanel, seed: 
     assert 1 < none.candidates[0]["contrast"] < 1.04
 
 
-@pytest.mark.parametrize(("noise", "found"), [(1.4, True), (1.45, False)])
+@pytest.mark.parametrize(("noise", "found"), [(1.55, True), (1.65, False)])
 def test_a_period_read_off_the_data_has_to_show_more_clearly(
     make_panel: MakePanel, noise: float, found: bool
 ) -> None:
