@@ -142,7 +142,16 @@ def test_each_channel_chooses_for_itself(make_panel: MakePanel) -> None:
     assert {(row["transform"], row["calendar"]) for row in tried} == {
         (transform, calendar) for transform in ("identity", "sqrt", "log1p") for calendar in (False, True)
     }
-    assert report.chosen["c0"]["error"] == min(row["error"] for row in tried)
+    groups: dict[str, list[dict[str, object]]] = {}
+    for row in tried:
+        terms = {key: value for key, value in row.items() if key not in ("ridge", "error", "wql")}
+        groups.setdefault(str(terms), []).append(row)
+    judged = [row for row in tried if "wql" in row]
+    assert len(judged) == len(groups)
+    assert [row["error"] for row in judged] == [min(row["error"] for row in g) for g in groups.values()]
+    plain = [row for row in judged if not row.get("reactions")]
+    levels = [row["wql"] / (1 - WEEKDAYS_MARGIN if row["weekdays"] else 1) for row in plain]
+    assert report.chosen["c0"]["wql"] == plain[int(np.argmin(levels))]["wql"]
     assert {row["transform"] for row in report.candidates if row["channel"] == "c2"} == {"identity"}
 
 
@@ -390,11 +399,12 @@ def test_settings(make_panel: MakePanel) -> None:
     panel = make_panel(np.random.default_rng(15).poisson(20, 600), kinds="c")
     model = Linear(context=8, horizon=2, config=fixed("log1p", "on", 30.0))
     report = model.fit(panel, panel.full_span())
-    assert report.chosen["c0"] | {"error": None} == {
+    assert report.chosen["c0"] | {"error": None, "wql": None} == {
         "transform": "log1p",
         "calendar": True,
         "ridge": 30.0,
         "error": None,
+        "wql": None,
     }
     assert report.n_parameters == 2 * (8 + 1 + 28)
     thinned = Linear(context=8, horizon=2, config=LinearConfig(stride=5))
@@ -436,10 +446,9 @@ def test_weekdays_win_by_a_margin_only(make_panel: MakePanel) -> None:
     report = Linear(context=12, horizon=3).fit(panel, panel.full_span())
     assert report.chosen["c0"]["calendar"]
     assert not report.chosen["c0"]["weekdays"]
-    errors = {
-        use: min(row["error"] for row in report.candidates if row["weekdays"] is use) for use in (False, True)
-    }
-    assert report.chosen["c0"]["error"] == errors[False] < errors[True] / (1 - WEEKDAYS_MARGIN)
+    judged = [row for row in report.candidates if "wql" in row]
+    wql = {use: min(row["wql"] for row in judged if row["weekdays"] is use) for use in (False, True)}
+    assert report.chosen["c0"]["wql"] == wql[False] < wql[True] / (1 - WEEKDAYS_MARGIN)
 
 
 def test_weekdays_take_four_weeks(make_panel: MakePanel) -> None:

@@ -124,3 +124,15 @@ def test_with_few_windows_a_firm_ridge_forecasts_the_smoothed_level(make_panel: 
         offset_BHC = linear.predict(batch).point_BHC - level_BHC
         np.testing.assert_allclose(offset_BHC, offset_BHC[:1].repeat(30, axis=0), atol=1e-3)  # the bias
         assert np.all(np.abs(offset_BHC) < 1e-3) == few
+
+
+def test_what_few_windows_explain_entirely_is_not_doubted(make_panel: MakePanel) -> None:
+    rng, wave = np.random.default_rng(5), np.where(np.arange(60) % 2, 10.0, 20.0)
+    config = LinearConfig(transform="identity", calendar="off", ridge=0.0)
+    for noise in (0.0, 20.0):
+        panel = make_panel(wave + noise * rng.normal(size=60), kinds="g")
+        model = Linear(context=2, horizon=1, config=config)
+        model.fit(panel, panel.full_span())
+        weight_L = model.channels[0].weights["weight"][0]
+        assert weight_L.sum() == pytest.approx(1)
+        assert (weight_L == pytest.approx([1, 0], abs=1e-6)) == (noise == 0)

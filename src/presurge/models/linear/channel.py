@@ -24,13 +24,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from presurge.models.calendar import Calendar
 from presurge.models.linear.moments import Moments, joint_moments, moments_written_out, no_moments
 from presurge.models.linear.scale import Scale
-from presurge.models.linear.select import Fold, complete_starts, no_window, thinned, window_errors
+from presurge.models.linear.select import (
+    Fold,
+    absolute_and_squared,
+    complete_starts,
+    no_window,
+    quantile_loss,
+    thinned,
+    window_errors,
+)
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.models.smoothing import SIMPLE, smoothing_maps
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch, chunks, targets_of
+from presurge.series.windows import WindowBatch, batch_of, chunks, targets_of
 
 if TYPE_CHECKING:
     from presurge.models.linear.linear import Linear
@@ -50,14 +58,17 @@ REACTIONS_MARGIN = 0.03
 
 FEW_WINDOWS = 500
 """With fewer training windows than these the level is a smoothed one. On real series of some 350 rows both do equally well."""
-_DOUBT = 20
-"""Windows that weigh as much as the doubt whether anything but the level can be learned from few."""
+_DOUBT = 50
+"""Windows that weigh as much as the doubt whether anything but the level can be learned from few, times the share of the squared
+error about the level that is left: what explains all is not doubted."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_RIDGE = 1e-9
 """As a share of the mean eigenvalue: keeps weights finite where lags are collinear."""
 _TINY = float(np.finfo(np.float64).tiny)
 _VALUES_AT_ONCE = 1 << 21
+_MOST_SCORED = 2_000
+"""Windows of a fold that a quantile loss is taken of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,8 +144,9 @@ def products(z_BL: Float64Array, daily_BK: Float64Array) -> Float64Array:
 class ChannelFit(NamedTuple):
     """What was chosen for one channel.
 
-    ``chosen`` and ``candidates`` are rows of a table: ``transform``, whether each term is used, ``ridge``, and ``error``, the
-    WAPE over the folds (None if there were too few rows to judge). ``at_fold`` holds the winner as fitted to the folds that
+    ``chosen`` and ``candidates`` are rows of a table: ``transform``, whether each term is used, ``ridge``, ``error`` and ``wql``.
+    The ridge is chosen by ``error``, the geometric mean of WAPE and RMSE over mean size, over the folds (None if there were too
+    few rows to judge); transform and terms by ``wql``, which only the best ridge of each has. ``at_fold`` holds the winner as fitted to the folds that
     were long enough, by their number; ``n_windows`` counts the complete training windows.
     """
 
@@ -237,11 +249,11 @@ class ChannelProblem:
         ]
         best.candidates.extend(rows)
         p = errors.index(min(errors))
-        level = errors[p] / (1 - WEEKDAYS_MARGIN if "weekdays" in used else 1)
-        if level >= best.lowest:
-            return best
         own = slice(p * self.horizon, (p + 1) * self.horizon)
-        return _Best(rows[p], {f: fit.rows(own) for f, fit in fits.items()}, level, best.candidates)
+        at_fold = {f: fit.rows(own) for f, fit in fits.items()}
+        rows[p]["wql"] = wql = self._wql(at_fold, used)
+        level = wql / (1 - WEEKDAYS_MARGIN if "weekdays" in used else 1)
+        return best if level >= best.lowest else _Best(rows[p], at_fold, level, best.candidates)
 
     def _clearly_better(self, tried: _Best, best: _Best, last: int) -> bool:
         """Whether reactions pay in all folds together, and by a margin in the last, which learned from most rows."""
@@ -338,10 +350,12 @@ class ChannelProblem:
         reaction_K = np.array(columns["reactions"], np.int64)
         size_X[reaction_K] /= np.sqrt(joint.gram_WW.diagonal()[reaction_K] / joint.n) + _TINY
         inputs = context + len(used)
-        weight_PHI, bias_PH = solve(
-            differences.take(order, size_X[order]), inputs, ridges, least=_SMALLEST_RIDGE
-        )
-        weight_NI = weight_PHI.reshape(-1, inputs) * (joint.n / (joint.n + _DOUBT) if self.few else 1)
+        sums = differences.take(order, size_X[order])
+        weight_PHI, bias_PH = solve(sums, inputs, ridges, least=_SMALLEST_RIDGE)
+        if self.few:
+            left_P, all_P = (squared_errors(sums, part * weight_PHI, bias_PH) for part in (1, 0))
+            weight_PHI *= (joint.n / (joint.n + _DOUBT * left_P / (all_P + _TINY)))[:, None, None]
+        weight_NI = weight_PHI.reshape(-1, inputs)
         weights = {
             "weight": without_anchor(weight_NI[:, :context], level_W[:context]),
             "bias": bias_PH.reshape(-1),
@@ -366,21 +380,52 @@ class ChannelProblem:
     def _pooled_errors(
         self, fits: Mapping[int, ChannelModel], terms: Sequence[str], ridges: int
     ) -> Float64Array:
-        """Absolute errors of all folds over absolute values, for each ridge: float64 [P]; every item counts in its size."""
-        total_P, size = np.zeros(ridges), 0.0
-        unit_I = [
-            float(np.abs(self.train_IR.get(name, np.ones(1))).mean()) or 1.0 for name in self.panel.items
-        ]
+        """The geometric mean of WAPE and RMSE over mean size, over all folds, for each ridge: float64 [P].
 
-        def forecast(model: ChannelModel, batch: WindowBatch) -> Float64Array:
-            inputs = further_inputs(terms, self.calendars, batch)
-            return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
-
+        Every item counts in its size.
+        """
+        sums_KP, size, count = np.zeros((2, ridges)), 0.0, 0
         for f, model in fits.items():
             origins = self.judge_F[f] + self.context - 1
-            weight_B = 1 / np.array(unit_I)[self.panel.items_of(origins)]
-            errors = window_errors(partial(forecast, model), self.panel, origins, self.context, self.horizon)
-            total_P += weight_B @ np.concatenate([error_BP1[:, :, 0] for error_BP1 in errors])
+            errors = window_errors(
+                partial(self._forecast, model, terms),
+                self.panel,
+                origins,
+                self.context,
+                self.horizon,
+                absolute_and_squared,
+            )
+            weight_B = 1 / self._units(origins)
+            error_KBP = np.concatenate([error_KBP1[..., 0] for error_KBP1 in errors], axis=1)
+            sums_KP += np.stack((weight_B @ error_KBP[0], weight_B**2 @ error_KBP[1]))
             actual_BH1 = targets_of(self.panel, origins, self.horizon)
             size += float(weight_B @ np.abs(actual_BH1).sum(axis=(1, 2), dtype=np.float64))
-        return total_P / (size or 1.0)
+            count += actual_BH1.size
+        pooled_P: Float64Array = np.sqrt(sums_KP[0] * np.sqrt(sums_KP[1] * count)) / (size or 1.0)
+        return pooled_P
+
+    def _wql(self, fits: Mapping[int, ChannelModel], terms: Sequence[str]) -> float:
+        """The weighted quantile loss over all folds of forecasts with the quantiles of their errors in each."""
+        most = min(_MOST_SCORED, max(1, _VALUES_AT_ONCE // (self.context + 20 * self.horizon)))
+        counts = self.panel.channels[0].kind == "count"
+        total = size = 0.0
+        for f, model in fits.items():
+            origins = thinned(self.judge_F[f] + self.context - 1, most)
+            unit_B1 = self._units(origins)[:, None]
+            actual_BH = targets_of(self.panel, origins, self.horizon)[:, :, 0] / unit_B1
+            batch = batch_of(self.panel, origins, self.context, self.horizon)
+            point_BH = self._forecast(model, terms, batch)[:, :, 0] / unit_B1
+            total += float(quantile_loss(actual_BH, point_BH, counts=counts).sum())
+            size += float(np.abs(actual_BH).sum())
+        return total / (size or 1.0)
+
+    def _forecast(self, model: ChannelModel, terms: Sequence[str], batch: WindowBatch) -> Float64Array:
+        """Forecasts of some windows: float64 [B, N, 1]."""
+        inputs = further_inputs(terms, self.calendars, batch)
+        return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
+
+    def _units(self, origins: IntArray) -> Float64Array:
+        """The mean absolute training value of the item of each origin: float64 [B]."""
+        sizes = (np.abs(self.train_IR.get(name, np.ones(1))).mean() for name in self.panel.items)
+        unit_I = np.array([float(size) or 1.0 for size in sizes])
+        return unit_I[self.panel.items_of(origins)]

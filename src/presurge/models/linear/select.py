@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from presurge.errors import DataError
+from presurge.models.conformal import score_space
+from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import IntArray, Panel, columns_of
 from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
@@ -73,7 +75,7 @@ def window_errors(
     horizon: int,
     loss: Callable[[Float64Array], Float64Array] = np.abs,
 ) -> Iterator[Float64Array]:
-    """Yield the loss of each window, summed over the horizon: float64 [b, P, C], NaN where a value is missing.
+    """Yield the loss of each window, summed over the horizon: float64 [..., b, P, C], NaN where a value is missing.
 
     Args:
         forecast: Forecasts b windows: [b, P x H, C], up to ten alternatives one after another.
@@ -81,11 +83,38 @@ def window_errors(
         origins: The last context row of every window.
         context: L.
         horizon: H.
-        loss: Of the difference between forecast and actual value.
+        loss: Of the difference between forecast and actual value [b, P, H, C]; may put axes before these.
     """
     at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + 10 * horizon))
     for part in chunks(origins, max(1, at_once)):
         actual_BHC = targets_of(panel, part, horizon).astype(np.float64)
         mean_BNC = forecast(batch_of(panel, part, context, horizon))
         mean_BPHC = mean_BNC.reshape(len(part), -1, *actual_BHC.shape[1:])
-        yield loss(mean_BPHC - actual_BHC[:, None]).sum(axis=2)
+        yield loss(mean_BPHC - actual_BHC[:, None]).sum(axis=-2)
+
+
+def absolute_and_squared(error: Float64Array) -> Float64Array:
+    """Both losses, on an axis of their own before the others: one is least for the median, the other for the mean."""
+    return np.stack((np.abs(error), np.square(error)))
+
+
+def quantile_loss(actual_BH: npt.NDArray[Any], point_BH: npt.NDArray[Any], *, counts: bool) -> Float64Array:
+    """Twice the pinball loss of forecasts with the quantiles of their own errors, the mean of all levels: float64 [B].
+
+    It is summed over the horizon; over the sum of the absolute actual values it is the WQL. The quantiles put forecasts right
+    that are shrunken or off by a constant, so that these gain nothing.
+
+    Args:
+        actual_BH: Actual values of one channel; none is missing.
+        point_BH: Their forecasts.
+        counts: Whether the channel counts, so that errors grow with the square root of the load.
+    """
+    count_1 = np.array([counts])
+    centre_BH = score_space(point_BH[..., None], count_1)[..., 0]
+    error_BH = score_space(actual_BH[..., None], count_1)[..., 0] - centre_BH
+    loss_B = np.zeros(len(actual_BH))
+    for level, error_H in zip(QUANTILE_LEVELS, np.quantile(error_BH, QUANTILE_LEVELS, axis=0), strict=True):
+        bound_BH = centre_BH + error_H
+        over_BH = actual_BH - (np.square(np.maximum(bound_BH, 0)) if counts else bound_BH)
+        loss_B += 2 / len(QUANTILE_LEVELS) * np.maximum(level * over_BH, (level - 1) * over_BH).sum(axis=1)
+    return loss_B
