@@ -247,6 +247,8 @@ def test_rows_of_one_time_are_summed_with_a_warning_and_gaps_are_filled_by_rule(
     )
     gap = FRAME.head(ROWS).drop(index=range(10, 15))
     assert presurge.read(gap, time="ds", value="requests").values[10:15, 0].tolist() == [0] * 5
+    notes = presurge.fit(gap, time="ds", value="requests", model="last-value").notes
+    assert "buckets without a row: 5 of 480" in notes
     assert np.isnan(presurge.read(gap, time="ds", value="requests", fill="missing").values[10:15]).all()
     shuffled = presurge.read(gap.sample(frac=1, random_state=1), time="ds", value="requests")
     np.testing.assert_array_equal(shuffled.values, presurge.read(gap, time="ds", value="requests").values)
@@ -373,12 +375,17 @@ def test_the_scores_are_those_of_the_forecasts(backtest: presurge.Backtest) -> N
     assert (every["ds"] > every["cutoff"]).all()
     scores = backtest.scores.set_index("model")
     assert scores.index[0] == scores["wql"].idxmin()
+    items = backtest.item_scores.set_index(["model", "unique_id"])
+    assert len(items) == 2 * len(scores)
     for name, own in every.groupby("model"):
         step = own.assign(lead=(own["ds"] - own["cutoff"]) // pd.Timedelta(STEP)).groupby("lead")
         wape = np.mean([(g["median"] - g["y"]).abs().sum() / g["y"].abs().sum() for _, g in step])
         rmse = np.mean([np.sqrt(((g["mean"] - g["y"]) ** 2).mean()) for _, g in step])
         assert scores.loc[name, "wape"] == pytest.approx(wape, rel=1e-5)
         assert scores.loc[name, "rmse"] == pytest.approx(rmse, rel=1e-5)
+        for item, one in own.groupby("unique_id"):
+            wape = (one["median"] - one["y"]).abs().sum() / one["y"].abs().sum()
+            assert items.loc[(name, item), "wape"] == pytest.approx(wape, rel=1e-5)
 
 
 def test_a_backtest_shows_its_verdicts_and_draws_itself(backtest: presurge.Backtest) -> None:

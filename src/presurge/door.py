@@ -15,7 +15,7 @@ import polars as pl
 from presurge.config import validated
 from presurge.errors import ConfigError, HistoryError, required
 from presurge.evaluation.backtest import Evaluation
-from presurge.evaluation.report.tables import text_table
+from presurge.evaluation.report.tables import text_items, text_table
 from presurge.evaluation.rolling import blocks_of
 from presurge.frames import Columns, Form, opened, reading_of, table_of
 from presurge.models import registry
@@ -91,7 +91,7 @@ def fit(
     check_model(config)
     fitted = workflow.fit(dataset, config, progress=progress)
     done = finish(fitted, dataset, config, progress=progress)
-    record = done.record | {"verdicts": list(done.evaluation.verdicts())}
+    record = done.record | {"verdicts": list(done.evaluation.verdicts()), "reading": list(dataset.notes)}
     past = _Past(dataset.panel, form, TableConfig(**dataset.table) if dataset.table else None)
     return Model(forecaster=done.model, record=record, evaluation=done.evaluation, history=past)
 
@@ -134,13 +134,17 @@ def backtest(
     origins = {"stride": stride, "cutoffs": cutoffs, "refit": refit}
     found = workflow.backtest(dataset, configs.values(), **origins, keep=parts.append, progress=progress)
     table = pl.concat(parts, how="diagonal")
-    rows = [{"channel": row.channel, "model": row.model, **row.values} for row in found.table()]
-    scores = (
-        pl.DataFrame(rows).fill_nan(None).sort("channel", "wql", "wape", nulls_last=True, maintain_order=True)
-    )
+    scores = [{"channel": row.channel, "model": row.model, **row.values} for row in found.table()]
+    items = [
+        {"item": item, "channel": channel, "model": model, **values}
+        for model, of_items in found.item_metrics().items()
+        for item, channels in of_items.items()
+        for channel, values in channels.items()
+    ]
     return Backtest(
         evaluation=found,
-        scores=form.write(scores, named=True),
+        scores=form.write(_ranked(scores), named=True),
+        item_scores=form.write(_ranked(items), named=True),
         forecasts=form.write(table),
         _table=table,
         _dataset=dataset,
@@ -177,6 +181,13 @@ def _dataset(data: Data, columns: Columns) -> tuple[Dataset, Form]:
         if note.startswith(DUPLICATES):
             warnings.warn(note, stacklevel=3)
     return dataset, Form.of(data, source, table)
+
+
+def _ranked(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Scores as a frame, the best model of each channel and item first."""
+    frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Float64).fill_nan(None))
+    keys = [name for name in ("channel", "item", "wql", "wape") if name in frame.columns]
+    return frame.sort(keys, nulls_last=True, maintain_order=True)
 
 
 def _sorted(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -288,6 +299,11 @@ class Model:
         """
         self.forecaster.save(Path(directory), training=self.record)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the data were read, what was filled and added up, and what the fit has to say."""
+        return (*self.record.get("reading", ()), *self.record.get("notes", ()))
+
     def __repr__(self) -> str:
         model, spec, rows = self.forecaster, self.forecaster.fitted_spec(), self.record.get("rows", {})
         steps = f"{model.horizon} rows of {format_step(spec.step)} ahead, from {model.context}"
@@ -310,12 +326,14 @@ class Backtest:
     Attributes:
         evaluation: The scores as arrays, and the verdicts.
         scores: A row for each channel and model, the best first, with a column for each metric.
+        item_scores: The same for each item, if there are several.
         forecasts: A row for each item, origin, time, channel and model: ``actual``, ``mean``, ``median``, ``q0.1`` ...; in
             Nixtla's long format the origin is ``cutoff`` and the actual value ``y``.
     """
 
     evaluation: Evaluation
     scores: Frame
+    item_scores: Frame
     forecasts: Frame
     _table: pl.DataFrame
     _dataset: Dataset
@@ -355,7 +373,9 @@ class Backtest:
         return drawn(titled)
 
     def __repr__(self) -> str:
-        return "\n".join([text_table(self.evaluation), "", *self.evaluation.verdicts()])
+        items = ["", text_items(self.evaluation)] if self.evaluation.items else []
+        sentences = (*self.evaluation.verdicts(), *self.evaluation.notes)
+        return "\n".join([text_table(self.evaluation), *items, "", *sentences])
 
 
 def _few(names: Iterable[str], most: int = 6) -> str:

@@ -69,7 +69,11 @@ def predict(
     from presurge.config import validated
     from presurge.workflows import predict as workflow
 
-    given: dict[str, Any] = {"horizon": options.horizon, "fill_gaps": options.fill_gaps, "now": table.moment()}
+    given: dict[str, Any] = {
+        "horizon": options.horizon,
+        "fill_gaps": options.fill_gaps,
+        "now": table.moment(),
+    }
     given |= {"items": listed(options.items) or None, "max_age": options.max_age}
     config = validated(workflow.PredictConfig, given)
     forecast = workflow.predict(
