@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
 from presurge.training.interruption import TrainingInterrupted
 from presurge.workflows.config import check_model, resolve_config
-from presurge.workflows.evaluate import evaluate, final_fit
-from presurge.workflows.train import train
+from presurge.workflows.evaluate import evaluate, final_fit, fit
+from presurge.workflows.train import train, with_note
 
 WINDOWS = {"context": 12, "horizon": 2}
 N = 400
@@ -88,6 +89,16 @@ def test_the_final_fit_moves_no_score(panel: Panel, tmp_path: Path) -> None:
         train(data(panel), resolve_config({**WINDOWS, "final_fit": final}), out, plots=False)
         scores.append(json.loads((out / "metrics.json").read_text())["metrics"])
     assert scores[0] == scores[1]
+
+
+def test_a_final_fit_that_chooses_another_model_says_so(panel: Panel) -> None:
+    config = resolve_config({"model": "auto", **WINDOWS})
+    scored = fit(data(panel), config)
+    own = scored.report.chosen["c0"]["model"]
+    for model, said in ((own, False), ("drift" if own != "drift" else "linear", True)):
+        final = replace(scored, report=replace(scored.report, chosen={"c0": {"model": model}}))
+        note = with_note(scored, data(panel), final).report.notes[-1]
+        assert (f"chose another model for c0 ({model})" in note) == said
 
 
 def test_the_errors_behind_the_intervals_are_of_rows_that_the_weights_had_not_seen(panel: Panel) -> None:

@@ -137,7 +137,7 @@ def finish(
     evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
     again = config.fits_all_rows and fitted.model.refits
     final = final_fit(dataset, config, progress=progress) if again else None
-    fitted = _with_note(fitted, dataset, again=again)
+    fitted = with_note(fitted, dataset, final)
     model = (final or fitted).model
     model.error = fitted.model.error = measured_error(evaluation, model.name)
     record = _training_record(fitted, dataset, config, split or {}, final)
@@ -159,14 +159,21 @@ def _keep_best(dataset: Dataset, config: TrainConfig, directory: Path, split: di
         save_run_model(directory, best.model, _training_record(best, dataset, config, split))
 
 
-def _with_note(fitted: Fitted, dataset: Dataset, *, again: bool) -> Fitted:
+def with_note(fitted: Fitted, dataset: Dataset, final: Fitted | None) -> Fitted:
     """A fit whose report says how many rows the weights saw that were scored, and those that are stored."""
     whole, seen = len(dataset.panel), _rows_seen(fitted, dataset)
-    if again:
+    if final is not None:
         note = (
             f"After scoring, the stored model was fitted again to all {whole:,} rows. The scores are those of a fit to "
             f"{seen:,} rows, none of them a test row."
         )
+        chosen = fitted.report.chosen
+        changed = [
+            f"{name} ({row['model']})"
+            for name, row in final.report.chosen.items()
+            if isinstance(row, dict) and row.get("model") != chosen.get(name, row).get("model")
+        ]
+        note += f" All rows chose another model for {', '.join(changed)}." if changed else ""
     else:
         note = f"The weights were fitted to {seen:,} of {whole:,} rows."
         note += " To fit them to all rows after scoring: `final_fit`" if fitted.model.refits else ""
