@@ -8,7 +8,7 @@ Shapes: U units of time, B windows, C channels.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -95,8 +95,7 @@ class Duel:
         metric: The score: WQL, or WAPE (MAE where that is undefined) between models without quantiles.
         value: The model's score.
         baseline_value: The baseline's score.
-        low: Lower end of the 95 % interval of the gain; NaN where there is none.
-        high: Its upper end.
+        interval: The 95 % interval of the gain; None where too few windows are independent.
         windows: About how many independent windows that rests on.
         contrary: Scores that point the other way.
     """
@@ -107,8 +106,7 @@ class Duel:
     metric: str
     value: float
     baseline_value: float
-    low: float = math.nan
-    high: float = math.nan
+    interval: tuple[float, float] | None = None
     windows: int = 0
     contrary: tuple[Contrary, ...] = ()
 
@@ -120,10 +118,9 @@ class Duel:
     @property
     def outcome(self) -> Outcome:
         """What the numbers allow to say: ``mixed`` is better by this score and worse by another."""
-        if self.windows < FEWEST or not (self.low > 0 or self.high < 0):
-            return "no evidence"
-        if self.high < 0:
-            return "worse"
+        low, high = self.interval or (0, 0)
+        if low <= 0:
+            return "worse" if high < 0 else "no evidence"
         return "mixed" if self.contrary else "better"
 
     def sentence(self) -> str:
@@ -140,29 +137,7 @@ class Duel:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        known = not math.isnan(self.low)
-        return {
-            "model": self.model,
-            "channel": self.channel,
-            "baseline": self.baseline,
-            "outcome": self.outcome,
-            "score": self.metric,
-            "value": self.value,
-            "baseline_value": self.baseline_value,
-            "gain": self.gain,
-            "interval_95": [self.low, self.high] if known else None,
-            "independent_windows": self.windows,
-            "contrary": [
-                {
-                    "score": c.metric,
-                    "value": c.value,
-                    "baseline": c.baseline,
-                    "baseline_value": c.baseline_value,
-                }
-                for c in self.contrary
-            ],
-            "sentence": self.sentence(),
-        }
+        return {**asdict(self), "gain": self.gain, "outcome": self.outcome, "sentence": self.sentence()}
 
     def _numbers(self) -> str:
         ours, theirs = apart(self.value, self.baseline_value)
@@ -170,9 +145,9 @@ class Duel:
         text = f"both have {name} {ours}" if ours == theirs else f"{name} {ours} against {theirs}"
         if self.windows < FEWEST:
             return f"{text}, from only {self.windows} independent window{'' if self.windows == 1 else 's'}"
-        if math.isnan(self.low):
+        if self.interval is None:
             return text
-        span = f"{_percent(self.low)} to {_percent(self.high)}"
+        span = " to ".join(map(_percent, self.interval))
         return f"{text} (95 % interval of the gain {span}, {self.windows:,} independent windows)"
 
     def _other_scores(self) -> str:
@@ -221,7 +196,7 @@ def _with_contrary(
     duel: Duel, values: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]
 ) -> Duel:
     """The duel with the scores that point the other way than its own, if it has an interval."""
-    if math.isnan(duel.low):
+    if duel.interval is None:
         return duel
     found, sign = [], 1 if duel.gain >= 0 else -1
     for metric in ("wql", "wape", "rmse", "relative_bias"):
@@ -256,8 +231,7 @@ def _evidence(
     windows = int(n_origins // (block * each))
     if windows < FEWEST or known[0].sum() <= 0:
         return {"windows": windows}
-    low, high = gain_interval(ours_U, np.stack(known, axis=1), block)
-    return {"windows": windows, "low": low, "high": high}
+    return {"windows": windows, "interval": gain_interval(ours_U, np.stack(known, axis=1), block)}
 
 
 def gain_interval(ours_U: Float64Array, theirs_UK: Float64Array, block: int) -> tuple[float, float]:
