@@ -209,6 +209,23 @@ def test_the_interval_is_that_of_plain_loops(block: int) -> None:
     assert low < 1 - ours.sum() / theirs.sum() < high
 
 
+def test_every_unit_begins_a_block_and_the_first_follows_the_last() -> None:
+    """Of two blocks of three units in six there are 36 resamples; with so few blocks the ends are the extremes of all."""
+    ours, theirs = np.array([9.0, 1, 1, 1, 1, 7]), np.array([1.0, 2, 3, 4, 5, 60])
+    blocks = [[(start + step) % 6 for step in range(3)] for start in range(6)]
+    gains = [1 - ours[a + b].sum() / theirs[a + b].sum() for a in blocks for b in blocks]
+    assert gain_interval(ours, theirs[:, None], 3) == pytest.approx((min(gains), max(gains)))
+
+
+def test_losses_with_memory_are_worth_fewer_windows() -> None:
+    averages = {("auto", "x"): scores(0.2), ("drift", "x"): scores(0.25)}
+    losses, times, apart = Losses(), np.arange(1000), autoregressive(1000, 0.9, 2)[:, None]
+    losses.begin(times)
+    losses.add("auto", times, {"pinball": 20 + apart})
+    losses.add("drift", times, {"pinball": np.full((1000, 1), 25.0)})
+    assert duels(averages, BASELINES, losses, overlap=3)[0].windows == 1000 // 27  # of arch, as above
+
+
 def test_blocks_widen_the_interval_of_losses_that_follow_each_other() -> None:
     ours, theirs = np.exp(0.1 * autoregressive(600, 0.9, 8)), np.ones(600)
     single, blocks = (np.subtract(*gain_interval(ours, theirs[:, None], block)[::-1]) for block in (1, 30))

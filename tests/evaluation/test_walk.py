@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from presurge.evaluation.fit import calibrate
-from presurge.evaluation.walk import error_by_hour, rolling_forecast
+from presurge.evaluation.walk import error_by_hour, rolling_forecast, walk
 from presurge.models.naive import LastValue
 from presurge.series.frequency import DAY, HOUR, MINUTE
 from presurge.series.panel import Panel
@@ -57,6 +57,17 @@ def test_a_calibrated_model_brings_its_intervals(make_panel: MakePanel) -> None:
     assert found.levels == model.calibration.levels
     inside = (found.actual_NC >= found.quantiles_NQC[:, 3]) & (found.actual_NC <= found.quantiles_NQC[:, 7])
     assert 0.7 < inside.mean() < 0.9
+
+
+def test_a_baseline_is_what_its_name_says_whatever_its_calibration_adds(make_panel: MakePanel) -> None:
+    panel = make_panel(np.arange(400.0) ** 1.5)  # the last value is always too low
+    model = fitted(panel)
+    model.calibration = calibrate(model, panel, Span(np.array([100]), np.array([200])))
+    (piece,) = walk([model], panel, np.arange(210, 390))
+    assert piece.quantiles_BHQC is not None
+    for forecast_BHC in (piece.mean_BHC, piece.median_BHC):
+        np.testing.assert_array_equal(forecast_BHC[:, :, 0], np.tile(panel.values[210:390], HORIZON))
+    assert (piece.quantiles_BHQC[:, :, 5] > piece.median_BHC + 10).all()
 
 
 @pytest.mark.parametrize("step", [20 * MINUTE, HOUR])
