@@ -197,6 +197,21 @@ def test_a_panel_and_a_file_go_in_too(model: presurge.Model, tmp_path: Path) -> 
         presurge.read(panel, time="ds")
 
 
+def test_a_request_log_in_a_frame_becomes_load_per_minute() -> None:
+    seconds = np.sort(np.random.default_rng(3).integers(0, 200 * 60, 5_000))
+    tokens = seconds % 100 + 1
+    log = pd.DataFrame(
+        {"Timestamp": seconds, "Request tokens": tokens, "Response tokens": 10, "Log Type": "API log"}
+    )
+    panel = presurge.read(log)
+    assert panel.channel_names[:3] == ("requests", "input_tokens", "output_tokens")
+    inside = (seconds >= 60) & (seconds < 61 * 60)  # whole minutes: the edges are covered in part
+    assert panel.values[:60, 0].sum() == inside.sum()
+    assert panel.values[:60, 1].sum() == tokens[inside].sum()
+    model = presurge.fit(log, model="recent-mean", context=10)
+    assert model.predict(log)["channel"].tolist() == ["requests", "input_tokens", "output_tokens"] * 3
+
+
 def test_columns_are_found_by_name_and_type() -> None:
     wide = FRAME.head(ROWS)[["ds", "requests", "price"]]
     assert presurge.read(wide).channel_names == ("requests", "price")

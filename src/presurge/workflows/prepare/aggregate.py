@@ -188,7 +188,8 @@ def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
 def describe_source(file: RowFile, form: str) -> dict[str, Any]:
     """Describe an input for the manifest: path, format and size, and whether it is labelled as synthetic."""
     label = {"synthetic": True} if is_synthetic(file.path) else {}
-    return {"path": str(file.path), "format": form, "bytes": file.data.stat().st_size, **label}
+    size = {"bytes": file.data.stat().st_size} if file.data.is_file() else {}  # a frame has no file
+    return {"path": str(file.path), "format": form, **size, **label}
 
 
 def _partial(buckets: Buckets, known: tuple[bool, bool] = (False, False)) -> tuple[bool, bool]:
