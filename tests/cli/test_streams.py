@@ -89,6 +89,18 @@ def test_a_fifo_that_never_opens_is_interrupted(place: Path, command: str) -> No
     assert not list((place / "tmp").iterdir())
 
 
+def test_a_bad_line_of_a_stream_is_named(
+    place: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("bad.csv").write_text("t,n\n1,2\n2,3,4\n")
+    for words in ("prepare - --time t", "train - --time t --value n"):
+        with Path("bad.csv").open() as stream:
+            monkeypatch.setattr(sys, "stdin", stream)
+            code, _, err = run(*words.split(), "--out", place / "x")
+        assert code == 2
+        assert "stdin, line 3: a row has more fields than the header" in err
+
+
 def test_an_empty_stream_is_an_error(place: Path) -> None:
     done = subprocess.run(
         [*PRESURGE, "prepare", "-", "--out", "x"], input="", capture_output=True, text=True, check=False

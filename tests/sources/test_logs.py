@@ -83,6 +83,15 @@ def test_known_json_lines_need_no_options(tmp_path: Path, name: str) -> None:
     assert open_trace(tmp_path / "a.parquet").events.collect().equals(events)
 
 
+def test_an_answer_that_is_an_error_is_not_taken_for_an_empty_row(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "a.jsonl", [*JSON_LINES["openai"], {"error": {"message": "overloaded", "code": 429}}]
+    )
+    with pytest.raises(DataError, match=r"row 3, column 'created': .*overloaded.* is not a time"):
+        open_trace(path)
+    assert open_trace(path, bad_rows="drop").dropped == 1
+
+
 def test_the_answers_of_the_responses_interface(tmp_path: Path) -> None:
     usage = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
     path = lines(tmp_path / "a.jsonl", [{"id": "resp_1", "created_at": 1_772_595_634, "usage": usage}])
@@ -260,7 +269,7 @@ def test_an_unknown_log_says_what_was_tried_and_what_to_do(tmp_path: Path) -> No
         ('{"t": 1, "n": 2}\n{"t": 2, "n": \n{"t": 3, "n": 4}\n', "a.jsonl, line 2: is not valid JSON"),
         ('{"t": 1, "n": 2}\n\n{"t": 2, "n": NaN}\n', "a.jsonl, line 3: is not valid JSON"),
         ('{"t": 1, "n": 2}\nplain text\n', "a.jsonl, line 2: is not valid JSON"),
-        ('\ufeff{"t": 1, "n": 2}\n', "a.jsonl, line 1: is not valid JSON"),
+        ('\ufeff{"t": 1, "n": 2}\n', "a.jsonl: begins with a byte order mark"),
         ('{"t": 1, "n": 2}\n[1, 2]\n', "a.jsonl, line 2: is not valid JSON"),
         ("t,n\n1,2\n\n2,3,4\n", "a.jsonl, line 4: a row has more fields"),
         ('t,n\n1,"2\n2"\n2,3,4\n', "a.jsonl, line 4: a row has more fields"),

@@ -376,3 +376,17 @@ def test_iso_and_epoch_stamps_give_the_same_panel(
     for panel in panels[1:]:
         assert panel.start.tolist() == panels[0].start.tolist()
         assert np.array_equal(panel.values, panels[0].values)
+
+
+def test_fields_inside_objects_are_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [
+        {"at": {"ts": 60 * i}, "gpu": {"0": {"load": i / 2}}, "who": "x" if i % 2 else "y"} for i in range(4)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    table = read_table(path, time="at.ts", values=["gpu.0.load"], item="who", time_unit="s")
+    assert table.panel.items == ("x", "y")
+    assert table.panel.values[:, 0].tolist() == [0.5, 1.5, 0, 1]
+    pl.read_ndjson(path).write_parquet(tmp_path / "a.parquet")
+    again = read_table(tmp_path / "a.parquet", time="at.ts", values=["gpu.0.load"], item="who", time_unit="s")
+    assert again.panel.values.tolist() == table.panel.values.tolist()

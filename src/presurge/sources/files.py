@@ -5,6 +5,7 @@ compressed. ``-`` and FIFOs are read once, into a temporary file that is removed
 """
 
 import atexit
+import codecs
 import csv
 import json
 import re
@@ -214,10 +215,15 @@ def open_file(source: Path | str | RowFile | Frame) -> RowFile:
     path = Path(source)
     if str(path) != "-" and not (path.is_fifo() or path.is_char_device()):
         return _examined(path, path)
-    name = Path(
-        "stdin" if str(path) in ("-", "/dev/stdin") else "stream" if path.parts[1:2] == ("dev",) else path
+    name = (
+        Path("stdin")
+        if str(path) in ("-", "/dev/stdin")
+        else Path("stream")
+        if path.is_relative_to("/dev")
+        else path
     )
-    return replace(_examined(name, copy := _spooled(path)), copy=copy)
+    copy = _spooled(path)
+    return replace(_examined(name, copy), copy=copy)
 
 
 def _spooled(path: Path) -> Path:
@@ -243,6 +249,9 @@ def _examined(path: Path, data: Path) -> RowFile:
         first = str(lines[0]).removeprefix("\ufeff").strip() if len(lines) else ""
         if not first:
             raise _empty(path)
+        if first[0] in "[{" and head.startswith(codecs.BOM_UTF8):
+            hint = "Remove it: tail -c +4 FILE > NEW"
+            raise DataError("begins with a byte order mark, which JSON may not", where=str(path), hint=hint)
         if first[0] == "[":
             columns, nested = _leaves(pl.read_json(data, infer_schema_length=None).schema)
             return RowFile(path, "json", columns, is_array=True, nested=nested)

@@ -117,7 +117,7 @@ def read_table(
                 setting="kind",
                 hint=f"Write COLUMN=count or COLUMN=gauge for one of: {', '.join(values)}.",
             )
-    with reading(file.path):
+    with reading(file.path, file.data):
         rows = without_blank(file, file.read(list(dict.fromkeys(needed))))
     stamp_N, form = read_stamps(rows, time, time_unit)
     item_N, items = read_items(rows, item)

@@ -169,8 +169,8 @@ class _Layout:
 
     @property
     def blank(self) -> pl.Expr:
-        """Whether a row has no value at all, or is no request. Only text has rows without a value."""
-        needs: Sequence[str] = self.format.needs
+        """Whether a row has no value at all, or is no request. A JSON object without any is a request gone wrong."""
+        needs: Sequence[str] = () if self.file.kind == "json" else self.format.needs
         if len(needs) == 1 and self.file.kind != "log":
             needs = self.file.columns if self.file.kind == "csv" else ()
         empty = pl.all_horizontal(pl.col(name).is_null() for name in needs) if needs else pl.lit(False)

@@ -132,7 +132,7 @@ def guide_columns(file: RowFile) -> tuple[pl.DataFrame, int]:
     """
     check_columns(file, [GUIDE_TIME, GUIDE_COUNTS["requests"]])
     known = {GUIDE_TIME, _INTERVAL, *COLUMNS.values(), *_AVERAGES.values(), "Partial"}
-    with reading(file.path):
+    with reading(file.path, file.data):
         rows = without_blank(file, file.read([column for column in file.columns if column in known]))
     whole = [GUIDE_TIME, *(column for column in COUNTS.values() if column in file.columns)]
     frame = rows.frame.with_columns(_whole_numbers(rows, name) for name in whole).sort(GUIDE_TIME)
