@@ -16,6 +16,7 @@ from presurge.models.auto import Auto
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, Panel
+from presurge.series.spans import Span
 from presurge.training.interruption import TrainingInterrupted
 from presurge.workflows.config import check_model, resolve_config
 from presurge.workflows.evaluate import evaluate, final_fit, fit
@@ -111,6 +112,21 @@ def test_the_errors_behind_the_intervals_are_of_rows_that_the_weights_had_not_se
     assert calm is not None
     assert wild is not None
     assert np.abs(wild.residuals_HQC).max() > 5 * np.abs(calm.residuals_HQC).max()
+
+
+def test_an_outage_at_the_end_leaves_the_scored_model(
+    panel: Panel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = panel.values.copy()
+    values[-72:] = np.nan  # more than the last seventh, which would calibrate
+    values[-85:-75] = np.nan
+    whole = data(panel.replace(values=values))
+    early = Span(np.array([300]), np.array([330]))
+    train(replace(whole, test=early), resolve_config({"model": "auto", **WINDOWS}), tmp_path, plots=False)
+    assert "no fit to all rows is possible" in caplog.text
+    stored, record = registry.load(tmp_path)
+    assert record["training"]["rows"]["fitted"] == 240
+    assert stored.error["c0"]
 
 
 def test_only_a_model_that_is_solved_has_a_final_fit() -> None:

@@ -49,7 +49,7 @@ class ModelOptions(Options):
 
     Attributes:
         model: Model to train; `presurge models` lists all (default: auto, which chooses by validation; dlinear with --preset and --solver).
-        set: A setting of the model, such as ridge=100; repeatable.
+        set: A setting of the model, such as folds=5; repeatable.
         final_fit: After scoring, fit the model again to all rows, test rows included (default: for auto).
         solver: How DLinear is fitted: exact, or sgd for steps along the gradient, with Adam unless --optimizer names another (default: auto).
         loss: Loss to minimise (default: mse).

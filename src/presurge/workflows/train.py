@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from presurge import __version__, files, store
-from presurge.errors import ConfigError
+from presurge.errors import ConfigError, DataError
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.fit import Fitted
 from presurge.evaluation.report import RunSummary, report_text, write_report
@@ -135,8 +135,14 @@ def finish(
 ) -> Finished:
     """Score a fit beside the baselines; then fit to all rows, if the configuration says so."""
     evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
-    again = config.fits_all_rows and fitted.model.refits
-    final = final_fit(dataset, config, progress=progress) if again else None
+    final = None
+    if config.fits_all_rows and fitted.model.refits:
+        try:
+            final = final_fit(dataset, config, progress=progress)
+        except DataError as error:  # such as an outage in all of the last rows
+            logger.warning(
+                "The scored model is stored, because no fit to all rows is possible: %s", error.what
+            )
     fitted = with_note(fitted, dataset, final)
     model = (final or fitted).model
     model.error = fitted.model.error = measured_error(evaluation, model.name)
