@@ -418,11 +418,14 @@ def test_a_backtest_shows_its_verdicts_and_draws_itself(backtest: presurge.Backt
 
 def test_a_backtest_of_a_polars_frame_gives_polars_frames() -> None:
     frame = in_polars(NIXTLA).filter(pl.col("unique_id") == "host-0")
-    found = presurge.backtest(frame, models="linear", horizon=3, context=48, settings={"stride": 9})
+    found = presurge.backtest(frame, models="linear", horizon=3, context=48, settings={"stride": 2})
     assert isinstance(found.scores, pl.DataFrame)
     assert found.forecasts.columns[:4] == ["unique_id", "cutoff", "ds", "model"]
     assert found.forecasts["ds"].dtype == pl.Datetime("us")
-    assert len(found.plot().axes) == 1
+    drawn = np.asarray(found.plot().axes[0].lines[-1].get_ydata())
+    own = found.forecasts.filter(pl.col("model") == "linear")
+    apart = own.filter(pl.col("cutoff").is_in(own["cutoff"].unique(maintain_order=True)[::2].implode()))
+    np.testing.assert_array_equal(drawn[~np.isnan(drawn)], apart["mean"])  # no forecast over the one before
     with pytest.raises(ConfigError, match="has the setting 'ridgee'"):
         presurge.backtest(frame, models="linear", horizon=3, context=48, settings={"ridgee": 1})
 
