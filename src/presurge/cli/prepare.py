@@ -60,7 +60,7 @@ class ReadingOptions(Options):
         output_tokens: Column with the tokens of the answer (default: tokens are not counted).
         status: Column that tells failed requests (default: a request without an output token failed).
         ok: Values of --status that mean success (default: 100 to 399, and words such as ok, success and completed).
-        model: Column with the model, whose requests --analyze counts.
+        model: Column with the model, for a series of each model (default: one series of all).
         failures: Count failed requests as requests and as failures (keep), or only as failures (drop).
         format: Format of the log (default: recognised by the columns).
         time_unit: Unit of numeric timestamps (default: inferred from their magnitude).
@@ -202,6 +202,7 @@ def whole(options: WholeOptions, reading: ReadingOptions, server: PrometheusOpti
       presurge prepare log.jsonl --out data --time ts \
         --input-tokens usage.prompt_tokens --output-tokens usage.completion_tokens
       presurge prepare log.csv --out data --time at --status code --ok 200,201
+      presurge prepare trace.csv --out data --model Model
       presurge prepare --out data --prometheus http://localhost:9090 \
         --query 'sum(rate(http_requests_total[1m]))' --start now-7d
     """

@@ -320,23 +320,24 @@ def _first_bad(layout: _Layout, counts: dict[str, int]) -> DataError:
     )
 
 
-def counted(events: pl.LazyFrame, failures: FailureRule = "keep") -> pl.LazyFrame:
+def counted(events: pl.LazyFrame, failures: FailureRule = "keep", *, by: Sequence[str] = ()) -> pl.LazyFrame:
     """The events of a trace as columns that add up: ``requests``, and ``input_tokens``, ``output_tokens``, ``failures`` if known.
 
     Args:
         events: As in a ``Trace``; ``elapsed_us`` is kept if they have it.
         failures: ``keep`` counts failed requests as requests with the tokens that they have; ``drop`` counts them only in
             ``failures``, not as requests, tokens or time in flight.
+        by: Columns to keep as they are, such as ``model``.
     """
     known = events.collect_schema()
     columns = {"requests": pl.lit(1, pl.Int64)}
     columns |= {name: pl.col(name) for name in (*_TOKENS, ELAPSED) if name in known}
     if "failed" not in known:
-        return events.select(pl.col(TIME), **columns)
+        return events.select(TIME, *by, **columns)
     if failures == "drop":
         kept = (~pl.col("failed")).cast(pl.Int64)
         columns = {name: column * kept for name, column in columns.items()}
-    return events.select(pl.col(TIME), **columns, failures=pl.col("failed").cast(pl.Int64))
+    return events.select(TIME, *by, **columns, failures=pl.col("failed").cast(pl.Int64))
 
 
 def requests_panel(trace: Trace, failures: FailureRule = "keep") -> Panel:

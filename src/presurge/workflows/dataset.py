@@ -28,6 +28,7 @@ from presurge.workflows.prepare.aggregate import covered_rows
 from presurge.workflows.prepare.directory import MANIFEST, MANIFEST_FORMAT
 
 Fill = Literal["auto", "zero", "missing"]
+_EDGE_NOTE = "Edge rows that the trace covers only in part are left out of training and scoring."
 _FRESH = 3
 """Steps after the present within which a stamp still belongs to it: clocks differ, and some logs stamp the end of a step."""
 
@@ -263,7 +264,9 @@ def _load_prepared(directory: Path) -> Series:
         origin = {"path": str(directory), "format": "prepared", "trace": manifest["source"]}
         if "table" in manifest:
             series = _read_series(directory / manifest["series"], TableConfig(**manifest["table"]), None)
-            return replace(series, source=origin, notes=tuple(manifest["notes"]))
+            panel = _without_edges(series.panel, **manifest["partial_edges"])
+            notes = [*manifest["notes"], *([_EDGE_NOTE] if len(panel) < len(series.panel) else [])]
+            return replace(series, panel=panel, source=origin, notes=tuple(notes))
         channels = tuple(
             Channel(**channel) for channel in (*manifest["channels"], *manifest["extra_channels"])
         )
@@ -282,7 +285,7 @@ def _load_prepared(directory: Path) -> Series:
     edges, notes = manifest["partial_edges"], list(manifest["notes"])
     covered = covered_rows(panel, (edges["first"], edges["last"]), directory)
     if len(covered) < len(panel):
-        notes.append("Edge rows that the trace covers only in part are left out of training and scoring.")
+        notes.append(_EDGE_NOTE)
     parts = (
         np.clip(manifest["split"][name], covered.first, covered.last) for name in ("train", "val", "test")
     )
@@ -294,6 +297,14 @@ def _load_prepared(directory: Path) -> Series:
         notes=tuple(notes),
         split=(train, validation, test),
     )
+
+
+def _without_edges(panel: Panel, *, first: bool, last: bool) -> Panel:
+    """The rows of a table that its log covers completely: without the first and the last moment of all, if it does not."""
+    times = panel.times()
+    begin, end = panel.indptr[:-1], panel.indptr[1:]
+    begin = begin + (first & (panel.start == times.min()))
+    return panel.take(Span(begin, np.maximum(begin, end - (last & (times[end - 1] == times.max())))))
 
 
 def _tail(span: Span, fraction: float | None, setting: str) -> tuple[Span, Span]:

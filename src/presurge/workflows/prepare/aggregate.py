@@ -9,12 +9,22 @@ import numpy as np
 import polars as pl
 
 from presurge.errors import ConfigError, DataError, within
-from presurge.series.buckets import BUSY, TIME, Buckets, Totals, bucket_queries, bucketed, check_conserved
+from presurge.series.buckets import (
+    BUSY,
+    ELAPSED,
+    TIME,
+    Buckets,
+    Totals,
+    bucket,
+    bucket_queries,
+    bucketed,
+    check_conserved,
+)
 from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Channel, Clock, Panel
 from presurge.series.spans import Span
 from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
-from presurge.sources.files import RowFile, open_file
+from presurge.sources.files import RowFile, RowFrame, open_file
 from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
 from presurge.sources.synthetic import is_synthetic
 from presurge.sources.trace import BadRows, FailureRule, Trace, check_trace, counted, open_trace
@@ -22,8 +32,6 @@ from presurge.workflows.prepare.burstgpt import PARTS, channel_values, guide_col
 
 EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
 """Further channels of a series, where the trace has them; they are forecast only on request."""
-_MODELS = 10
-"""Models whose requests the statistics count."""
 
 
 # Not a pydantic model like other configurations: pydantic alone would take a seventh of the time to prepare BurstGPT.
@@ -157,6 +165,55 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fleet:
+    """A request log, summed over buckets for each of its models.
+
+    Attributes:
+        file: The sums as a table.
+        totals: The sums over the rows of the log itself.
+        partial: Whether the log covers its first and its last bucket only in part.
+        notes: What reading the log changed.
+    """
+
+    file: RowFile
+    totals: Totals
+    partial: tuple[bool, bool]
+    notes: tuple[str, ...]
+
+
+def count_models(source: Path | RowFile, config: PrepareConfig) -> Fleet:
+    """Sum a request log over buckets for each of its models, from the first request of the model to the end of the log.
+
+    Raises:
+        DataError: It cannot be read, its stamps or sums do not fit into buckets, or a request was lost.
+        FormatError: Its columns fit no known format, or several.
+    """
+    file, step = open_file(source), config.step
+    trace = open_trace(
+        file,
+        format=config.format,
+        columns=config.columns,
+        time_unit=config.time_unit,
+        bad_rows=config.bad_rows,
+    )
+    rows = counted(trace.events, config.failures, by=["model"]).drop(ELAPSED, strict=False)
+    with within(str(file.path)):
+        buckets, totals = bucket(rows.drop("model"), step)
+    key = [pl.col("model").fill_null("no model"), (pl.col(TIME) // step * step).alias(TIME)]
+    frame = rows.group_by(key).agg(pl.exclude("model", TIME).sum()).collect(engine="streaming")
+    check_conserved(totals, {name: int(frame[name].sum()) for name in totals}, str(file.path))
+    ends = frame.select(pl.col("model").unique(), pl.lit(buckets.last // step * step, pl.Int64).alias(TIME))
+    frame = pl.concat([frame, ends.join(frame, ["model", TIME], "anti")], how="diagonal").fill_null(0)
+    time = pl.col(TIME).cast(pl.Datetime("us", "UTC")) if trace.clock == "utc" else pl.col(TIME) // SECOND
+    values = [channel.name for channel in LOAD_CHANNELS if channel.name in totals]
+    read: dict[str, Any] = {"time": "time", "values": values, "item": "model", "fill": "zero"}
+    read |= {"step": f"{step // SECOND}s", "kinds": dict.fromkeys(values, "count")}
+    series = frame.sort("model", TIME).select(time.alias("time"), pl.exclude(TIME))
+    found = RowFrame.of(series, str(file.path), table=read)
+    return Fleet(file=found, totals=totals, partial=_partial(buckets), notes=trace.notes)
+
+
 def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
     """Read a second or minute file, with a bucket for each of its rows, and its columns as they are.
 
@@ -276,14 +333,4 @@ def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any
         "densest_second": format_stamp(int(buckets.index_N[densest]) * SECOND, trace.clock),
         "densest_second_requests": int(arrivals[densest]),
         "mean_in_flight": None if busy is None else int(busy.sum()) / (len(buckets) * SECOND),
-        **_by_model(trace),
     }
-
-
-def _by_model(trace: Trace) -> dict[str, int]:
-    """The requests of the models that answered most of them, if the trace has a model."""
-    if "model" not in trace.events.collect_schema():
-        return {}
-    most = pl.col("model").fill_null("no model").value_counts(sort=True)
-    counts = trace.events.select(most.head(_MODELS).struct.unnest()).collect(engine="streaming")
-    return {f"requests_of_{name}": count for name, count in counts.iter_rows()}

@@ -23,6 +23,7 @@ from presurge.workflows.prepare.aggregate import EXTRA_CHANNELS, Aggregate
 MANIFEST = "prepare.json"
 MANIFEST_FORMAT = "presurge-prepared"
 SERIES = "series.parquet"
+TABLE_FILES = (Path(SERIES), Path(MANIFEST))
 
 _CHUNK_ROWS = 250_000
 
@@ -149,7 +150,14 @@ def write_split(
     return manifest, [*written, Path(SERIES), Path(MANIFEST)]
 
 
-def write_table(folder: Path, file: RowFile, table: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+def write_table(
+    folder: Path,
+    file: RowFile,
+    table: dict[str, Any],
+    notes: Sequence[str],
+    *,
+    partial: tuple[bool, bool] = (False, False),
+) -> dict[str, Any]:
     """Write the rows of a table and last the manifest, which says how to read them, and return it."""
     file.scan().collect().write_parquet(folder / SERIES, compression="lz4")
     manifest = {
@@ -157,7 +165,8 @@ def write_table(folder: Path, file: RowFile, table: dict[str, Any], notes: Seque
         "format_version": 2,
         "series": SERIES,
         "table": table,
-        "source": {"path": str(file.path), "format": "prometheus"},
+        "source": {"path": str(file.path), "format": "table"},
+        "partial_edges": {"first": partial[0], "last": partial[1]},
         "notes": list(notes),
         "presurge_version": __version__,
     }

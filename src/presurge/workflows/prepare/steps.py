@@ -37,6 +37,8 @@ def prepare(
     file = open_file(trace)
     if file.table:
         return _prepare_table(file, out, config)
+    if "model" in config.columns:
+        return _prepare_models(file, out, config)
     name = config.name_for(file.path)
     by_second = config.dense or config.analyze
     progress("Reading the trace", 0.0)
@@ -53,12 +55,10 @@ def prepare(
 
 def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     """A prepared directory of sums or levels, such as the answer of a Prometheus server, in steps that are no finer."""
-    for name in (
-        *config.columns,
-        *(name for name in ("dense", "analyze", "format") if getattr(config, name)),
-    ):
+    given = [*config.columns, *(name for name in ("dense", "analyze", "format") if getattr(config, name))]
+    if given:
         hint = "Leave it out: these are values at regular times already."
-        raise ConfigError("is for a log of requests", setting=name, where=str(file.path), hint=hint)
+        raise ConfigError("is for a log of requests", setting=given[0], where=str(file.path), hint=hint)
     step = max(config.step, read_table(file, **file.table).panel.step)
     settings = {**file.table, "step": f"{step // SECOND}s"}
     table = read_table(file, **settings)
@@ -66,8 +66,21 @@ def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     notes = (*file.notes, *table.notes)
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         manifest = directory.write_table(folder, file, settings, notes)
-    files, totals = (Path(directory.SERIES), Path(directory.MANIFEST)), {"values": values}
-    return Prepared(out, files, len(table.panel), step, totals, notes, manifest)
+    return Prepared(out, directory.TABLE_FILES, len(table.panel), step, {"values": values}, notes, manifest)
+
+
+def _prepare_models(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
+    """A prepared directory with an item for each model of a request log."""
+    for name in ("dense", "analyze"):
+        if getattr(config, name):
+            hint = "Leave one of them out: `model` makes a series for each model."
+            raise ConfigError("cannot be used with `model`", setting=name, hint=hint)
+    found = aggregate.count_models(file, config)
+    frame, table = found.file.scan().collect(), dict(found.file.table)
+    notes = (*found.notes, f"a series for each of {frame['model'].n_unique():,} models")
+    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+        manifest = directory.write_table(folder, found.file, table, notes, partial=found.partial)
+    return Prepared(out, directory.TABLE_FILES, len(frame), config.step, found.totals, notes, manifest)
 
 
 def prepare_dense(
