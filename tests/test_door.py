@@ -241,6 +241,20 @@ def test_a_wrong_setting_is_named(columns: dict[str, Any], message: str) -> None
     assert message in str(raised.value)
 
 
+def test_a_wrong_setting_of_a_model_or_a_forecast_is_named(model: presurge.Model) -> None:
+    for settings, message in (
+        ({"horizon": 0}, "horizon: input should be at least 1"),
+        ({"context": 0}, "context: input should be at least 1"),
+        ({"model": "nhits"}, "model: there is no model 'nhits'"),
+        ({"settings": {"ridgee": 1}}, "unknown key 'ridgee'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            presurge.fit(FRAME, **COLUMNS, **SIZES | settings)
+    with pytest.raises(ConfigError, match="tme: there is no such setting"):
+        model.predict(FRAME, tme="ds")  # type: ignore[call-arg]
+    assert len(presurge.fit(FRAME, **COLUMNS, **SIZES | {"horizon": "2"}).predict()) == 4
+
+
 def test_a_wrong_cell_is_named_with_its_row() -> None:
     with pytest.raises(DataError, match=r"data frame, row 6, column 'ds': an empty cell is not a time"):
         presurge.read(FRAME.assign(ds=FRAME["ds"].where(FRAME.index != 5)), **COLUMNS)
@@ -265,6 +279,8 @@ def test_rows_of_one_time_are_summed_with_a_warning_and_gaps_are_filled_by_rule(
     notes = presurge.fit(gap, time="ds", value="requests", model="last-value").notes
     assert "buckets without a row: 5 of 480" in notes
     assert np.isnan(presurge.read(gap, time="ds", value="requests", fill="missing").values[10:15]).all()
+    with pytest.warns(UserWarning, match="rows with the stamp of another row"):
+        presurge.fit(gap, time="ds", value="requests", model="drift").predict(pd.concat([gap, gap.tail(3)]))
     shuffled = presurge.read(gap.sample(frac=1, random_state=1), time="ds", value="requests")
     np.testing.assert_array_equal(shuffled.values, presurge.read(gap, time="ds", value="requests").values)
 

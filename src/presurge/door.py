@@ -86,8 +86,10 @@ def fit(
     """
     dataset, form = _dataset(data, columns)
     training, own = _sorted(settings)
-    given = {"model": model, "horizon": horizon, "season": season, **training, "model_settings": own}
-    config = resolve_config({**given, "context": context or usual_context(dataset, horizon)})
+    given = {"model": model, "horizon": horizon, "context": context, "season": season}
+    config = resolve_config({**given, **training, "model_settings": own})
+    if context is None:
+        config = config.model_copy(update={"context": usual_context(dataset, config.horizon)})
     check_model(config)
     fitted = workflow.fit(dataset, config, progress=progress)
     done = finish(fitted, dataset, config, progress=progress)
@@ -129,10 +131,13 @@ def backtest(
     names = [models] if isinstance(models, str) else list(models)
     training, own = _sorted(settings)
     stride = own.pop("stride", 1)
-    given = {"horizon": horizon, "context": context or usual_context(dataset, horizon), **training}
-    configs, parts = resolve_each(names, given, own), list[pl.DataFrame]()
+    given, parts = {"horizon": horizon, "context": context, **training}, list[pl.DataFrame]()
+    configs = list(resolve_each(names, given, own).values())
+    if context is None:
+        usual = usual_context(dataset, configs[0].horizon)
+        configs = [config.model_copy(update={"context": usual}) for config in configs]
     origins = {"stride": stride, "cutoffs": cutoffs, "refit": refit}
-    found = workflow.backtest(dataset, configs.values(), **origins, keep=parts.append, progress=progress)
+    found = workflow.backtest(dataset, configs, **origins, keep=parts.append, progress=progress)
     table = pl.concat(parts, how="diagonal")
     scores = [{"channel": row.channel, "model": row.model, **row.values} for row in found.table()]
     items = [
@@ -177,10 +182,14 @@ def _dataset(data: Data, columns: Columns) -> tuple[Dataset, Form]:
     source = opened(data)
     table = table_of(source, columns)
     dataset = load_dataset(source, table)
-    for note in dataset.notes:
-        if note.startswith(DUPLICATES):
-            warnings.warn(note, stacklevel=3)
+    _warn_of_duplicates(dataset.notes)
     return dataset, Form.of(data, source, table)
+
+
+def _warn_of_duplicates(notes: Iterable[str]) -> None:
+    for note in notes:
+        if note.startswith(DUPLICATES):
+            warnings.warn(note, stacklevel=4)
 
 
 def _ranked(rows: list[dict[str, Any]]) -> pl.DataFrame:
@@ -288,7 +297,9 @@ class Model:
         if not isinstance(source, Panel):
             table = history_table(source, self.forecaster, {"training": self.record}, reading_of(columns))
         step = f"{self.forecaster.fitted_spec().step // SECOND}s"
-        return _Past(load_series(source, table, step=step).panel, Form.of(data, source, table), table)
+        series = load_series(source, table, step=step)
+        _warn_of_duplicates(series.notes)
+        return _Past(series.panel, Form.of(data, source, table), table)
 
     def save(self, directory: Path | str) -> None:
         """Write the model directory, which ``presurge.load`` and every command of ``presurge`` read.

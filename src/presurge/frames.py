@@ -74,7 +74,14 @@ def opened(data: object) -> Source:
 
 
 def reading_of(given: Columns) -> dict[str, Any]:
-    """What a caller said of the columns as settings of ``TableConfig``."""
+    """What a caller said of the columns as settings of ``TableConfig``.
+
+    Raises:
+        ConfigError: There is no such setting.
+    """
+    if unknown := given.keys() - Columns.__annotations__.keys():
+        hint = f"Choose among: {', '.join(sorted(Columns.__annotations__))}."
+        raise ConfigError("there is no such setting", setting=min(unknown), hint=hint)
     said = {
         _SETTINGS.get(key, key): value for key, value in given.items() if key == "item" or value is not None
     }
@@ -89,15 +96,12 @@ def table_of(file: Source, given: Columns) -> TableConfig | None:
     Raises:
         ConfigError: No column is clearly the time, none can be forecast, or there is no such setting.
     """
-    if unknown := given.keys() - Columns.__annotations__.keys():
-        hint = f"Choose among: {', '.join(sorted(Columns.__annotations__))}."
-        raise ConfigError("there is no such setting", setting=min(unknown), hint=hint)
+    read = reading_of(given)
     if not isinstance(file, RowFile) or (not given and (file.table or _is_known(file))):
         if given:
             what = "only a table has columns to name; a panel and a prepared directory say what theirs are"
             raise ConfigError(what, setting=min(given))
         return None
-    read = reading_of(given)
     if "time" not in read:
         read["time"] = _time_of(file)
     long = read["time"] == "ds" and "unique_id" in file.columns

@@ -28,9 +28,13 @@ BEGIN_US = 1_772_409_600_000_000
         STAMPS.tz_localize("UTC").astype("timestamp[us, tz=UTC][pyarrow]"),
         STAMPS.to_period("min"),
         STAMPS.strftime("%Y-%m-%d %H:%M:%S"),
+        pd.Index(
+            [s.tz_localize("UTC").tz_convert("Asia/Tokyo" if i % 2 else "UTC") for i, s in enumerate(STAMPS)],
+            object,
+        ),
         STAMPS.astype("int64") // 1000 // 1000,
     ],
-    ids=["naive", "seconds", "utc", "zone", "offset", "arrow", "periods", "text", "ms"],
+    ids=["naive", "seconds", "utc", "zone", "offset", "arrow", "periods", "text", "zones", "ms"],
 )
 def test_a_pandas_frame_is_read_as_the_file_it_could_be(stamps: pd.Index) -> None:
     stamps = stamps // 1000 if stamps.dtype.kind == "i" and stamps[0] > 1e14 else stamps

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -87,4 +88,7 @@ def _series(name: str, column: Any) -> pl.Series:
         return filled.set(pl.Series(np.asarray(column.isna(), bool)), None)
     if kind in "iufb":
         return pl.Series(name, column.to_numpy(), nan_to_null=True)
-    return pl.Series(name, column.to_numpy(object, na_value=None).tolist(), strict=False)
+    cells = column.to_numpy(object, na_value=None).tolist()
+    with suppress(pl.exceptions.ComputeError):  # times of several zones are read as text
+        return pl.Series(name, cells, strict=False)
+    return pl.Series(name, [None if cell is None else str(cell) for cell in cells])
