@@ -197,6 +197,7 @@ def test_a_panel_and_a_file_go_in_too(model: presurge.Model, tmp_path: Path) -> 
         presurge.read(panel, time="ds")
 
 
+@pytest.mark.filterwarnings("ignore:extrapolated quantiles")
 def test_a_request_log_in_a_frame_becomes_load_per_minute() -> None:
     seconds = np.sort(np.random.default_rng(3).integers(0, 200 * 60, 5_000))
     tokens = seconds % 100 + 1

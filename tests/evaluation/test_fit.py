@@ -30,8 +30,8 @@ def test_the_residuals_of_the_span_are_measured(make_panel: MakePanel) -> None:
     y = values.astype(np.float32)
     for h in (1, 2):
         residuals = np.sort([y[o + h] - y[o] for o in range(99, 398)])
-        assert found.residuals_HQC[h - 1, 3, 0] == residuals[int(np.floor(300 * 0.1)) - 1]
-        assert found.residuals_HQC[h - 1, 7, 0] == residuals[int(np.ceil(300 * 0.9)) - 1]
+        assert found.residuals_KHQC[0, h - 1, 3, 0] == residuals[int(np.floor(300 * 0.1)) - 1]
+        assert found.residuals_KHQC[0, h - 1, 7, 0] == residuals[int(np.ceil(300 * 0.9)) - 1]
     assert found.n_windows == 299
     assert found.until == {"item0": 399 * HOUR}
 
@@ -62,7 +62,7 @@ def test_a_baseline_whose_long_context_always_has_a_gap_is_calibrated_all_the_sa
     error = [values[o + 1] - values[o - 23] for o in origins if (o - 23) % 9 and (o + 1) % 9]
     found = calibrate(model, panel, panel.full_span())
     assert found.n_windows == len(origins)
-    assert found.residuals_HQC[0].min() == pytest.approx(min(error))
+    assert found.residuals_KHQC[0, 0, ..., 0].min() == pytest.approx(min(error))
 
 
 def test_of_many_windows_an_evenly_spaced_part_is_taken(make_panel: MakePanel) -> None:
@@ -70,7 +70,7 @@ def test_of_many_windows_an_evenly_spaced_part_is_taken(make_panel: MakePanel) -
     found = calibrate(last_value(panel), panel, panel.full_span())
     assert found.n_windows == MAX_WINDOWS
     spread = 1.2816 * np.sqrt(2)
-    np.testing.assert_allclose(found.residuals_HQC[:, 7, 0], spread, atol=0.04)
+    np.testing.assert_allclose(found.residuals_KHQC[0, :, 7, 0], spread, atol=0.04)
 
 
 def test_residuals_of_earlier_fits_are_pooled(make_panel: MakePanel) -> None:
@@ -81,7 +81,7 @@ def test_residuals_of_earlier_fits_are_pooled(make_panel: MakePanel) -> None:
     earlier = [(last_value(panel), Span(np.array([100]), np.array([200])))]
     pooled = calibrate(model, panel, quiet, earlier=earlier)
     assert pooled.n_windows == 99 + 99
-    assert pooled.residuals_HQC[0, 7, 0] > 10 * calibrate(model, panel, quiet).residuals_HQC[0, 7, 0]
+    assert pooled.residuals_KHQC[0, 0, 7, 0] > 10 * calibrate(model, panel, quiet).residuals_KHQC[0, 0, 7, 0]
     assert pooled.until == {"item0": 299 * HOUR}
 
 
@@ -100,7 +100,7 @@ def test_a_quiet_tail_does_not_make_a_model_sure_of_itself(make_panel: MakePanel
         calibration = fit_model("recent-mean", data, context=12, horizon=3).model.calibration
         assert calibration is not None
         assert calibration.until == {"item0": 699 * HOUR}
-        width.append(calibration.residuals_HQC[0, 7, 0] - calibration.residuals_HQC[0, 3, 0])
+        width.append(calibration.residuals_KHQC[0, 0, 7, 0] - calibration.residuals_KHQC[0, 0, 3, 0])
     assert width[0] < 0.5
     assert width[1] > 1.5
 

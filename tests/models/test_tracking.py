@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.walk import rolling_forecast
-from presurge.models.conformal import Calibration, Tracks
+from presurge.models.conformal import Calibration
+from presurge.models.following import BLOCK, Tracks
 from presurge.models.forecaster import Forecaster, Prediction
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean
-from presurge.models.tracking import BLOCK, IntervalTracker
+from presurge.models.tracking import IntervalTracker
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.frequency import HOUR
 from presurge.series.panel import Channel, IntArray, Panel
@@ -43,37 +44,63 @@ def usable(panel: Panel, span: Span, stride: int = 1) -> IntArray:
     return origins[complete(panel, origins, before=CONTEXT, after=0).all(axis=1)]
 
 
-def plain_quantiles(model: Forecaster, panel: Panel, origin: int) -> np.ndarray:
-    """What the intervals at one origin have to be, error by error in Python: [H, Q, C]; for ``LastValue``."""
-    calibration = model.calibration
+SHARES = np.linspace(0.6, 1.5, len(LEVELS), dtype=np.float32)
+
+
+class Learned(LastValue):
+    """Quantiles of its own: shares of the last value."""
+
+    def predict(self, batch: WindowBatch) -> Prediction:
+        point_BHC = super().predict(batch).point_BHC
+        return Prediction(point_BHC, np.sort(point_BHC[:, :, None] * SHARES[:, None], axis=2))
+
+
+def plain(
+    model: Forecaster, panel: Panel, origin: int, *, peak: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles [H, Q, C] and means [H, C] at one origin, error by error in Python; of the last value."""
+    calibration, channels = model.calibration, len(panel.channels)
     assert calibration is not None
     item = int(np.searchsorted(panel.indptr, origin, side="right")) - 1
+    group = int(calibration.groups_of([panel.items[item]])[0])
     begin, start = int(panel.indptr[item]), int(panel.start[item])
     number = start // panel.step + origin - begin
     earliest = origin - number % BLOCK - BLOCK
-    root = [np.sqrt if count else np.float64 for count in calibration.count_C]
-    result = np.zeros((HORIZON, len(LEVELS), len(root)))
+    quantiles_HQC, means_HC = np.zeros((HORIZON, len(LEVELS), channels)), np.zeros((HORIZON, channels))
     for h in range(1, HORIZON + 1):
-        for c, scale in enumerate(root):
-            quantiles = calibration.residuals_HQC[h - 1, :, c].astype(np.float64)
+        for c in range(channels):
+            scale = np.sqrt if calibration.count_C[c] else np.float32
+            at = h - 1, slice(None), c + peak * channels
+            quantiles = calibration.residuals_KHQC[group][at].astype(np.float64)
+            bias = float(calibration.bias_KHC[group, h - 1, at[2]])
             sizes: list[float] = []
+
+            def centres(row: int, c: int = c) -> np.ndarray:
+                value = panel.values[row, c]
+                return np.sort(value * SHARES) if isinstance(model, Learned) else np.full(len(LEVELS), value)
+
             for target in range(max(begin, earliest), origin + 1):
                 made = target - h
                 late = start + (target - begin) * panel.step > calibration.until.get(panel.items[item], -1)
                 if not late or made < begin + CONTEXT - 1:
                     continue
-                if np.isnan(panel.values[made - CONTEXT + 1 : made + 1]).any() or np.isnan(
-                    panel.values[target, c]
-                ):
+                actual = (
+                    panel.values[target - h + 1 : target + 1, c].max() if peak else panel.values[target, c]
+                )
+                if np.isnan(panel.values[made - CONTEXT + 1 : made + 1]).any() or np.isnan(actual):
                     continue
-                error = np.float32(scale(panel.values[target, c])) - np.float32(scale(panel.values[made, c]))
-                sizes.append(abs(float(error)))
-                gain = calibration.rate * max(quantiles[7] - quantiles[3], np.mean(sizes))
-                quantiles = quantiles + gain * (LEVELS - (error < quantiles))
-            centre = scale(panel.values[origin, c])
-            bounds = np.sort(quantiles) + centre
-            result[h - 1, :, c] = np.maximum(bounds, 0) ** 2 if calibration.count_C[c] else bounds
-    return result
+                sizes.append(abs(float(scale(actual) - scale(panel.values[made, c]))))
+                gain = calibration.rates_HQC[at] * max(quantiles[7] - quantiles[3], np.mean(sizes))
+                error_Q = scale(actual) - scale(centres(made))
+                quantiles = quantiles + gain * (LEVELS - (error_Q < quantiles))
+                bias += calibration.weight_C[at[2]] * (actual - panel.values[made, c] - bias)
+            bounds = quantiles + scale(centres(origin))
+            outer, inner = np.sort(bounds[[0, 1, 2, 3, 7, 8, 9, 10]]), np.sort(bounds[4:7])
+            bounds = np.concatenate((outer[:4], inner.clip(outer[3], outer[4]), outer[4:]))
+            count = calibration.count_C[c]
+            quantiles_HQC[h - 1, :, c] = np.maximum(bounds, 0) ** 2 if count else bounds
+            means_HC[h - 1, c] = max(panel.values[origin, c] + bias, 0 if count else -np.inf)
+    return quantiles_HQC, means_HC
 
 
 @pytest.fixture
@@ -86,15 +113,28 @@ def walk(make_panel: MakePanel) -> Panel:
     return make_panel(values, kinds="cg", lengths=(1700, 300))
 
 
-def test_the_quantiles_are_those_of_a_plain_loop(walk: Panel) -> None:
+@pytest.mark.parametrize("kind", [LastValue, Learned])
+def test_quantiles_means_and_peaks_are_those_of_a_plain_loop(walk: Panel, kind: type[Forecaster]) -> None:
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
-    model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
-    tracker = IntervalTracker.of(model, walk)
-    origins = usable(walk, test, stride=61)
+    model = calibrated(kind(context=CONTEXT, horizon=HORIZON), walk, train, validation)
+    assert model.calibration is not None
+    weight_C = np.array([0.02, 0.0, 0.01, 0.03], np.float32)
+    model.calibration = replace(model.calibration, weight_C=weight_C)
+    tracker = IntervalTracker.of(model, walk, peaks=True)
+    origins = usable(walk, test, stride=97)
     found = [tracker.predict(part) for part in chunks(origins, 5)]
-    quantiles = np.concatenate([part.quantiles_BHQC for part in found if part.quantiles_BHQC is not None])
-    expected = np.stack([plain_quantiles(model, walk, int(origin)) for origin in origins])
-    np.testing.assert_allclose(quantiles, expected, rtol=1e-4, atol=1e-4)
+    own, tops = ([plain(model, walk, int(o), peak=peak) for o in origins] for peak in (False, True))
+    for b, made in enumerate(
+        every for part in found for every in zip(*part[:3], *part.peak[:3], strict=True)
+    ):  # type: ignore[index]
+        mean, median, quantiles, top, top_median, top_quantiles = made
+        np.testing.assert_allclose(quantiles, own[b][0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(mean, own[b][1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(median, quantiles[:, 5])
+        joint = [np.maximum(t, np.maximum.accumulate(o)) for t, o in zip(tops[b], own[b], strict=True)]
+        np.testing.assert_allclose(top_quantiles, joint[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(top, joint[1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(top_median, top_quantiles[:, 5])
 
 
 @settings(max_examples=20)
@@ -137,9 +177,8 @@ def test_memory_does_not_grow_with_the_rows_of_a_wide_track(monkeypatch: pytest.
     panel = Panel(values=values, channels=channels, step=HOUR, start=np.zeros(1, np.int64))
     model = LastValue(context=CONTEXT, horizon=24)
     model.fit(panel, panel.full_span())
-    model.calibration = Calibration(
-        np.zeros((24, len(LEVELS), 60), np.float32), tuple(LEVELS), np.zeros(60, np.bool_), 10
-    )
+    zeros = np.zeros((10, 24, 60), np.float32)
+    model.calibration = Calibration.measure(zeros, zeros, np.zeros(60, np.bool_))
     forecasts = values.nbytes * 24
     monkeypatch.setattr("presurge.models.tracking._VALUES_AT_ONCE", 1 << 14)
     tracemalloc.start()
@@ -179,7 +218,7 @@ def test_a_forecast_says_what_its_intervals_follow(make_panel: MakePanel) -> Non
     assert "the last 1,000 rows" in told(0, 3000)
     assert "the last 501 rows" in told(0, 2501)
     assert model.calibration is not None
-    model.calibration = replace(model.calibration, rate=0)
+    model.calibration = model.calibration.fixed()
     assert told(0, 3000) == "as calibrated in training"
     model.calibration = None
     assert told(0, 3000) == "none: the model was never calibrated"
@@ -191,7 +230,11 @@ def test_the_context_alone_gives_the_quantiles_of_the_calibration(walk: Panel) -
     ends = walk.full_span().last
     made = model.forecast(walk.take(Span(ends - CONTEXT, ends)))
     assert model.calibration is not None
-    np.testing.assert_array_equal(made.quantiles, model.calibration.quantiles(made.mean))
+    last = walk.values[ends - 1][:, None, None].repeat(HORIZON, 1)
+    fixed = model.calibration.first_channels(2)
+    group = fixed.groups_of(walk.items)
+    np.testing.assert_array_equal(made.quantiles, fixed.quantiles(last, fixed.residuals_KHQC[group]))
+    np.testing.assert_array_equal(made.mean, fixed.means(last[:, :, 0], fixed.bias_KHC[group]))
 
 
 def test_nothing_of_the_future_is_known(walk: Panel) -> None:
@@ -238,7 +281,7 @@ def test_on_stationary_counts_80_percent_intervals_cover_75_to_85(
     model = calibrated(Linear(context=12, horizon=HORIZON), panel, train, validation)
     assert 0.75 <= coverage(model, panel, test) <= 0.85
     assert model.calibration is not None
-    model.calibration = replace(model.calibration, rate=0)
+    model.calibration = model.calibration.fixed()
     assert 0.75 <= coverage(model, panel, test) <= 0.85
 
 
@@ -254,7 +297,7 @@ def test_after_a_change_of_scale_the_intervals_recover_and_fixed_ones_do_not(
     settled = Span(test.first + 500, test.last)
     assert 0.75 <= coverage(model, panel, settled) <= 0.85
     assert model.calibration is not None
-    model.calibration = replace(model.calibration, rate=0)
+    model.calibration = model.calibration.fixed()
     assert abs(coverage(model, panel, settled) - 0.8) > 0.19
 
 
@@ -264,7 +307,7 @@ def test_after_a_quiet_validation_part_the_intervals_open(make_panel: MakePanel)
     train, validation, test = spans(panel, "0.3", "0.1", "0.6")
     model = calibrated(RecentMean(context=10, horizon=HORIZON), panel, train, validation)
     assert model.calibration is not None
-    assert not model.calibration.residuals_HQC.any()
+    assert not model.calibration.residuals_KHQC.any()
     assert coverage(model, panel, Span(test.first + 300, test.last)) > 0.75
 
 
@@ -278,26 +321,19 @@ def test_quantiles_never_cross_and_counts_are_never_negative(walk: Panel) -> Non
 
 
 def test_errors_that_are_unknown_move_nothing() -> None:
-    base = np.array([-1.0, 0.0, 1.0], np.float32)[None, :, None]
-    errors = np.array([np.nan, 5.0, np.nan, np.nan], np.float32)[None, :, None, None]
-    after = Tracks.begin(base).follow(errors[0], (0.1, 0.5, 0.9), 0.1)
-    found = np.array([tracks.quantiles_XHQC[0, :, 0].copy() for tracks in after], np.float32)
-    np.testing.assert_array_equal(found[0], base[0, :, 0])
-    np.testing.assert_allclose(found[1], [-1 + 0.05, 0.25, 1 + 0.45], rtol=1e-6)
-    np.testing.assert_array_equal(found[2:], found[[1, 1]])
-
-
-def test_a_model_that_learned_its_quantiles_keeps_them(make_panel: MakePanel) -> None:
-    class Learned(LastValue):
-        def predict(self, batch: object) -> Prediction:
-            mean = super().predict(batch).point_BHC  # type: ignore[arg-type]
-            return Prediction(mean, np.stack([mean - 1, mean + 1], axis=2))
-
-    panel = make_panel(np.arange(100.0))
-    model = Learned(context=CONTEXT, horizon=HORIZON)
-    model.fit(panel, panel.full_span())
-    model.calibration = Calibration(np.zeros((HORIZON, 2, 1), np.float32), (0.1, 0.9), np.array([False]), 10)
-    np.testing.assert_array_equal(model.forecast(panel).quantiles[0, :, :, 0], [[98, 100]] * HORIZON)
+    none = np.zeros((0, 1, 1), np.float32)
+    base = np.array([-1.0, 0.0, 1.0], np.float32)[None, None, :, None]
+    still = Calibration.measure(none, none, np.array([False]), (0.1, 0.5, 0.9))
+    fast = replace(still, residuals_KHQC=base, rates_HQC=np.full((1, 3, 1), 0.1), weight_C=np.array([0.2]))
+    actual = np.array([np.nan, 5.0, np.nan, np.nan], np.float32)[:, None, None]
+    tracks = Tracks.begin(fast, np.zeros((), np.int64)).follow(
+        actual, np.zeros((4, 1, 1, 1), np.float32), fast
+    )
+    found = [(after.quantiles_XHQC[0, :, 0].copy(), float(after.bias_XHC[0, 0])) for after in tracks]
+    np.testing.assert_array_equal(found[0][0], base[0, 0, :, 0])
+    np.testing.assert_allclose(found[1][0], [-1 + 0.05, 0.25, 1 + 0.45], rtol=1e-6)
+    assert [bias for _, bias in found] == pytest.approx([0, 1, 1, 1])
+    np.testing.assert_array_equal([found[2][0], found[3][0]], [found[1][0]] * 2)
 
 
 @pytest.fixture(params=["regular", "sessions"])
@@ -316,9 +352,12 @@ def long(request: pytest.FixtureRequest, make_panel: MakePanel) -> Panel:
     return replace(panel, stamps=panel.times() + night * HOUR)
 
 
-def test_observing_row_by_row_gives_the_intervals_of_the_whole_history(long: Panel) -> None:
+@pytest.mark.parametrize("kind", [LastValue, Learned])
+def test_observing_row_by_row_gives_the_forecasts_of_the_whole_history(
+    long: Panel, kind: type[Forecaster]
+) -> None:
     train, validation, _ = spans(long, "0.2", "0.1", "0.7")
-    model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), long, train, validation)
+    model = calibrated(kind(context=CONTEXT, horizon=HORIZON), long, train, validation)
     follow_rows(model, long, rows=1250)
 
 
@@ -337,17 +376,18 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
     last = panel.indptr[1:]
     origins = usable(panel, Span(last - rows + 1, last + HORIZON)) if rows > 1 else last - 1
     origins = origins[complete(panel, origins, before=CONTEXT, after=0).all(axis=1)]
-    batch = IntervalTracker.of(model, panel).predict(origins)
+    batch = IntervalTracker.of(model, panel, peaks=True).predict(origins)
     place = {int(origin): b for b, origin in enumerate(origins)}
     head = panel.take(Span(panel.indptr[:-1], last - rows))
-    tracker, compared = IntervalTracker.of(model, head), 0
+    tracker, compared = IntervalTracker.of(model, head, peaks=True), 0
     for row in range(rows):
         if row == rows // 2:
             stored = {
                 name: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape)
                 for name, a in tracker.state().items()
             }
-            tracker = IntervalTracker.of(model, head.take(Span(head.indptr[:-1], head.indptr[:-1] + 1)))
+            short = head.take(Span(head.indptr[:-1], head.indptr[:-1] + 1))
+            tracker = IntervalTracker.of(model, short, peaks=True)
             tracker.restore(stored)
         now = last - rows + row
         found = tracker.observe(panel.values[now], times_I=panel.times_of(now))
@@ -355,13 +395,12 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
             if (b := place.get(int(origin))) is None:
                 continue
             compared += 1
-            np.testing.assert_array_equal(found.mean_BHC[item], batch.mean_BHC[b])
-            np.testing.assert_array_equal(found.median_BHC[item], batch.median_BHC[b])
-            assert found.followed_B[item] == batch.followed_B[b]
-            if found.quantiles_BHQC is None or batch.quantiles_BHQC is None:
-                assert found.quantiles_BHQC is batch.quantiles_BHQC
-            else:
-                np.testing.assert_array_equal(found.quantiles_BHQC[item], batch.quantiles_BHQC[b])
+            for ours, theirs in ((found, batch), (found.peak, batch.peak)):
+                assert (ours is None) == (theirs is None)
+                for one, other in zip((ours or ())[:4], (theirs or ())[:4], strict=True):
+                    assert (one is None) == (other is None)
+                    if one is not None and other is not None:
+                        np.testing.assert_array_equal(one[item], other[b])
     assert compared == len(origins)
 
 

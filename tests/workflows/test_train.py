@@ -111,7 +111,7 @@ def test_the_errors_behind_the_intervals_are_of_rows_that_the_weights_had_not_se
     calm, wild = (final_fit(one, config).model.calibration for one in (data(panel), odd))
     assert calm is not None
     assert wild is not None
-    assert np.abs(wild.residuals_HQC).max() > 5 * np.abs(calm.residuals_HQC).max()
+    assert np.abs(wild.residuals_KHQC).max() > 5 * np.abs(calm.residuals_KHQC).max()
 
 
 def test_an_outage_at_the_end_leaves_the_scored_model(

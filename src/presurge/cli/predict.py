@@ -28,6 +28,7 @@ class PredictOptions(Options):
         items: Items to forecast (default: all).
         max_age: Largest age of the last row, such as 15m; an item whose last row is older gets no forecast (default: any age).
         future: The --known columns of the rows to forecast: exactly as many rows as the model's horizon.
+        levels: Levels of the quantiles to give, such as 0.5,0.9,0.99 (default: eleven from 0.01 to 0.99).
         output: Also write the forecast to this file; /dev/stdout gets JSON and nothing else.
         fill_gaps: How to treat missing rows in the context: stop with an error, or interpolate between their neighbours.
     """
@@ -37,6 +38,7 @@ class PredictOptions(Options):
     items: Annotated[list[str], "--item", "A,B,..."] = field(default_factory=list)
     max_age: Annotated[str | None, "AGE"] = None
     future: Path | None = None
+    levels: Annotated[list[str], "Q,Q,..."] = field(default_factory=list)
     output: Annotated[Path | None, "FILE.csv|FILE.json"] = None
     fill_gaps: Literal["error", "interpolate"] = "error"
 
@@ -75,6 +77,7 @@ def predict(
         "now": table.moment(),
     }
     given |= {"items": listed(options.items) or None, "max_age": options.max_age}
+    given |= {"levels": listed(options.levels) or None}
     config = validated(workflow.PredictConfig, given)
     forecast = workflow.predict(
         model.model_dir, options.history, config, table=table.changes(), future=options.future
@@ -96,16 +99,23 @@ def predict(
 
 
 def forecast_text(forecast: "Forecast") -> str:
-    """The forecast as a table of 80 columns: mean, median and 80 % interval of every row, and of the peak."""
+    """The forecast as a table of 80 columns: mean, median and 80 % interval of every row, and of the peak.
+
+    With levels of its own, the interval is that between the outermost of them.
+    """
     from presurge.evaluation.report.tables import number
 
     told = forecast.to_dict()
+    low, high = ("0.1", "0.9") if {0.1, 0.9} <= set(forecast.levels) else ("", "")
+    if forecast.levels and not low:
+        low, high = f"{forecast.levels[0]:g}", f"{forecast.levels[-1]:g}"
     rows = []
     for row in [*told["forecast"], *({"timestamp": "peak", **peak} for peak in told["peak"])]:
-        low, high = row["quantiles"].get("0.1"), row["quantiles"].get("0.9")
-        interval = "not calibrated" if low is None else f"{number(low)} to {number(high)}"
-        median = number(row["median"]) if row["quantiles"] else "-"
+        known = row["quantiles"]
+        interval = f"{number(known[low])} to {number(known[high])}" if known else "not calibrated"
+        median = number(row["median"]) if known else "-"
         cells = [str(row["timestamp"]), row["channel"], number(row["mean"]), median, interval]
         rows.append([str(row["item"]), *cells] if forecast.named else cells)
-    header = [*(["item"] if forecast.named else []), "time", "channel", "mean", "median", "80 % interval"]
+    between = "80 % interval" if not low or (low == "0.1" and high == "0.9") else f"{low} to {high}"
+    header = [*(["item"] if forecast.named else []), "time", "channel", "mean", "median", between]
     return format_table(header, rows, "<" * forecast.named + "<<>>>")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from presurge.config import validated
 from presurge.errors import DataError
-from presurge.evaluation.walk import Piece, uncalibrated, usable_origins, walk
+from presurge.evaluation.walk import uncalibrated, usable_origins, walk
 from presurge.models import plugins
-from presurge.models.conformal import Calibration
+from presurge.models.conformal import OWN_WINDOWS, Calibration, with_peaks
+from presurge.models.following import BLOCK, Windows, with_chosen_rates
 from presurge.models.forecaster import FitReport, Forecaster
 from presurge.models.linear.select import rolling_folds
 from presurge.models.registry import BASELINES, model_class
@@ -30,7 +32,7 @@ logger = logging.getLogger("presurge.fit")
 MAX_WINDOWS = 20_000
 """More residuals than these do not move any quantile noticeably, and cost memory."""
 _MIN_WINDOWS = 1_000
-_MAX_RESIDUALS = 1 << 23
+_MAX_RESIDUALS = 1 << 21
 _EARLIER_FITS = 2
 
 
@@ -55,8 +57,9 @@ def fit_model(
 ) -> Fitted:
     """Fit and calibrate a model; if the validation rows are only the tail of the training rows, fit again to all of them.
 
-    The intervals come from the errors of the first fit on the validation rows, which it had not seen. A model that is
-    fitted again is cheap to fit: two more fits, to earlier rows, add their errors on the rows that follow those.
+    Means and intervals come from the errors of the first fit on the validation rows, which did not shape its weights. A
+    model that is fitted again is cheap to fit: up to two more fits, to earlier rows, add their errors on the rows that follow
+    those, if they had at least as many windows as weights for one output.
 
     Raises:
         ConfigError: There is no such model, or a setting is wrong.
@@ -74,13 +77,22 @@ def fit_model(
     for fold in rolling_folds(dataset.train, None, _EARLIER_FITS) if again else ():
         past = new()
         with suppress(DataError):  # too few rows
-            plugins.fit(past, dataset.panel, fold.learn)
-            earlier.append((past, fold.judge))
+            weights = horizon * len(dataset.panel.targets)
+            if plugins.fit(past, dataset.panel, fold.learn).n_windows * weights >= past.n_parameters:
+                earlier.append((past, fold.judge))
     calibration = calibrate(model, dataset.panel, dataset.validation, earlier=earlier)
     if again:
         model = new(training=training)
         report = plugins.fit(model, dataset.panel, dataset.fit_span, progress=progress)
     model.calibration = calibration
+    model.trained = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    pooled = set(dataset.panel.items) - set(calibration.items) if len(dataset.panel.items) > 1 else ()
+    if pooled:
+        note = (
+            f"{len(pooled)} of {len(dataset.panel.items)} items have fewer than {OWN_WINDOWS} calibration windows: their "
+            "intervals rest on the errors of all items together"
+        )
+        report = replace(report, notes=(*report.notes, note))
     used = {channel.name for channel in model.fitted_spec().channels}
     unused = [channel for channel in dataset.panel.channel_names if channel not in used]
     if unused and name not in BASELINES:
@@ -113,8 +125,8 @@ def calibrate(
 ) -> Calibration:
     """Measure the residuals of a fitted model over the windows of a span; the model is not changed.
 
-    Of more than ``MAX_WINDOWS`` windows, evenly spaced ones are taken. Windows with a missing value in the context are
-    left out, as are missing targets.
+    Of more than ``MAX_WINDOWS`` windows, evenly spaced runs of some hundred are taken. Windows with a missing value in the
+    context are left out, as are missing targets.
 
     Args:
         model: A model that has not seen the span.
@@ -127,24 +139,58 @@ def calibrate(
         DataError: The span holds no window with a complete context.
     """
     most = min(MAX_WINDOWS, max(_MIN_WINDOWS, _MAX_RESIDUALS // (model.horizon * len(panel.targets))))
-    pieces: list[Piece] = []
-    for one, part in ((model, span), *earlier):
-        origins = usable_origins(one, panel, part)
-        if len(origins) > most:
-            origins = origins[np.linspace(0, len(origins) - 1, most).round().astype(np.int64)]
-        pieces += walk([uncalibrated(one)], panel, origins)
-        if not pieces:
-            raise DataError(
-                f"none of the {len(span):,} validation rows can calibrate the intervals of {model.name}: it needs "
-                f"{model.context} rows of history without a gap and {model.horizon} rows to compare with",
-                hint="Give more validation rows, or a shorter `context` or `horizon`.",
-            )
+    made = [_windows_of(one, panel, part, most) for one, part in ((model, span), *earlier)]
+    levels, folds = made[0][0], [windows for _, windows in made if windows]
+    if not made[0][1]:
+        raise DataError(
+            f"none of the {len(span):,} validation rows can calibrate the intervals of {model.name}: it needs "
+            f"{model.context} rows of history without a gap and {model.horizon} rows to compare with",
+            hint="Give more validation rows, or a shorter `context` or `horizon`.",
+        )
     before = panel.start - panel.step
     last_us = np.where(span.last > panel.indptr[:-1], panel.times_of(span.last - 1), before)
-    return Calibration.measure(
-        np.concatenate([piece.actual() for piece in pieces]),
-        np.concatenate([p.median_BHC if p.quantiles_BHQC is None else p.quantiles_BHQC for p in pieces]),
-        model.fitted_spec().count_mask,
-        pieces[0].levels,
+    count_C, every = model.fitted_spec().count_mask, [windows for fold in folds for windows in fold]
+    calibration = Calibration.measure(
+        with_peaks(np.concatenate([windows.actual_BHC for windows in every])),
+        with_peaks(np.concatenate([windows.centre_BHZC for windows in every])),
+        np.tile(count_C, 2),
+        levels,
         until=dict(zip(panel.items, map(int, last_us), strict=True)),
+        item_B=[windows.item for windows in every for _ in windows.origins_B],
     )
+    if len(folds) == 1:
+        folds = [[half for windows in folds[0] if len((half := windows.half(k)).origins_B)] for k in (0, 1)]
+    if not all(folds):
+        return calibration
+    channels = len(count_C)
+    chosen = with_chosen_rates(calibration.first_channels(channels), folds)
+    return replace(
+        calibration,
+        bias_KHC=np.concatenate((chosen.bias_KHC, calibration.bias_KHC[..., channels:]), axis=-1),
+        rates_HQC=np.tile(chosen.rates_HQC, 2),
+        weight_C=np.append(chosen.weight_C, calibration.weight_C[channels:]),
+    )
+
+
+def _windows_of(
+    model: Forecaster, panel: Panel, span: Span, most: int
+) -> tuple[tuple[float, ...], list[Windows]]:
+    """The levels that a model learned or else the usual ones, and its forecasts from a span, item by item.
+
+    Of many windows evenly spaced runs are taken, so that their errors can be followed row by row.
+    """
+    origins = usable_origins(model, panel, span)
+    if len(origins) > most:
+        begins = np.linspace(0, len(origins) - BLOCK, most // BLOCK).round().astype(np.int64)
+        origins = origins[np.unique(begins[:, None] + np.arange(BLOCK))]
+    pieces = list(walk([uncalibrated(model)], panel, origins))
+    if not pieces:
+        return (), []
+    centres = [piece.mean_BHC[:, :, None] for piece in pieces]
+    if pieces[0].quantiles_BHQC is not None:
+        learned = [piece.quantiles_BHQC for piece in pieces if piece.quantiles_BHQC is not None]
+        centres = [np.concatenate(both, axis=2) for both in zip(centres, learned, strict=True)]
+    whole = Windows("", origins, np.concatenate([p.actual() for p in pieces]), np.concatenate(centres))
+    item_B = panel.items_of(origins)
+    found = [whole.of(panel.items[item], item_B == item) for item in np.unique(item_B)]
+    return pieces[0].levels, found

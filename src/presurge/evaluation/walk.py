@@ -75,7 +75,7 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
             batch = batch_of(panel, part, context, horizon)
             for model, tracker in trackers:
                 began = time.process_time()
-                mean_BHC, median_BHC, quantiles_BHQC, _, levels = tracker.predict(part, batch)
+                mean_BHC, median_BHC, quantiles_BHQC, _, levels, _ = tracker.predict(part, batch)
                 if model.name in BASELINES:
                     mean_BHC = median_BHC = model.predict(batch).point_BHC
                 spent = time.process_time() - began

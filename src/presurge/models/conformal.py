@@ -1,23 +1,17 @@
-"""Split-conformal intervals: quantiles of past errors around a point forecast, which then follow later errors.
+"""Split-conformal calibration: what the errors of past forecasts say about the mean and the quantiles around a point.
 
-Residuals keep their sign, so an interval may be lopsided; each horizon step and channel has its own. Source: Lei, G'Sell,
-Rinaldo, Tibshirani, Wasserman, "Distribution-Free Predictive Inference for Regression", 2018.
+Quantiles are those of the residuals, which keep their sign, so an interval may be lopsided; each horizon step and channel has
+its own. Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, "Distribution-Free Predictive Inference for Regression", 2018.
+The mean is the point and the mean of its errors, in original units, where that differs from zero by more than chance.
+Later errors move all of them (``models/following.py``).
 
-After the calibration, each known error moves the quantiles a little. A quantile of level q goes up by ``rate * q * scale`` if
-the error lies above it and down by ``rate * (1 - q) * scale`` if it lies below, so that in the long run a share q of the errors
-lies below it, whatever the series does. An error counts as soon as its target is known: the quantiles of horizon step h at
-an origin rest on forecasts made at least h rows before it. The scale is the present width of the 80 % interval, or the mean
-absolute error so far if that is larger, so an interval opens and closes by a share of itself, however far the load has moved.
-
-Sources: Gibbs and Candès, "Adaptive conformal inference under distribution shift", 2021; Angelopoulos, Candès and
-Tibshirani, "Conformal PID control for time series prediction", 2023 (quantile tracking).
-
-Shapes: B windows, H horizon, C target channels, Q quantiles, T tracks (origins that follow the same errors), S rows of a track.
+Shapes: B windows, H horizon, C target channels, Q quantiles, K groups of residuals: those of all windows together, then those
+of each item with enough windows of its own; Z centres: the points and, from a model that learned them, its quantiles.
 """
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any, Self
 
 import numpy as np
@@ -27,33 +21,42 @@ from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
-RATE = 0.03
-"""Speed at which intervals follow later errors. On the series of benchmarks/accuracy.py 0.02 to 0.04 do equally well."""
+TAIL_RATE, CENTRE_RATE, MEAN_WEIGHT = 0.03, 0.01, 1 / 120
+"""How fast quantiles and means follow later errors where no errors were there to choose by."""
+OWN_WINDOWS = 100
+"""Windows that an item needs for residuals of its own: with 99 of them the level 0.99 is the largest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Quantiles of the residuals of a validation part.
+    """Residual quantiles and mean errors of a validation part, and how fast they follow the errors of later rows.
 
     Residuals of counts are taken between square roots, so that an interval grows with the load and never falls below
-    zero; residuals of gauges are taken in original units.
+    zero; residuals of gauges are taken in original units. Of a calibration that knows peaks the channels are there twice:
+    as they are, and as their running maxima over the horizon.
 
     Attributes:
-        residuals_HQC: float32, the residual quantile of each step, level and channel.
+        residuals_KHQC: float32, the residual quantiles.
         levels: The Q levels, ascending.
         count_C: bool, which channels count.
         n_windows: How many windows it was measured on.
-        rate: How fast the quantiles follow the errors of rows after the calibration; 0 keeps them fixed.
+        bias_KHC: float32, mean error of the points in original units, 0 where it may be chance.
+        rates_HQC: float32, how fast each quantile follows later errors; all 0 keeps them fixed.
+        weight_C: float32, the weight of one later error in the mean of the errors.
         until: Item -> time of the last row that model or calibration learned from, in microseconds since the Unix epoch.
             Only later errors are followed; of an item that is not listed, all errors.
+        items: Item with residuals of its own -> how many windows they rest on, in the order of the groups after the first.
     """
 
-    residuals_HQC: FloatArray
+    residuals_KHQC: FloatArray
     levels: tuple[float, ...]
     count_C: BoolArray
     n_windows: int
-    rate: float = RATE
+    bias_KHC: FloatArray
+    rates_HQC: FloatArray
+    weight_C: FloatArray
     until: Mapping[str, int] = field(default_factory=dict)
+    items: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def measure(
@@ -64,66 +67,153 @@ class Calibration:
         levels: tuple[float, ...] = QUANTILE_LEVELS,
         *,
         until: Mapping[str, int] | None = None,
+        item_B: Sequence[str] | None = None,
     ) -> Self:
-        """Take the conformal quantiles of the errors of B forecasts; missing actual values are left out.
+        """Take the conformal quantiles and the mean of the errors of B forecasts; missing actual values are left out.
 
         Of n residuals an upper level q takes the ``ceil((n + 1) q)``-th smallest, and a lower level mirrors it. That gives
         the finite-sample guarantee for exchangeable residuals.
 
         Args:
             actual_BHC: Actual values in original units; NaN where missing.
-            centre: Point forecasts [B, H, C], or the quantiles [B, H, Q, C] that a model learned, whose levels are then
-                corrected one by one (Romano, Patterson, Candès, "Conformalized Quantile Regression", 2019).
+            centre: Points [B, H, C], or points and learned quantiles [B, H, 1 + Q, C], which are then corrected level by
+                level (Romano, Patterson, Candès, "Conformalized Quantile Regression", 2019).
             count_C: Which channels count.
             levels: The Q levels, ascending.
             until: Item -> time of the last row that the model learned from, in microseconds.
+            item_B: The item of each window, if there are several; one with ``OWN_WINDOWS`` gets residuals of its own.
         """
-        learned = centre.ndim == 4
-        centre_BHXC = centre if learned else centre[:, :, None, :]
-        residual_BHXC = score_space(actual_BHC, count_C)[:, :, None, :] - score_space(centre_BHXC, count_C)
-        _, horizon, _, channels = residual_BHXC.shape
-        residuals = np.zeros((horizon, len(levels), channels), np.float32)
-        for h in range(horizon):
-            for c in range(channels):
-                known = ~np.isnan(residual_BHXC[:, h, 0, c])
-                ordered_BX = np.sort(residual_BHXC[known, h, :, c], axis=0)
-                for q, level in enumerate(levels):
-                    residuals[h, q, c] = _conformal_quantile(ordered_BX[:, q if learned else 0], level)
-        return cls(residuals, levels, count_C, len(actual_BHC), until=until or {})
+        centre_BHZC = centre if centre.ndim == 4 else centre[:, :, None, :]
+        _, horizon, _, channels = centre_BHZC.shape
+        names, counts = np.unique(item_B if item_B is not None else (), return_counts=True)
+        items = {str(n): int(k) for n, k in zip(names, counts, strict=True) if k >= OWN_WINDOWS}
+        items = items if len(names) > 1 else {}
+        residuals = np.zeros((1 + len(items), horizon, len(levels), channels), np.float32)
+        bias = np.zeros((1 + len(items), horizon, channels), np.float32)
+        for k, name in enumerate((None, *items)):
+            chosen = slice(None) if name is None else np.asarray(item_B) == name
+            actual, made = actual_BHC[chosen], centre_BHZC[chosen]
+            apart_BHZC = errors_of(actual[:, :, None, :], made, count_C)
+            residuals[k] = conformal_quantiles(apart_BHZC[:, :, min(1, made.shape[2] - 1) :], levels)
+            bias[k] = _mean_error(actual - made[:, :, 0])
+        rates = default_rates(horizon, levels, channels)
+        weight = np.full(channels, MEAN_WEIGHT, np.float32)
+        return cls(
+            residuals, levels, count_C, len(actual_BHC), bias, rates, weight, until=until or {}, items=items
+        )
 
-    def quantiles(self, centre: FloatArray, residuals_BHQC: FloatArray | None = None) -> FloatArray:
-        """Quantiles of B forecasts: float32 [B, H, Q, C], ascending; H may be shorter than the calibrated horizon.
+    def groups_of(self, items: Sequence[str]) -> IntArray:
+        """Which group of residuals each item has: its own, or 0."""
+        place = {name: k for k, name in enumerate(self.items, start=1)}
+        return np.array([place.get(item, 0) for item in items], np.int64)
+
+    def support_of(self, items: Sequence[str]) -> int:
+        """How many windows the residuals of every one of some items rest on at least."""
+        return min(self.items.get(item, self.n_windows) for item in items)
+
+    @property
+    def follows(self) -> bool:
+        """Whether later errors move anything."""
+        return bool(self.rates_HQC.any() or self.weight_C.any())
+
+    def fixed(self) -> Self:
+        """The calibration as it was measured, whatever errors follow."""
+        return replace(self, rates_HQC=np.zeros_like(self.rates_HQC), weight_C=np.zeros_like(self.weight_C))
+
+    def first_channels(self, channels: int) -> Self:
+        """The calibration of the first channels: without the peaks."""
+        names = ("residuals_KHQC", "count_C", "bias_KHC", "rates_HQC", "weight_C")
+        return replace(self, **{name: getattr(self, name)[..., :channels] for name in names})
+
+    def quantiles(self, centre_BHZC: FloatArray, residuals_BHQC: FloatArray) -> FloatArray:
+        """Quantiles of B forecasts: float32 [B, H, Q, C], ascending; any leading shape.
 
         Args:
-            centre: Point forecasts [B, H, C] or learned quantiles [B, H, Q, C], original units, as in ``measure``.
-            residuals_BHQC: Residual quantiles that followed later errors; None takes those of the calibration.
+            centre_BHZC: Points, or points and learned quantiles, in original units.
+            residuals_BHQC: Residual quantiles.
         """
-        spread = self.residuals_HQC if residuals_BHQC is None else residuals_BHQC
-        centre_BHXC = centre if centre.ndim == 4 else centre[:, :, None, :]
-        bounds = score_space(centre_BHXC, self.count_C) + spread[..., : centre.shape[1], :, :]
+        learned = int(centre_BHZC.shape[-2] > 1)
+        bounds = score_space(centre_BHZC[..., learned:, :], self.count_C) + residuals_BHQC
+        bounds = _ordered(bounds, is_tail(self.levels), sum(level < 0.5 for level in self.levels))
         result: FloatArray = np.where(self.count_C, np.square(np.maximum(bounds, 0)), bounds)
-        if centre.ndim == 4:
-            result.sort(axis=2)
         return result.astype(np.float32, copy=False)
 
-    def errors(self, actual_XC: FloatArray, made_XHC: FloatArray) -> FloatArray:
-        """Errors of all forecasts of some rows, on the scale of the residuals: [..., H, C]; NaN where one is unknown."""
-        return score_space(actual_XC, self.count_C)[..., None, :] - score_space(made_XHC, self.count_C)
+    def means(self, point_BHC: FloatArray, bias_BHC: FloatArray) -> FloatArray:
+        """Conditional means of B forecasts: float32 [B, H, C], never negative for counts."""
+        floor_C = np.where(self.count_C, 0.0, -np.inf)
+        means: FloatArray = np.maximum(point_BHC + bias_BHC, floor_C).astype(np.float32)
+        return means
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """What ``from_dict`` needs besides JSON values."""
+        return {
+            "residuals": self.residuals_KHQC,
+            "bias": self.bias_KHC,
+            "rates": self.rates_HQC,
+            "weight": self.weight_C,
+        }
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the residual array, as JSON values."""
+        """Everything but the arrays, as JSON values."""
         return {
             "levels": list(self.levels),
             "n_windows": self.n_windows,
-            "rate": self.rate,
             "until_us": dict(self.until),
+            "items": dict(self.items),
         }
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any], residuals_HQC: FloatArray, count_C: BoolArray) -> Self:
-        """The inverse of ``to_dict``."""
-        levels = tuple(value["levels"])
-        return cls(residuals_HQC, levels, count_C, value["n_windows"], value["rate"], value["until_us"])
+    def from_dict(cls, value: dict[str, Any], arrays: Mapping[str, FloatArray], count_C: BoolArray) -> Self:
+        """The inverse of ``to_dict`` and ``arrays``.
+
+        A calibration of version 0.1 has residuals [H, Q, C] and one rate, and knows neither mean errors nor peaks.
+        """
+        levels, residuals = tuple(value["levels"]), arrays["residuals"]
+        if residuals.ndim == 3:
+            horizon, _, channels = residuals.shape
+            residuals = residuals[None]
+            arrays = {
+                "bias": np.zeros((1, horizon, channels), np.float32),
+                "rates": np.full(residuals.shape[1:], value["rate"], np.float32),
+                "weight": np.full(channels, MEAN_WEIGHT if value["rate"] else 0, np.float32),
+            }
+        repeats = residuals.shape[3] // max(1, len(count_C))
+        return cls(
+            residuals,
+            levels,
+            np.tile(count_C, repeats),
+            value["n_windows"],
+            arrays["bias"],
+            arrays["rates"],
+            arrays["weight"],
+            value["until_us"],
+            value.get("items", {}),
+        )
+
+
+def default_rates(horizon: int, levels: tuple[float, ...], channels: int) -> FloatArray:
+    """float32 [H, Q, C]: tails follow fast; the quantiles between them slowly, and the slower the farther ahead."""
+    tail_Q = is_tail(levels)
+    slow_H = CENTRE_RATE / np.sqrt(np.arange(1, horizon + 1))
+    rate_HQ = np.where(tail_Q, TAIL_RATE, slow_H[:, None])
+    return np.repeat(rate_HQ[:, :, None], channels, axis=2).astype(np.float32)
+
+
+def is_tail(levels: tuple[float, ...]) -> BoolArray:
+    """bool [Q], the levels at or beyond the ends of the 80 % interval."""
+    tails: BoolArray = np.abs(np.array(levels) - 0.5) > 0.39
+    return tails
+
+
+def _ordered(bounds_XQC: FloatArray, tail_Q: BoolArray, n_lower: int) -> FloatArray:
+    """Quantiles, ascending: the tails follow errors faster than those between them, which are kept within the tails."""
+    low = int(tail_Q[:n_lower].sum())
+    tails, centre = (np.sort(bounds_XQC[..., part, :], axis=-2) for part in (tail_Q, ~tail_Q))
+    if low:
+        centre = np.maximum(centre, tails[..., low - 1 : low, :])
+    if low < tails.shape[-2]:
+        centre = np.minimum(centre, tails[..., low : low + 1, :])
+    return np.concatenate((tails[..., :low, :], centre, tails[..., low:, :]), axis=-2)
 
 
 def score_space(values_XC: FloatArray, count_C: BoolArray) -> FloatArray:
@@ -132,70 +222,79 @@ def score_space(values_XC: FloatArray, count_C: BoolArray) -> FloatArray:
     return result
 
 
-def _conformal_quantile(ordered: FloatArray, level: float) -> float:
-    """The conformal quantile of n residuals in ascending order; the plain median for 0.5, and 0 of none."""
-    n = len(ordered)
-    if n == 0:
-        return 0.0
-    if level == 0.5:
-        return float(np.median(ordered))
-    rank = math.ceil((n + 1) * level) if level > 0.5 else math.floor((n + 1) * level)
-    return float(ordered[min(max(rank - 1, 0), n - 1)])
+def errors_of(actual_XC: FloatArray, made_XC: FloatArray, count_C: BoolArray) -> FloatArray:
+    """Errors of forecasts on the scale of the residuals; NaN where one is unknown."""
+    return score_space(actual_XC, count_C) - score_space(made_XC, count_C)
 
 
-@dataclass(eq=False)
-class Tracks:
-    """Residual quantiles that follow errors; X tracks, of any leading shape.
+def with_peaks(values_BHxC: FloatArray) -> FloatArray:
+    """The values and, as further channels, the largest of the first h steps, for each h: [B, H, ..., 2 C]."""
+    return np.concatenate((values_BHxC, np.maximum.accumulate(values_BHxC, axis=1)), axis=-1)
 
-    Attributes:
-        quantiles_XHQC: float64. Each moves on its own and may cross another, so sort a copy to read them.
-        total_XHC: float64, sum of the absolute errors.
-        count_XHC: int64, number of these errors.
-        followed_X: int64, rows with a known error.
+
+def conformal_quantiles(residual_BHZC: FloatArray, levels: tuple[float, ...]) -> FloatArray:
+    """Conformal quantiles [H, Q, C] of residuals around one centre or one for each level; 0 of none.
+
+    The quantile 0.5 is the plain median.
     """
+    ordered_BHZC = np.sort(residual_BHZC, axis=0)  # NaN last
+    n_HZC = (~np.isnan(ordered_BHZC)).sum(axis=0)
+    ranks_HQC = np.empty((2, len(n_HZC), len(levels), n_HZC.shape[2]), np.int64)
+    for q, level in enumerate(levels):
+        n_HC = n_HZC[:, q if n_HZC.shape[1] > 1 else 0]
+        if level == 0.5:
+            ranks_HQC[:, :, q] = (n_HC + 1) // 2, n_HC // 2 + 1
+        else:
+            exact = (n_HC + 1) * level
+            ranks_HQC[:, :, q] = np.ceil(exact) if level > 0.5 else np.floor(exact)
+    if not len(ordered_BHZC):
+        return np.zeros(ranks_HQC.shape[1:], np.float32)
+    place_HQC = (np.clip(ranks_HQC, 1, np.maximum(n_HZC, 1)) - 1).astype(np.int64)
+    spread_BHQC = np.broadcast_to(ordered_BHZC, (len(ordered_BHZC), *place_HQC.shape[1:]))
+    low, high = (np.take_along_axis(spread_BHQC, place[None], axis=0)[0] for place in place_HQC)
+    result: FloatArray = np.where(n_HZC > 0, (low + high) / 2, 0).astype(np.float32)
+    return result
 
-    quantiles_XHQC: npt.NDArray[np.float64]
-    total_XHC: npt.NDArray[np.float64]
-    count_XHC: IntArray
-    followed_X: IntArray
 
-    @classmethod
-    def begin(cls, residuals_HQC: FloatArray, *shape: int) -> Self:
-        """Tracks of the given shape that begin at the residual quantiles of a calibration and follow no error yet."""
-        quantiles_XHQC = np.tile(residuals_HQC.astype(np.float64), (*shape, 1, 1, 1))
-        total_XHC = np.zeros((*shape, len(residuals_HQC), residuals_HQC.shape[2]))
-        return cls(quantiles_XHQC, total_XHC, np.zeros_like(total_XHC, np.int64), np.zeros(shape, np.int64))
+def _mean_error(error_BHC: FloatArray) -> FloatArray:
+    """Mean errors [H, C]; 0 for a channel whose mean errors are no larger than chance makes them.
 
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The four arrays."""
-        return self.quantiles_XHQC, self.total_XHC, self.count_XHC, self.followed_X
+    Errors of windows that overlap in h rows are worth an h-th of as many independent ones. A mean error is kept where its
+    square, summed over the steps, exceeds twice its variance: then it reduces the squared error of later forecasts (the
+    rule of Akaike's criterion for one parameter).
+    """
+    known = ~np.isnan(error_BHC)
+    n_HC = known.sum(axis=0)
+    total_HC = np.where(known, error_BHC, 0).sum(axis=0, dtype=np.float64)
+    mean_HC = total_HC / np.maximum(n_HC, 1)
+    spread_HC = np.square(np.where(known, error_BHC - mean_HC, 0)).sum(axis=0) / np.maximum(n_HC - 1, 1)
+    independent_HC = np.maximum(n_HC / np.arange(1, len(n_HC) + 1)[:, None], 1)
+    kept_C = np.square(mean_HC).sum(axis=0) > 2 * (spread_HC / independent_HC).sum(axis=0)
+    return np.where(kept_C, mean_HC, 0).astype(np.float32)
 
-    def follow(self, errors_SXHC: FloatArray, levels: tuple[float, ...], rate: float) -> Iterator[Self]:
-        """Move by S rows of errors, oldest first, and yield the tracks after each row.
 
-        Args:
-            errors_SXHC: Errors of at least one row, on the scale of the residuals; NaN moves nothing.
-            levels: The Q levels, ascending.
-            rate: How far one error moves a quantile, as a share of the scale.
-        """
-        known_SXHC = ~np.isnan(errors_SXHC)
-        size_SXHC = np.where(known_SXHC, np.abs(errors_SXHC), 0).astype(np.float64)
-        size_SXHC[0] += self.total_XHC  # so that any split of the rows adds in the same order, bit for bit
-        total_SXHC = size_SXHC.cumsum(axis=0)
-        count_SXHC = self.count_XHC + known_SXHC.cumsum(axis=0)
-        followed_SX = self.followed_X + known_SXHC.any(axis=(-2, -1)).cumsum(axis=0)
-        mean_SXHC, rate_SXHC = total_SXHC / np.maximum(count_SXHC, 1), rate * known_SXHC
-        level_Q1 = np.array(levels)[:, None]
-        low, high = (np.abs(level_Q1 - level).argmin() for level in (0.1, 0.9))
-        for s, errors_XHC in enumerate(errors_SXHC):
-            quantiles_XHQC = self.quantiles_XHQC
-            width_XHC = quantiles_XHQC[..., high, :] - quantiles_XHQC[..., low, :]
-            gain_XHC = rate_SXHC[s] * np.maximum(width_XHC, mean_SXHC[s])
-            quantiles_XHQC += gain_XHC[..., None, :] * (
-                level_Q1 - (errors_XHC[..., None, :] < quantiles_XHQC)
-            )
-            self.total_XHC, self.count_XHC, self.followed_X = total_SXHC[s], count_SXHC[s], followed_SX[s]
-            yield self
+def at_levels(
+    quantiles_BHQC: FloatArray, levels: tuple[float, ...], wanted: tuple[float, ...], count_C: BoolArray
+) -> FloatArray:
+    """Quantiles of other levels: the calibrated ones as they are, others interpolated or extrapolated.
+
+    Between two calibrated levels a quantile is linear in the normal score of its level, as if the distribution were a
+    normal one there; beyond the last level it goes on with the slope of the last two. Counts are not negative.
+    """
+    scores, targets = (np.array([NormalDist().inv_cdf(q) for q in some]) for some in (levels, wanted))
+    above = np.searchsorted(scores, targets).clip(1, max(1, len(scores) - 1))
+    below = above - 1
+    share = (targets - scores[below]) / (scores[above] - scores[below])
+    low, high = quantiles_BHQC[:, :, below], quantiles_BHQC[:, :, above]
+    share_QC = share[:, None]
+    result = low * (1 - share_QC) + high * share_QC
+    found: FloatArray = np.maximum(result, np.where(count_C, 0, -np.inf)).astype(np.float32)
+    return found
+
+
+def extrapolated(levels: tuple[float, ...], n_windows: int) -> tuple[float, ...]:
+    """The levels that lie beyond the largest or smallest of n residuals: ``(n + 1) min(q, 1 - q) < 1``."""
+    return tuple(level for level in levels if (n_windows + 1) * min(level, 1 - level) < 1 - 1e-9)
 
 
 def in_words(calibration: Calibration | None, followed_B: IntArray) -> str:

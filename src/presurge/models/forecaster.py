@@ -4,6 +4,7 @@ Shapes: B windows, L context, H horizon, C target channels, Q quantiles.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -13,13 +14,13 @@ import numpy.typing as npt
 
 from presurge import __version__, store
 from presurge.config import Config
-from presurge.errors import HistoryError, ModelError
+from presurge.errors import ConfigError, HistoryError, ModelError
 from presurge.models import plugins
-from presurge.models.conformal import Calibration, in_words
+from presurge.models.conformal import Calibration, at_levels, extrapolated, in_words
 from presurge.models.history import followed, matching_history
-from presurge.models.tracking import IntervalTracker
+from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.progress import Progress
-from presurge.series.forecast import QUANTILE_LEVELS, Forecast
+from presurge.series.forecast import QUANTILE_LEVELS, Forecast, Peak
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
@@ -182,6 +183,7 @@ class Forecaster(ABC):
         self.spec: SeriesSpec | None = None
         self.calibration: Calibration | None = None
         self.error: dict[str, dict[str, float]] = {}
+        self.trained = ""
 
     @abstractmethod
     def fit(
@@ -226,7 +228,14 @@ class Forecaster(ABC):
             raise ModelError(f"{self.name} is not trained", hint="Call fit first, or load a trained model.")
         return self.spec
 
-    def forecast(self, panel: Panel, horizon: int | None = None, *, future: Panel | None = None) -> Forecast:
+    def forecast(
+        self,
+        panel: Panel,
+        horizon: int | None = None,
+        *,
+        future: Panel | None = None,
+        levels: Sequence[float] | None = None,
+    ) -> Forecast:
         """Forecast what follows the last row of every item.
 
         Args:
@@ -235,10 +244,12 @@ class Forecaster(ABC):
             future: The known channels for the rows after the history: exactly the model's horizon of every item. Only a
                 model that was fitted with known channels needs it. Where the history carries stamps, those of the
                 future become the stamps of the forecast; without them its rows follow a nominal step apart.
+            levels: Levels of the quantiles to give (default: the calibrated ones); others are interpolated between those.
 
         Raises:
             HistoryError: The history is too short, has another step, misses a channel or a static feature, or has a gap
                 in the context; or the future misses known channels, items or rows.
+            ConfigError: A level does not lie between 0 and 1, or the model has no quantiles.
         """
         spec = self.fitted_spec()
         history = matching_history(panel, spec, self.context)
@@ -250,18 +261,20 @@ class Forecaster(ABC):
                 hint=f"Ask for 1 to {self.horizon}{train}.",
             )
         series, origins = followed(history, future, spec, self.horizon)
-        made = IntervalTracker.of(self, series).predict(origins)
-        quantiles_BHQC, levels = made.quantiles_BHQC, made.levels
+        tracked = IntervalTracker.of(self, series, peaks=True).predict(origins)
+        made = _at_levels(tracked, levels, spec.count_mask)
+        quantiles_BHQC = made.quantiles_BHQC
         if quantiles_BHQC is None:
-            quantiles_BHQC, levels = made.mean_BHC[:, :, None][:, :, :0], ()  # Q is 0
+            quantiles_BHQC = made.mean_BHC[:, :, None][:, :, :0]  # Q is 0
         stamps = series.stamps
         if stamps is not None:
             stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
+        peak = made.peak and Peak(*(part[:, rows - 1] for part in made.peak[:3] if part is not None))
         return Forecast(
             mean=made.mean_BHC[:, :rows],
             median=made.median_BHC[:, :rows],
             quantiles=quantiles_BHQC[:, :rows],
-            levels=levels,
+            levels=made.levels if quantiles_BHQC.size else (),
             origin=series.times_of(origins),
             step=history.step,
             channels=spec.targets,
@@ -270,8 +283,36 @@ class Forecaster(ABC):
             model=self.name,
             error=self.error,
             intervals=in_words(self.calibration, made.followed_B),
+            flags=self._cautions(tracked, made.levels, history.items, rows),
             stamps=stamps,
+            trained=self.trained,
+            peak=peak or None,
         )
+
+    def _cautions(
+        self, made: Tracked, levels: tuple[float, ...], items: tuple[str, ...], rows: int
+    ) -> tuple[str, ...]:
+        """What the reader of a forecast must know of its means and outer quantiles."""
+        if self.calibration is None or made.quantiles_BHQC is None:
+            return ()
+        ends = at_levels(
+            made.quantiles_BHQC[:, :rows], made.levels, (0.1, 0.9), self.fitted_spec().count_mask
+        )
+        mean_BHC, flags = made.mean_BHC[:, :rows], []
+        for c, channel in enumerate(self.fitted_spec().targets):
+            away = (mean_BHC[..., c] > ends[:, :, 1, c]) | (mean_BHC[..., c] < ends[:, :, 0, c])
+            if share := int(away.sum()):
+                flags.append(
+                    f"the mean of {channel.name} lies outside the 80 % interval in {share} of {away.size} rows: a few "
+                    "large values carry it, so plan with the quantiles"
+                )
+        n_windows = self.calibration.support_of(items)
+        if beyond := extrapolated(levels, n_windows):
+            names = ", ".join(f"{level:g}" for level in beyond)
+            flags.append(
+                f"extrapolated quantiles: {names} ({n_windows:,} calibration windows reach no farther)"
+            )
+        return tuple(flags)
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
         """Write the model directory; its configuration records ``training``: how and on what the model was trained."""
@@ -291,13 +332,14 @@ class Forecaster(ABC):
             "series": spec.to_dict(),
             "state": state,
             "error": self.error,
+            "trained": self.trained,
             "training": training or {},
         }
         if self.provider is not None:
             config["provider"] = self.provider
         if self.calibration is not None:
             config["calibration"] = self.calibration.to_dict()
-            arrays = {**arrays, "calibration.residuals": self.calibration.residuals_HQC}
+            arrays = arrays | {f"calibration.{name}": a for name, a in self.calibration.arrays().items()}
         return config, arrays
 
     @classmethod
@@ -306,10 +348,38 @@ class Forecaster(ABC):
         own, arrays = cls.config_class.model_validate(config["settings"]), dict(arrays)
         spec, calibration = SeriesSpec.from_dict(config["series"]), None
         if "calibration" in config:
-            residuals_HQC = arrays.pop("calibration.residuals")
-            calibration = Calibration.from_dict(config["calibration"], residuals_HQC, spec.count_mask)
+            kept = {name: arrays.pop(name) for name in [*arrays] if name.startswith("calibration.")}
+            kept = {name.removeprefix("calibration."): array for name, array in kept.items()}
+            calibration = Calibration.from_dict(config["calibration"], kept, spec.count_mask)
         with plugins.faults_of(cls):
             model = cls(context=config["context"], horizon=config["horizon"], config=own)
             model.spec, model.calibration, model.error = spec, calibration, config["error"]
+            model.trained = config.get("trained", "")
             model.restore(config["state"], arrays)
         return model
+
+
+def _at_levels(made: Tracked, levels: Sequence[float] | None, count_C: npt.NDArray[np.bool_]) -> Tracked:
+    """Forecasts with the quantiles of the levels asked for, and those of their peak.
+
+    Raises:
+        ConfigError: A level does not lie between 0 and 1, or there are no quantiles to find others between.
+    """
+    if levels is None:
+        return made
+    wanted = tuple(sorted({float(level) for level in levels}))
+    if not wanted or not 0 < wanted[0] <= wanted[-1] < 1:
+        raise ConfigError(
+            f"quantile levels lie between 0 and 1, not {', '.join(f'{q:g}' for q in wanted) or 'none'}",
+            setting="levels",
+            hint="Name at least one, for example `levels=0.5,0.9,0.99`.",
+        )
+    if made.quantiles_BHQC is None or len(made.levels) < 2:
+        raise ConfigError(
+            "the model has no calibrated quantiles",
+            setting="levels",
+            hint="Train it again with validation rows, which calibrate it.",
+        )
+    found = at_levels(made.quantiles_BHQC, made.levels, wanted, count_C)
+    peak = made.peak and _at_levels(made.peak, wanted, count_C)
+    return made._replace(quantiles_BHQC=found, levels=wanted, peak=peak)

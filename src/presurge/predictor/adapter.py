@@ -15,8 +15,8 @@ from presurge.errors import ConfigError, DataError, ModelError
 from presurge.evaluation.metrics import ScoreSums
 from presurge.evaluation.walk import usable_origins, walk
 from presurge.models import plugins, registry
+from presurge.models.following import BLOCK
 from presurge.models.forecaster import Forecaster
-from presurge.models.tracking import BLOCK
 from presurge.predictor import config as cfg
 from presurge.predictor.frames import Frame, History, fingerprint, level_of, read_history
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult

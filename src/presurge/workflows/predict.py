@@ -44,6 +44,7 @@ class PredictConfig(Config):
         now: What time it is, in microseconds since the Unix epoch or on the clock of the history; None takes the system clock
             if the stamps are dates.
         max_age: Largest age of the end of the last row of an item, such as ``"15m"``; an older item gets no forecast.
+        levels: Levels of the quantiles to give (default: the calibrated ones).
     """
 
     horizon: int | None = None
@@ -51,6 +52,7 @@ class PredictConfig(Config):
     items: tuple[str, ...] | None = None
     now: int | None = None
     max_age: str | None = None
+    levels: tuple[float, ...] | None = None
 
     @field_validator("max_age")
     @classmethod
@@ -132,7 +134,8 @@ def forecast_items(
     fit = [number for number in range(len(panel.items)) if number not in missing]
     if not fit:
         raise _none_fits(panel, missing)
-    forecast = model.forecast(panel.take_items(fit) if missing else panel, config.horizon, future=future)
+    usable = panel.take_items(fit) if missing else panel
+    forecast = model.forecast(usable, config.horizon, future=future, levels=config.levels)
     return replace(
         forecast,
         flags=(*forecast.flags, *flags, *_behind(forecast)),

@@ -20,7 +20,7 @@ from presurge.evaluation.report.tables import (
     scored_on,
 )
 from presurge.evaluation.verdicts import Duel
-from presurge.models.tracking import BLOCK
+from presurge.models.following import BLOCK
 
 if TYPE_CHECKING:
     from presurge.evaluation.report.plots import Picture

@@ -10,8 +10,8 @@ from presurge import __version__
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.fit import Fitted
 from presurge.models.conformal import Calibration
+from presurge.models.following import BLOCK
 from presurge.models.forecaster import Forecaster
-from presurge.models.tracking import BLOCK
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND, format_step
 from presurge.series.timestamps import stamp_words
@@ -149,7 +149,7 @@ class RunSummary:
 def _intervals(calibration: Calibration) -> str:
     text = f"split-conformal, from the errors of {calibration.n_windows:,} windows"
     later = f"; after that they follow the errors of the last {BLOCK + 1:,} to {2 * BLOCK:,} rows"
-    return text + later if calibration.rate else text
+    return text + later if calibration.follows else text
 
 
 def _chosen(chosen: dict[str, Any]) -> str:
