@@ -162,6 +162,28 @@ def test_the_object_is_json(make_panel: MakePanel) -> None:
     assert told["verdicts"] == list(found.verdicts())
 
 
+def test_a_season_longer_than_an_item_costs_it_no_window(make_panel: MakePanel) -> None:
+    panel = make_panel(series(), lengths=(240, 40, 20))
+    train = Span(np.array([0, 240, 280]), np.array([200, 250, 280]))
+    span = Span(np.array([200, 250, 285]), np.array([240, 280, 300]))
+    season = SeasonalNaive(context=5, horizon=3, config=SeasonalNaiveConfig(period=30))
+    season.fit(panel, train)
+    for context, windows in ((5, (38, 28, 13)), (25, (38, 13, 0))):
+        linear = Linear(context=context, horizon=3)
+        linear.fit(panel, train)
+        found = evaluate([season, linear], panel, span, train=train)
+        assert found.n_windows == sum(windows)
+        assert found.notes == (() if windows[2] else ("No window of these items was scored: item2.",))
+        told, y = found.item_metrics()["seasonal-naive"], panel.values[:, 0].astype(float)
+        for item, begin in ((1, 240), (2, 280)):
+            last = int(span.last[item]) - 3
+            origins = range(last - windows[item], last)
+            ago = [(o, h, o + h - 30) for o in origins for h in (1, 2, 3)]
+            error = [abs(y[row if row >= begin else o] - y[o + h]) for o, h, row in ago]
+            expected = pytest.approx(np.mean(error), rel=1e-5) if error else None
+            assert told[f"item{item}"]["c0"]["mae"] == expected
+
+
 def test_each_item_has_scores_of_its_own_and_the_worst_come_first(make_panel: MakePanel) -> None:
     values = np.concatenate([series() * scale for scale in (1, 100)])
     values[300:] += 500 * np.random.default_rng(8).normal(size=300)

@@ -73,6 +73,17 @@ def test_origins_carry_the_time_and_the_item() -> None:
     assert batch.origin_B.tolist() == [7 * MINUTE, 2 * 10**12, 2 * 10**12 + 11 * MINUTE]
 
 
+@pytest.mark.parametrize("context", [1, 5, 9, 30])
+def test_what_lies_before_an_item_is_missing(context: int) -> None:
+    series = panel(np.arange(20), [8, 12])
+    origins = np.array([0, 3, 7, 8, 19])
+    found = batch_of(series, origins, context).context_BLC[:, :, 0]
+    for origin, window in zip(origins, found, strict=True):
+        begin = 0 if origin < 8 else 8
+        rows = range(origin - context + 1, origin + 1)
+        np.testing.assert_array_equal(window, [row if row >= begin else np.nan for row in rows])
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_complete_is_what_gather_finds_without_nan(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -173,9 +173,9 @@ def evaluate(
 ) -> Evaluation:
     """Score fitted models over a span: forecast from every ``stride``-th row and compare with what came.
 
-    All models forecast from the same origins. An origin counts if the longest context fits before it and the longest
-    context of the models that do not tolerate gaps is complete; the others are reported as skipped. (The baselines
-    tolerate gaps, so a long season costs no windows.) Missing targets are left out.
+    All models forecast from the same origins. An origin counts if the longest context of the models that do not tolerate
+    gaps fits before it and is complete; those where a row is missing are reported as skipped. The baselines tolerate gaps,
+    also before the first row of an item, so a long season costs no windows. Missing targets are left out.
 
     Args:
         models: Fitted models with one horizon, the same channels and different names.
@@ -274,6 +274,8 @@ class Scoring:
             raise self._refused
         panel, models, origins = self._panel, self._models, np.concatenate(self._origins)
         several = len(panel.items) > 1
+        counts_IC = next(iter(self._items.values())).sums_IC["count"]
+        bare = [item for item, count_C in zip(panel.items, counts_IC, strict=True) if not count_C.any()]
         found = Evaluation(
             scores={name: total.scores() for name, total in self._sums.items()},
             channels=models[0].fitted_spec().targets,
@@ -293,6 +295,7 @@ class Scoring:
             last_us=int(panel.times_of(origins + models[0].horizon).max()),
             items={name: sums.scores() for name, sums in self._items.items()} if several else {},
             item_names=panel.items if several else (),
+            notes=(f"No window of these items was scored: {', '.join(bare)}.",) if bare and several else (),
         )
         averages = {(row.model, row.channel): row.values for row in found.table()}
         overlap = math.ceil(found.horizon / found.stride)
@@ -354,27 +357,32 @@ def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
 def _common_origins(
     models: Sequence[Forecaster], panel: Panel, span: Span, horizon: int, stride: int
 ) -> tuple[IntArray, IntArray]:
-    """All origins that the longest context allows, and those of them that every model can forecast from."""
-    longest = max(models, key=lambda model: model.context)
-    every = window_origins(panel, span, context=longest.context, horizon=horizon, stride=stride)
-    strict = [model.context for model in models if not model.tolerates_gaps]
-    context = max(strict, default=min(model.context for model in models))
+    """All origins for which the binding context has rows, and those of them for which it is complete."""
+    context = _binding(models).context
+    every = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
     return every, every[whole(panel, every, context=context, horizon=horizon)]
+
+
+def _binding(models: Sequence[Forecaster]) -> Forecaster:
+    """The model whose context must be complete: the longest of those that tolerate no gap, or the shortest of the others."""
+    strict = [model for model in models if not model.tolerates_gaps]
+    choose = max if strict else min
+    return choose(strict or models, key=lambda model: model.context)
 
 
 def _no_window(models: Sequence[Forecaster], span: Span, horizon: int, n_windows: int) -> HistoryError:
     """The error of rows from which not all models can forecast."""
-    longest = max(models, key=lambda model: model.context)
-    needs = f"{longest.name} reads {longest.context} rows before each origin"
+    model = _binding(models)
+    needs = f"{model.name} reads {model.context} rows before each origin"
     if n_windows:
         return HistoryError(
             f"all {n_windows:,} windows of the {len(span):,} rows to score have a missing value in their context: "
             f"{needs}",
-            hint="Repair the data, or choose a shorter `context` or `season`.",
+            hint="Repair the data, or choose a shorter `context`.",
         )
     return HistoryError(
         f"no window fits into the {len(span):,} rows to score: {needs} and is compared with {horizon} rows after it",
-        hint="Give more rows to score, or choose a shorter `context`, `season` or `horizon`.",
+        hint="Give more rows to score, or choose a shorter `context` or `horizon`.",
     )
 
 

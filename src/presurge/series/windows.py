@@ -135,11 +135,14 @@ def whole(panel: Panel, origins: IntArray, *, context: int, horizon: int) -> npt
 
 
 def batch_of(panel: Panel, origins: IntArray, context: int, horizon: int = 0) -> WindowBatch:
-    """Gather what a forecaster may know at each origin: the context and ``horizon`` rows of the known channels."""
+    """Gather what a forecaster may know at each origin: the context and ``horizon`` rows of the known channels.
+
+    The rows of a context before the first one of the item are missing.
+    """
     item_B = panel.items_of(origins)
     known = columns_of(panel.channels, "known")
     return WindowBatch(
-        context_BLC=gather(panel.values, origins, before=context, after=0),
+        context_BLC=_contexts(panel, origins, panel.indptr[item_B], context),
         item_B=item_B,
         origin_B=panel.times_of(origins),
         step=panel.step,
@@ -149,6 +152,15 @@ def batch_of(panel: Panel, origins: IntArray, context: int, horizon: int = 0) ->
         features_BF=panel.features[item_B] if panel.feature_names else None,
         time_BW=None if panel.stamps is None else _bar_times(panel, origins, item_B, context, horizon),
     )
+
+
+def _contexts(panel: Panel, origins: IntArray, begin_B: IntArray, context: int) -> FloatArray:
+    short_B = origins - begin_B + 1 < context
+    if not short_B.any():
+        return gather(panel.values, origins, before=context, after=0)
+    row_BL = origins[:, None] + np.arange(1 - context, 1)
+    inside_BL = row_BL >= begin_B[:, None]
+    return np.where(inside_BL[:, :, None], panel.values[np.maximum(row_BL, 0)], np.float32(np.nan))
 
 
 def _future(panel: Panel, origins: IntArray, item_B: IntArray, known: IntArray, horizon: int) -> FloatArray:
@@ -161,7 +173,7 @@ def _future(panel: Panel, origins: IntArray, item_B: IntArray, known: IntArray, 
 
 def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, horizon: int) -> IntArray:
     """Stamps of every row of context and horizon; beyond the end of an item they are the nominal step apart."""
-    row_BW = origins[:, None] + np.arange(1 - context, horizon + 1)
+    row_BW = np.maximum(origins[:, None] + np.arange(1 - context, horizon + 1), panel.indptr[item_B, None])
     last_B1 = panel.indptr[item_B + 1, None] - 1
     beyond_BW = np.maximum(row_BW - last_B1, 0)
     times: IntArray = panel.times_of(np.minimum(row_BW, last_B1)) + beyond_BW * panel.step

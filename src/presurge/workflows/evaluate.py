@@ -123,7 +123,8 @@ def backtest(
             fits[:] = fitted
         if progress is not None and inner is None:
             progress("Fitting and scoring", done / len(parts), f"round {done} of {len(parts)}")
-    return replace(scoring.evaluation(seconds), notes=notes)
+    found = scoring.evaluation(seconds)
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def comparable(configs: Iterable[TrainConfig], dataset: Dataset) -> tuple[list[TrainConfig], tuple[str, ...]]:
@@ -213,7 +214,7 @@ def score_beside_baselines(
     possible, notes = comparable(configs.values(), dataset)
     others = [fit(dataset, one, progress=progress) for one in possible if one.model != model.name]
     found = score_fitted([fitted, *others], dataset, stride=stride, progress=progress)
-    return replace(found, notes=notes)
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def evaluate(
