@@ -24,6 +24,7 @@ from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import DAY, SECOND, WEEK, format_step
+from presurge.series.holidays import of_holidays
 from presurge.series.panel import Panel
 from presurge.sources.frames import Frame
 from presurge.sources.table import DUPLICATES
@@ -181,7 +182,7 @@ def _dataset(data: Data, columns: Columns) -> tuple[Dataset, Form]:
     """Read data as a caller says, and how the caller writes them."""
     source = opened(data)
     table = table_of(source, columns)
-    dataset = load_dataset(source, table)
+    dataset = load_dataset(source, table, known=of_holidays(columns.get("holidays")))
     _warn_of_duplicates(dataset.notes)
     return dataset, Form.of(data, source, table)
 

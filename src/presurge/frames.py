@@ -47,6 +47,7 @@ class Columns(TypedDict, total=False):
         kind: ``count`` or ``gauge`` for columns whose kind should not be inferred.
         step: Time between two rows, such as ``"5m"`` (default: the most frequent one).
         fill: What a time without a row holds: ``zero``, ``missing``, or ``auto``, zero for counts and missing for gauges.
+        holidays: Public holidays that are a covariate with a known future, such as ``DE-BY`` or ``US@America/New_York``.
     """
 
     time: str
@@ -58,6 +59,7 @@ class Columns(TypedDict, total=False):
     kind: Mapping[str, ChannelKind]
     step: str | None
     fill: Fill
+    holidays: str
 
 
 def opened(data: object) -> Source:
@@ -83,7 +85,9 @@ def reading_of(given: Columns) -> dict[str, Any]:
         hint = f"Choose among: {', '.join(sorted(Columns.__annotations__))}."
         raise ConfigError("there is no such setting", setting=min(unknown), hint=hint)
     said = {
-        _SETTINGS.get(key, key): value for key, value in given.items() if key == "item" or value is not None
+        _SETTINGS.get(key, key): value
+        for key, value in given.items()
+        if key == "item" or (value is not None and key != "holidays")
     }
     return {key: (said[key],) if key in _LISTS and isinstance(said[key], str) else said[key] for key in said}
 
@@ -96,11 +100,11 @@ def table_of(file: Source, given: Columns) -> TableConfig | None:
     Raises:
         ConfigError: No column is clearly the time, none can be forecast, or there is no such setting.
     """
-    read = reading_of(given)
-    if not isinstance(file, RowFile) or (not given and (file.table or _is_known(file))):
-        if given:
+    read, columns = reading_of(given), given.keys() - {"holidays"}
+    if not isinstance(file, RowFile) or (not columns and (file.table or _is_known(file))):
+        if columns:
             what = "only a table has columns to name; a panel and a prepared directory say what theirs are"
-            raise ConfigError(what, setting=min(given))
+            raise ConfigError(what, setting=min(columns))
         return None
     if "time" not in read:
         read["time"] = _time_of(file)

@@ -160,9 +160,11 @@ class DataOptions(Split, TableOptions):
 
     Attributes:
         data: A prepared directory, a request trace of a known format, or a table with --time and --value.
+        holidays: Public holidays of a country as a covariate with a known future, such as DE, DE-BY or US@America/New_York (default time zone: UTC).
     """
 
     data: Annotated[Path, typer.Argument(metavar="DATA")]
+    holidays: Annotated[str | None, "PLACE"] = None
 
     def load(self) -> "Dataset":
         """Load the data set, and print what reading it changed.
@@ -171,6 +173,7 @@ class DataOptions(Split, TableOptions):
             ConfigError: The options contradict each other.
             DataError: The data cannot be read.
         """
+        from presurge.series.holidays import of_holidays
         from presurge.workflows.dataset import TableConfig, examined, load_dataset, load_series
 
         changes, config = self.changes(), None
@@ -190,7 +193,7 @@ class DataOptions(Split, TableOptions):
             series,
             config,
             channels=changes.get("values") if config is None else None,
-            known=changes.get("known", ()),
+            known=(*changes.get("known", ()), *of_holidays(self.holidays)),
             observed=changes.get("observed", ()),
             test_fraction=self.test_fraction,
             validation_fraction=self.validation_fraction,

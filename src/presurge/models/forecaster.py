@@ -22,6 +22,7 @@ from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast, Peak
 from presurge.series.frequency import SECOND
+from presurge.series.holidays import with_holidays
 from presurge.series.panel import Channel, Clock, FloatArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, batch_of
@@ -87,10 +88,13 @@ class SeriesSpec:
     def view(self, panel: Panel) -> Panel:
         """What a panel holds of the channels and static features that the model reads, in its order and with its roles.
 
+        Channels of holidays come from the times of the rows.
+
         Raises:
             DataError: A channel or a static feature is missing.
         """
-        selected = panel.select([channel.name for channel in self.channels]).select_features(self.features)
+        names = [channel.name for channel in self.channels]
+        selected = with_holidays(panel, names).select(names).select_features(self.features)
         roles = {channel.name: channel.role for channel in self.channels}
         if all(roles[channel.name] == channel.role for channel in selected.channels):
             return selected

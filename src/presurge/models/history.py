@@ -6,6 +6,7 @@ import numpy as np
 
 from presurge.errors import DataError, HistoryError
 from presurge.series.frequency import format_step
+from presurge.series.holidays import holidays_after, is_holidays, with_holidays
 from presurge.series.panel import Clock, IntArray, Panel, columns_of
 from presurge.series.timestamps import format_stamp
 
@@ -74,14 +75,17 @@ def followed(
     if not spec.known:
         return history, history.indptr[1:] - 1
     names = [channel.name for channel in spec.known]
+    unmade = [name for name in names if not is_holidays(name)]
+    if future is None and history.stamps is None and not unmade:
+        future = holidays_after(history, horizon, names)
     if future is None:
         raise HistoryError(
-            f"the model needs the future of {', '.join(map(repr, names))}, {horizon} rows after the history",
+            f"the model needs the future of {', '.join(map(repr, unmade or names))}, {horizon} rows after the history",
             setting="future",
             hint="Give what is known of the rows to forecast in `future`.",
         )
     try:
-        future = future.select(names)
+        future = with_holidays(future, names).select(names)
     except DataError as error:
         hint = f"The model needs {', '.join(names)}. {error.hint}"
         raise HistoryError(f"the future has {error.what}", setting="future", hint=hint) from error
@@ -95,6 +99,7 @@ def followed(
         values=np.insert(history.values, after_F, ahead_FN, axis=0),
         indptr=history.indptr + horizon * np.arange(len(history.indptr)),
         stamps=None if stamps is None else np.insert(stamps, after_F, future.times_of(row_F)),
+        carried=None if history.carried is None else np.insert(history.carried, after_F, False, axis=0),
     )
     return series, series.indptr[1:] - 1 - horizon
 

@@ -16,6 +16,7 @@ from presurge.errors import ConfigError, DataError, within
 from presurge.files import sha256_of
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
+from presurge.series.holidays import is_holidays, with_holidays
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
 from presurge.series.timestamps import format_stamp
@@ -95,7 +96,8 @@ def load_dataset(
         table: How to read a table.
         step: Time between two rows, for a request trace (default: 60 s).
         channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
-        known: Its channels that are covariates with a known future; a table names its own.
+        known: Its channels that are covariates with a known future; a table names its own. Those of public holidays are made:
+            ``holidays:COUNTRY[-SUBDIVISION][@ZONE]``, such as ``holidays:DE-BY`` or ``holidays:US@America/New_York``.
         observed: Its channels that are covariates known up to now; a table names its own.
         test_fraction: Share of the rows, at the end, that is only scored (default: that of a prepared directory, else 0.2).
         validation_fraction: Share of the rows before the test rows (default: that of a prepared directory, else 0.2).
@@ -106,14 +108,13 @@ def load_dataset(
     """
     series = path if isinstance(path, Series) else load_series(path, table, step=step)
     if table is not None:
-        known, observed = table.known, table.observed
+        known, observed = (*table.known, *filter(is_holidays, known)), table.observed
     elif isinstance(path, Panel):
-        known, observed = (tuple(c.name for c in path.channels if c.role == r) for r in ("known", "observed"))
-    covariates = (*observed, *known)
-    targets = channels or [name for name in series.channels if name not in covariates]
-    with within(series.source["path"]):
-        panel = series.panel.with_ratios(targets).select(tuple(dict.fromkeys((*targets, *covariates))))
-    panel = panel.with_roles(known=known, observed=observed)
+        roles = {
+            role: tuple(c.name for c in path.channels if c.role == role) for role in ("known", "observed")
+        }
+        known, observed = (*roles["known"], *filter(is_holidays, known)), roles["observed"]
+    panel = _chosen(series, channels, known, observed)
     notes = series.notes
     if series.split is not None and test_fraction is None and validation_fraction is None:
         train, validation, test = series.split
@@ -134,6 +135,22 @@ def load_dataset(
         notes=notes,
         table=series.table.model_dump(mode="json") if series.table is not None else None,
     )
+
+
+def _chosen(
+    series: Series, channels: Sequence[str] | None, known: Sequence[str], observed: Sequence[str]
+) -> Panel:
+    """The channels to forecast and the covariates of a series, with their roles.
+
+    Raises:
+        DataError: There is no such channel.
+    """
+    covariates = (*observed, *known)
+    targets = channels or [name for name in series.channels if name not in covariates]
+    with within(series.source["path"]):
+        panel = with_holidays(series.panel.with_ratios(targets), known)
+        panel = panel.select(tuple(dict.fromkeys((*targets, *covariates))))
+    return panel.with_roles(known=dict.fromkeys(known), observed=observed)
 
 
 def _describe(split: tuple[Span, Span, Span], rows: int) -> str:

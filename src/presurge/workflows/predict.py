@@ -18,6 +18,7 @@ from presurge.models.forecaster import Forecaster, SeriesSpec
 from presurge.models.history import future_rows, matching_channels, unfit_items
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND, parse_step
+from presurge.series.holidays import is_holidays, with_holidays
 from presurge.series.panel import Panel
 from presurge.series.timestamps import format_stamp
 from presurge.sources.files import RowFile
@@ -114,7 +115,8 @@ def load_future(source: Path | RowFile, model: Forecaster, history: TableConfig 
     """
     spec = model.fitted_spec()
     step = f"{spec.step // SECOND}s"
-    return load_series(source, _future_table(source, spec, history, step), step=step, now=_NEVER).panel
+    panel = load_series(source, _future_table(source, spec, history, step), step=step, now=_NEVER).panel
+    return with_holidays(panel, [channel.name for channel in spec.known])
 
 
 def forecast_items(
@@ -244,7 +246,7 @@ def history_table(
     """
     if not isinstance(source, RowFile):
         return None
-    channels = model.fitted_spec().channels
+    channels = [channel for channel in model.fitted_spec().channels if not is_holidays(channel.name)]
     roles = {"values": "target", "known": "known", "observed": "observed"}
     columns = {key: tuple(c.name for c in channels if c.role == role) for key, role in roles.items()}
     base = config["training"].get("table") or {}
@@ -273,13 +275,13 @@ def _future_table(
         ConfigError: The model reads no future.
         HistoryError: The file is of no known format and lacks a column.
     """
-    if not spec.known:
+    kinds = {channel.name: channel.kind for channel in spec.known if not is_holidays(channel.name)}
+    if not kinds:
         raise ConfigError(
             "the model uses no known columns, so it reads no future",
             setting="future",
             hint="Leave it out, or train a model that uses `known=COL`.",
         )
-    kinds = {channel.name: channel.kind for channel in spec.known}
     if not isinstance(source, RowFile):
         return None
     time = history.time if history else _time_column(source, tuple(kinds))
