@@ -164,9 +164,11 @@ def test_rounds_without_a_window_are_passed_over_unless_all_are(make_panel: Make
         backtest(data(make_panel(values, kinds="c")), configs.values(), stride=1)
 
 
+@pytest.mark.parametrize("at_once", [100, 1 << 19])
 def test_a_directory_gets_every_forecast_and_the_report_or_nothing(
-    make_panel: MakePanel, tmp_path: Path
+    make_panel: MakePanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    monkeypatch.setattr("presurge.evaluation.rolling._ROWS_AT_ONCE", at_once)
     whole = data(make_panel(load(), kinds="c"))
     configs = list(resolve_each(["linear"], WINDOWS, {}).values())
     frames: list[pl.DataFrame] = []

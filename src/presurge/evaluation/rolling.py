@@ -22,6 +22,8 @@ from presurge.series.spans import Span
 Keep = Callable[[pl.DataFrame], None]
 """Takes the forecasts of one model from some origins, as ``forecast_frame`` gives them."""
 
+_ROWS_AT_ONCE = 1 << 19
+
 
 def rounds(
     dataset: Dataset, horizon: int, *, stride: int = 1, cutoffs: int | None = None, refit: int | None = None
@@ -168,11 +170,20 @@ def forecast_file(path: Path) -> Iterator[Keep]:
     """
     with atomic_path(path) as file:
         parts: list[Path] = []
+        held: list[pl.DataFrame] = []
+
+        def write() -> None:
+            parts.append(file.with_name(f"{len(parts)}.parquet"))
+            pl.concat(held, how="diagonal").write_parquet(parts[-1])
+            held.clear()
 
         def keep(frame: pl.DataFrame) -> None:
-            parts.append(file.with_name(f"{len(parts)}.parquet"))
-            frame.write_parquet(parts[-1])
+            held.append(frame)
+            if sum(map(len, held)) >= _ROWS_AT_ONCE:
+                write()
 
         yield keep
+        if held:
+            write()
         whole = pl.concat([pl.scan_parquet(part) for part in parts], how="diagonal")
         whole.sink_parquet(file)
