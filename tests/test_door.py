@@ -153,6 +153,10 @@ def test_static_features_are_columns_that_do_not_change() -> None:
     np.testing.assert_array_equal(panel.features, [[2], [8]])
     assert panel.feature_names == ("gpus",)
     assert panel.channels[0].kind == "gauge"
+    notes = presurge.fit(frame, **COLUMNS, static="gpus", model="drift", context=24).notes
+    assert not any("gpus" in note for note in notes)  # a baseline is not expected to use it
+    notes = presurge.fit(frame, **COLUMNS, static="gpus", **SIZES).notes
+    assert "linear does not use these covariates: gpus" in notes
     frame.loc[700, "gpus"] = 3
     with pytest.raises(DataError, match=r"row \d+, column 'gpus', item 'host-1'.*one number in all rows"):
         presurge.read(frame, **COLUMNS, static="gpus")
@@ -182,6 +186,12 @@ def test_a_forecast_has_arrays_and_a_json_form(model: presurge.Model) -> None:
     assert forecast.mean.shape == (2, 2, 1)
     assert [row["item"] for row in forecast.to_dict()["forecast"]] == ["host-0"] * 2 + ["host-1"] * 2
     assert repr(forecast).startswith("Forecast of linear\n")
+    assert (forecast.peak.mean_IC >= forecast.mean.max(axis=1) - 1e-3).all()
+    asked = model.predict(FRAME, levels=[0.9, 0.3])
+    assert list(asked.columns[-2:]) == ["q0.3", "q0.9"]
+    np.testing.assert_array_equal(asked["q0.9"], model.predict(FRAME)["q0.9"])
+    with pytest.raises(PresurgeError, match="levels: "):
+        model.predict(FRAME, levels=[90])
 
 
 def test_a_panel_and_a_file_go_in_too(model: presurge.Model, tmp_path: Path) -> None:

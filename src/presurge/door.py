@@ -239,6 +239,7 @@ class Model:
         future: Data | None = None,
         fill_gaps: GapRule = "error",
         max_age: str | None = None,
+        levels: Sequence[float] | None = None,
         **columns: Unpack[Columns],
     ) -> Frame:
         """Forecast what follows the last row of every item: a frame in long form, whose ``plot()`` draws it.
@@ -253,12 +254,13 @@ class Model:
             future: The known covariates of the rows to forecast, as many as the model's horizon.
             fill_gaps: Whether an item with a gap in the context has no forecast (``error``), or the gap is interpolated.
             max_age: Largest age of the last row of an item, such as ``"15m"``; an older item has no forecast.
+            levels: Levels of the quantiles (default: those that were calibrated).
             columns: What differs from the training data in the names or types of columns.
 
         Raises:
             HistoryError: No item can be forecast, because the history is too short or has gaps, or the future does not fit.
         """
-        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age}
+        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age, "levels": levels}
         made, past = self._forecast(data, config, future, columns)
         reasons = [f"no forecast of {item!r}: {reason}" for item, reason in made.missing.items()]
         for sentence in (*reasons, *made.flags):
@@ -273,10 +275,11 @@ class Model:
         future: Data | None = None,
         fill_gaps: GapRule = "error",
         max_age: str | None = None,
+        levels: Sequence[float] | None = None,
         **columns: Unpack[Columns],
     ) -> Forecast:
         """As ``predict``, but as arrays, with the peak over the horizon, flags, and a JSON form (``to_dict``)."""
-        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age}
+        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age, "levels": levels}
         return self._forecast(data, config, future, columns)[0]
 
     def _forecast(

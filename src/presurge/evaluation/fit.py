@@ -93,8 +93,9 @@ def fit_model(
             "intervals rest on the errors of all items together"
         )
         report = replace(report, notes=(*report.notes, note))
-    used = {channel.name for channel in model.fitted_spec().channels}
-    unused = [channel for channel in dataset.panel.channel_names if channel not in used]
+    spec, panel = model.fitted_spec(), dataset.panel
+    used = {*(channel.name for channel in spec.channels), *spec.features}
+    unused = [column for column in (*panel.channel_names, *panel.feature_names) if column not in used]
     if unused and name not in BASELINES:
         note = f"{name} does not use these covariates: {', '.join(unused)}"
         logger.warning(note)
