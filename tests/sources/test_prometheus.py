@@ -297,6 +297,14 @@ def test_a_saved_answer_may_be_pretty_and_have_labels(tmp_path: Path) -> None:
         assert panel.values[:, 0].tolist() == [1, 2.5, 1, 2.5]
 
 
+def test_items_of_different_labels_stay_apart(tmp_path: Path) -> None:
+    series = [{"metric": {name: "x"}, "values": [[START, text]]} for name, text in (("a", "1"), ("b", "2"))]
+    answer = parse_answer(
+        json.dumps({"status": "success", "data": {"resultType": "matrix", "result": series}}), "a.json"
+    )
+    assert answer.frame.select("item", "value").rows() == [("a=x", 1), ("b=x", 2)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -56,11 +56,10 @@ class ReadingOptions(Options):
 
     Attributes:
         time: Column with the time of each request, for a log of no known format; the field of an object is usage.tokens.
-        input_tokens: Column with the tokens of the prompt (default: tokens are not counted).
-        output_tokens: Column with the tokens of the answer (default: tokens are not counted).
-        status: Column that tells failed requests (default: a request without an output token failed).
+        input_tokens: Column with the tokens of the prompt (default: that of the format; no tokens with --time alone).
+        output_tokens: Column with the tokens of the answer (default: that of the format; no tokens with --time alone).
+        status: Column that tells failed requests (default: that of the format; without one, no output token is a failure).
         ok: Values of --status that mean success (default: 100 to 399, and words such as ok, success and completed).
-        model: Column with the model, for a series of each model (default: one series of all).
         failures: Count failed requests as requests and as failures (keep), or only as failures (drop).
         format: Format of the log (default: recognised by the columns).
         time_unit: Unit of numeric timestamps (default: inferred from their magnitude).
@@ -72,7 +71,6 @@ class ReadingOptions(Options):
     output_tokens: Annotated[str | None, "COL"] = None
     status: Annotated[str | None, "COL"] = None
     ok: Annotated[list[str], "VALUE[,VALUE...]"] = field(default_factory=list)
-    model: Annotated[str | None, "COL"] = None
     failures: Literal["keep", "drop"] = "keep"
     format: str | None = None
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
@@ -174,12 +172,14 @@ class WholeOptions(NameOptions, AnalyzeOptions, SplitOptions, StepOptions):
 
     Attributes:
         log: A log of requests: a file, or - for standard input.
+        model: Column with the model, for a series of each model (default: one series of all).
         out: Directory to write to; other files in it are kept.
         dense: Also write the series with one row per second.
     """
 
     log: Annotated[Path | None, typer.Argument(metavar="LOG")] = None
     out: Annotated[Path, "DIR"]
+    model: Annotated[str | None, "COL"] = None
     dense: bool = False
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,13 +200,16 @@ def _add(series: Series, text: str, where: str) -> list[str]:
 def _answer(series: Series, where: str, notes: Iterable[str]) -> Answer:
     """A row for each moment and item, a column for each metric; infinite values are missing."""
     rows, infinite = [], 0
+    used = {label for labels in series for label, _ in labels if label != "__name__"}
     for labels, points in series.items():
-        own = {label: text for label, text in labels if label != "__name__"}
+        own = [text if len(used) == 1 else f"{name}={text}" for name, text in labels if name != "__name__"]
         infinite += sum(map(math.isinf, points.values()))
         known = [(moment, value) for moment, value in points.items() if math.isfinite(value)]
         frame = pl.DataFrame(known, schema={"time": pl.Float64, "value": pl.Float64}, orient="row")
         rows.append(
-            frame.with_columns(item=pl.lit(_item(own)), channel=pl.lit(dict(labels).get("__name__", "value")))
+            frame.with_columns(
+                item=pl.lit(",".join(own)), channel=pl.lit(dict(labels).get("__name__", "value"))
+            )
         )
     if not any(len(frame) for frame in rows):
         hint = "Check the query and its times: the server keeps samples for a limited time."
@@ -218,11 +221,4 @@ def _answer(series: Series, where: str, notes: Iterable[str]) -> Answer:
     lost = [f"infinite values taken as missing: {infinite:,}"] if infinite else []
     return Answer(
         frame=frame.drop("item") if alone else frame, table=table, notes=(*dict.fromkeys(notes), *lost)
-    )
-
-
-def _item(labels: Mapping[str, str]) -> str:
-    """The name of a series: the value of its only label, or all labels."""
-    return (
-        next(iter(labels.values())) if len(labels) == 1 else ",".join(f"{k}={v}" for k, v in labels.items())
     )
