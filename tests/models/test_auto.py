@@ -54,17 +54,40 @@ def test_judging_windows_are_evenly_spaced_and_few(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("challenger", "won"),
+    ("loss", "squared", "won"),
     [
-        ([0.8, 0.8, 0.8], True),
-        ([0.9, 0.9, 0.9], False),  # not by the margin
-        ([0.5, 0.5, 1.01], False),  # not in every fold
-        ([1.2, 1.2, 1.2], False),
+        ([0.8, 0.8, 0.8], [1, 1, 1], True),
+        ([0.8, 0.8, 0.8], [1, 1, 1.01], False),  # its mean is worse
+        ([0.9, 0.9, 0.9], [0.5, 0.5, 0.5], False),  # not by the margin
+        ([0.5, 0.5, 1.01], [0.5, 0.5, 0.5], False),  # not in every fold
+        ([1.2, 1.2, 1.2], [1, 1, 1], False),
     ],
 )
-def test_a_challenger_has_to_be_clearly_and_steadily_better(challenger: list[float], won: bool) -> None:
-    rival_FC, linear_FC = np.array(challenger)[:, None], np.ones((3, 1))
-    assert clearly_better(rival_FC, linear_FC, 0.15).tolist() == [won]
+def test_a_challenger_has_to_be_clearly_and_steadily_better(
+    loss: list[float], squared: list[float], won: bool
+) -> None:
+    rival_FKC = np.stack([loss, squared], axis=1)[:, :, None]
+    assert clearly_better(rival_FKC, np.ones((3, 2, 1)), 0.15).tolist() == [won]
+
+
+def test_a_shrunken_forecast_does_not_win(make_panel: MakePanel) -> None:
+    """Rare bursts at random: zero has the least absolute error of all, and says nothing."""
+    rng = np.random.default_rng(8)
+    y = np.where(rng.random(2000) < 0.2, rng.gamma(1, 100, 2000), 0).round()
+    panel = make_panel(y, kinds="c")
+    model = Auto(context=20, horizon=2, config=AutoConfig(challengers=("zero", "recent-median"), margin=0))
+    report = model.fit(panel, panel.full_span())
+    assert report.chosen["c0"]["model"] == "linear"
+    assert {row["model"] for row in report.candidates} == {"linear", "zero", "recent-median"}
+
+
+def test_a_challenger_without_room_is_left_out(make_panel: MakePanel) -> None:
+    """Neither steps of 11 minutes, which do not divide a day, nor 300 rows of a minute: no row of the table, no failure."""
+    for step in (11, 1):
+        panel = make_panel(np.random.default_rng(9).poisson(9, 300), kinds="c", step=step * MINUTE)
+        names = {row["model"] for row in Auto(context=8, horizon=2).fit(panel, panel.full_span()).candidates}
+        assert {"day-ago", "week-ago"}.isdisjoint(names)
+        assert {"zero", "recent-median", "ses", "damped-trend", "linear"} <= names
 
 
 def test_the_linear_model_wins_where_it_can(load: Panel) -> None:

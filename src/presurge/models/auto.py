@@ -1,31 +1,40 @@
 """The automatic choice: a linear model on the best scale, unless a baseline is clearly and steadily better.
 
-The linear model chooses transform, inputs and ridge for each channel by rolling validation. Challengers (the baselines, unless
-you name others) are then fitted to the same folds and judged on the same windows. A challenger takes a channel only if it is
-better in *every* fold and by a clear margin in all folds together, because a small lead on validation rows says little about
-later rows. Any model of the registry may challenge.
+The linear model chooses transform, inputs and ridge for each channel by rolling validation. Challengers (the baselines and
+exponential smoothing, unless you name others) are then fitted to the same folds and judged on the same windows, by the weighted
+quantile loss of forecasts with the quantiles of their own errors. A challenger takes a channel only if it is better in *every*
+fold and by a clear margin in all folds together, because a small lead on validation rows says little about later rows; and only
+if its squared error is no larger, so that no shrunken forecast wins. Any model of the registry may challenge.
 """
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from presurge.config import Config
+from presurge.errors import DataError
 from presurge.models import plugins, registry
 from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
 from presurge.models.linear.linear import Linear, LinearConfig
-from presurge.models.linear.select import Fold, thinned, window_errors
+from presurge.models.linear.select import Fold, item_sizes, quantile_loss, thinned
 from presurge.progress import Progress, silent
-from presurge.series.panel import IntArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import Float64Array
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch, targets_of, window_origins
+from presurge.series.windows import WindowBatch, batch_of, chunks, targets_of, window_origins
 from presurge.store import Arrays
 from presurge.training.config import TrainingConfig
+
+_VALUES_AT_ONCE = 1 << 21
+_TINY = float(np.finfo(np.float32).tiny)
+_FEWEST_WINDOWS = 20
+"""Windows of a fold below which it cannot judge a challenger: on short real series most switches did harm."""
+_VALUES_SCORED = 6_000
+"""Rows and channels of windows that judge a challenger in one fold."""
 
 
 class AutoConfig(Config):
@@ -33,7 +42,7 @@ class AutoConfig(Config):
 
     Attributes:
         challengers: Models that may take a channel from the linear model.
-        margin: Share of the linear model's error by which a challenger has to be better. It guards against series that no
+        margin: Share of the linear model's WQL by which a challenger has to be better. It guards against series that no
             linear map suits and is not tuned: on real series no margin lowered the average error on later rows, so this one
             keeps switches rare.
         folds: Folds of the training rows that choose.
@@ -41,7 +50,7 @@ class AutoConfig(Config):
         epochs: Maximum number of passes of a challenger that learns by gradient; None takes the model's own.
     """
 
-    challengers: tuple[str, ...] = ("last-value", "recent-mean", "drift", "seasonal-naive")
+    challengers: tuple[str, ...] = (*registry.BASELINES, "ses", "damped-trend")
     margin: float = Field(0.15, ge=0, lt=1)
     folds: int = Field(3, ge=1, le=20)
     stride: int = Field(1, ge=1)
@@ -61,6 +70,23 @@ class Member(NamedTuple):
 
     model: Forecaster
     channels: IntArray
+
+
+class _Judged(NamedTuple):
+    """A fold, the windows that judge in it, and the points of the linear model."""
+
+    fold: Fold
+    origins: IntArray
+    actual_BHC: FloatArray
+    own_BHC: FloatArray
+
+    @classmethod
+    def of(cls, fold: Fold, linear: Linear, panel: Panel) -> Self:
+        """Forecast from evenly spaced origins of a fold with the linear model that was fitted to it."""
+        horizon = linear.horizon
+        origins = window_origins(panel, fold.judge, context=linear.context, horizon=horizon)
+        origins = thinned(origins, max(1, _VALUES_SCORED // (horizon * len(panel.targets))))
+        return cls(fold, origins, targets_of(panel, origins, horizon), _points(linear, panel, origins))
 
 
 class Auto(Forecaster):
@@ -99,8 +125,10 @@ class Auto(Forecaster):
         report, judged = linear.fit_with_folds(panel, train, validation, progress=progress)
         rivals: list[dict[str, Any]] = []
         best: dict[str, dict[str, Any]] = {}
-        for done, name in enumerate(challengers if judged else (), 1):
-            for rival, won in self._challenge(name, panel, judged):
+        folds = [_Judged.of(fold, own, panel) for fold, own in judged if challengers]
+        enough = min((len(fold.origins) for fold in folds), default=0) >= _FEWEST_WINDOWS
+        for done, name in enumerate(challengers if enough else (), 1):
+            for rival, won in self._challenge(name, panel, folds):
                 rivals.append(rival)
                 leader = best.get(rival["channel"])
                 if won and (leader is None or _lead(rival) < _lead(leader)):
@@ -115,7 +143,7 @@ class Auto(Forecaster):
         # With the covariates that linear uses, if it is in use.
         self.spec = linear.spec if linear.name in names else SeriesSpec.of(panel.only_targets())
         unbeaten = f"no challenger is better in every fold and by {self.config.margin:.0%} overall"
-        why = unbeaten if judged else "too few rows to judge"
+        why = unbeaten if enough else "too few rows to judge"
         return FitReport(
             model=self.name,
             n_windows=report.n_windows,
@@ -127,31 +155,49 @@ class Auto(Forecaster):
         )
 
     def _challenge(
-        self, name: str, panel: Panel, judged: Sequence[tuple[Fold, Linear]]
+        self, name: str, panel: Panel, judged: Sequence["_Judged"]
     ) -> list[tuple[dict[str, Any], bool]]:
-        """Compare a challenger with the linear model: for each channel a row of WAPEs over all folds, and whether it won."""
-        sums_FKC = np.array([self._errors(name, panel, fold, linear) for fold, linear in judged])
-        won_C = clearly_better(sums_FKC[:, 1], sums_FKC[:, 0], self.config.margin)
-        linear_C, rival_C, size_C = sums_FKC.sum(axis=0)
-        wape_KC = np.array([rival_C, linear_C]) / np.maximum(size_C, np.finfo(np.float64).tiny)
+        """Compare a challenger with the linear model: for each channel a row of WQLs over all folds, and whether it won.
+
+        A challenger that cannot be fitted to a fold, or forecast one of its windows, has no row.
+        """
+        try:
+            sums_FKMC = np.array([self._losses(name, panel, one) for one in judged])
+        except DataError:
+            return []
+        won_C = clearly_better(sums_FKMC[:, :, 0], sums_FKMC[:, :, 1], self.config.margin)
+        loss_MC, _, (size_C, _) = sums_FKMC.sum(axis=0)
+        wql_MC = loss_MC / np.maximum(size_C, _TINY)
         channels = [panel.channel_names[column] for column in panel.targets]
         return [
-            ({"model": name, "channel": channel, "error": error, "linear_error": own}, won)
-            for channel, error, own, won in zip(channels, *wape_KC.tolist(), won_C.tolist(), strict=True)
+            ({"model": name, "channel": channel, "wql": wql, "linear_wql": own}, won)
+            for channel, wql, own, won in zip(channels, *wql_MC.tolist(), won_C.tolist(), strict=True)
+            if wql or own
         ]
 
-    def _errors(self, name: str, panel: Panel, fold: Fold, linear: Linear) -> Float64Array:
-        """Sums over the windows of a fold that both models can forecast [3, C].
+    def _losses(self, name: str, panel: Panel, judged: "_Judged") -> Float64Array:
+        """Sums over the windows of a fold that both models can forecast [3, M = 2, C], of the challenger and of linear.
 
-        They are those of the absolute errors of the linear model and of the challenger, and of the absolute actual values.
+        They are those of the quantile loss, of the squared error and of the absolute actual values.
         """
-        rival, horizon = self._fitted(name, panel, fold.learn), self.horizon
-        context = max(linear.context, rival.context)
-        origins = thinned(window_origins(panel, fold.judge, context=context, horizon=horizon))
-        size_BC = np.abs(targets_of(panel, origins, horizon)).sum(axis=1, dtype=np.float64)
-        sums_KBC = np.array([*(_errors_of(model, panel, origins) for model in (linear, rival)), size_BC])
-        sums_KC: Float64Array = sums_KBC.sum(axis=1, where=~np.isnan(sums_KBC).any(axis=0))
-        return sums_KC
+        rival = self._fitted(name, panel, judged.fold.learn)
+        within = window_origins(panel, judged.fold.judge, context=rival.context, horizon=self.horizon)
+        both_B = np.isin(judged.origins, within)
+        rival_BHC = _points(rival, panel, judged.origins[both_B])
+        made_MBHC = np.stack((rival_BHC, judged.own_BHC[both_B], judged.actual_BHC[both_B])).astype(
+            np.float64
+        )
+        size_IC = item_sizes(panel, judged.fold.learn)
+        made_MBHC /= size_IC[panel.items_of(judged.origins[both_B]), None]  # every item counts in its size
+        sums_KMC = np.zeros((3, 2, len(panel.targets)))
+        for c, column in enumerate(panel.targets):
+            whole_B = ~np.isnan(made_MBHC[..., c]).any(axis=(0, 2))
+            *points_MBH, actual_BH = made_MBHC[..., c][:, whole_B]
+            for m, point_BH in enumerate(points_MBH if len(actual_BH) else ()):
+                counts = panel.channels[column].kind == "count"
+                losses = (quantile_loss(actual_BH, point_BH, counts=counts), np.square(point_BH - actual_BH))
+                sums_KMC[:, m, c] = *(loss.sum() for loss in losses), np.abs(actual_BH).sum()
+        return sums_KMC
 
     def _fitted(self, name: str, panel: Panel, train: Span) -> Forecaster:
         model = self._new(name)
@@ -211,35 +257,36 @@ class Auto(Forecaster):
             self.members.append(Member(model, np.array(document["channels"], np.int64)))
 
 
-def clearly_better(rival_FC: Float64Array, linear_FC: Float64Array, margin: float) -> npt.NDArray[np.bool_]:
+def clearly_better(rival_FKC: Float64Array, linear_FKC: Float64Array, margin: float) -> npt.NDArray[np.bool_]:
     """Whether a challenger is better in every fold, and by the margin in all together, for each channel: bool [C].
 
     Args:
-        rival_FC: Sums of its absolute errors by fold and channel.
-        linear_FC: The same of the linear model.
-        margin: Share of the error of the linear model.
+        rival_FKC: Sums of its quantile loss and of its squared error, perhaps of more, by fold and channel.
+        linear_FKC: The same of the linear model.
+        margin: Share of the quantile loss of the linear model.
     """
-    clear_C = rival_FC.sum(axis=0) < (1 - margin) * linear_FC.sum(axis=0)
-    won_C: npt.NDArray[np.bool_] = clear_C & (rival_FC < linear_FC).all(axis=0)
+    rival_KC, linear_KC = rival_FKC.sum(axis=0), linear_FKC.sum(axis=0)
+    clear_C = (rival_KC[0] < (1 - margin) * linear_KC[0]) & (rival_KC[1] <= linear_KC[1])
+    won_C: npt.NDArray[np.bool_] = clear_C & (rival_FKC[:, 0] < linear_FKC[:, 0]).all(axis=0)
     return won_C
 
 
 def _lead(rival: dict[str, Any]) -> float:
-    """The error of a challenger as a share of that of the linear model."""
-    return float(rival["error"] / rival["linear_error"])
+    """The WQL of a challenger as a share of that of the linear model."""
+    return float(rival["wql"] / rival["linear_wql"])
 
 
 def _reason(own: dict[str, Any], why: str, rival: dict[str, Any] | None) -> dict[str, Any]:
     """The model of a channel and why: a challenger that won, or the linear model."""
     if rival is None:
         return {"model": Linear.name, "solver": "exact", **own, "why": why}
-    why = f"better than linear ({rival['linear_error']:.4g}) in every fold and by the margin"
-    return {"model": rival["model"], "error": rival["error"], "why": why}
+    why = f"better than linear ({rival['linear_wql']:.4g}) in every fold and by the margin"
+    return {"model": rival["model"], "wql": rival["wql"], "why": why}
 
 
-def _errors_of(model: Forecaster, panel: Panel, origins: IntArray) -> Float64Array:
-    """The sum of absolute errors of every window: float64 [B, C], NaN where anything is missing."""
-    errors = window_errors(
-        lambda batch: plugins.predict(model, batch).point_BHC, panel, origins, model.context, model.horizon
-    )
-    return np.concatenate([np.zeros((0, len(panel.targets))), *(error_B1C[:, 0] for error_B1C in errors)])
+def _points(model: Forecaster, panel: Panel, origins: IntArray) -> FloatArray:
+    """The points of all windows: float32 [B, H, C], NaN where none can be made."""
+    made_BHC = [np.zeros((0, model.horizon, len(panel.targets)), np.float32)]
+    for part in chunks(origins, max(1, _VALUES_AT_ONCE // (model.context * len(panel.channels)))):
+        made_BHC.append(plugins.predict(model, batch_of(panel, part, model.context, model.horizon)).point_BHC)
+    return np.concatenate(made_BHC)

@@ -28,6 +28,7 @@ from presurge.models.linear.select import (
     Fold,
     absolute_and_squared,
     complete_starts,
+    item_sizes,
     no_window,
     quantile_loss,
     thinned,
@@ -35,7 +36,7 @@ from presurge.models.linear.select import (
 )
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.models.smoothing import SIMPLE, smoothing_maps
-from presurge.series.panel import FloatArray, IntArray, Panel
+from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, batch_of, chunks, targets_of
@@ -198,6 +199,7 @@ class ChannelProblem:
         y_IR = [panel.values[a:b, 0] for a, b in zip(train.first, train.last, strict=True)]
         observed_IR = [y_R[~np.isnan(y_R)].astype(np.float64) for y_R in y_IR]
         self.train_IR = {name: y_R for name, y_R in zip(panel.items, observed_IR, strict=True) if y_R.size}
+        self.unit_I = item_sizes(panel, train)[:, 0]
         self.known = [channel.role == "known" for channel in panel.channels[1:]]
 
     def choose(self, term_sets: Sequence[Mapping[str, bool]]) -> ChannelFit:
@@ -395,7 +397,7 @@ class ChannelProblem:
                 self.horizon,
                 absolute_and_squared,
             )
-            weight_B = 1 / self._units(origins)
+            weight_B = 1 / self.unit_I[self.panel.items_of(origins)]
             error_KBP = np.concatenate([error_KBP1[..., 0] for error_KBP1 in errors], axis=1)
             sums_KP += np.stack((weight_B @ error_KBP[0], weight_B**2 @ error_KBP[1]))
             actual_BH1 = targets_of(self.panel, origins, self.horizon)
@@ -411,7 +413,7 @@ class ChannelProblem:
         total = size = 0.0
         for f, model in fits.items():
             origins = thinned(self.judge_F[f] + self.context - 1, most)
-            unit_B1 = self._units(origins)[:, None]
+            unit_B1 = self.unit_I[self.panel.items_of(origins), None]
             actual_BH = targets_of(self.panel, origins, self.horizon)[:, :, 0] / unit_B1
             batch = batch_of(self.panel, origins, self.context, self.horizon)
             point_BH = self._forecast(model, terms, batch)[:, :, 0] / unit_B1
@@ -423,9 +425,3 @@ class ChannelProblem:
         """Forecasts of some windows: float64 [B, N, 1]."""
         inputs = further_inputs(terms, self.calendars, batch)
         return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
-
-    def _units(self, origins: IntArray) -> Float64Array:
-        """The mean absolute training value of the item of each origin: float64 [B]."""
-        sizes = (np.abs(self.train_IR.get(name, np.ones(1))).mean() for name in self.panel.items)
-        unit_I = np.array([float(size) or 1.0 for size in sizes])
-        return unit_I[self.panel.items_of(origins)]

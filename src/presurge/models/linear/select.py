@@ -93,6 +93,17 @@ def window_errors(
         yield loss(mean_BPHC - actual_BHC[:, None]).sum(axis=-2)
 
 
+def item_sizes(panel: Panel, span: Span) -> Float64Array:
+    """The mean absolute value of every item and target in a span [I, C]; 1 where all is zero or missing."""
+    sizes_IC = np.ones((len(panel.items), len(panel.targets)))
+    for item, (first, last) in enumerate(zip(span.first, span.last, strict=True)):
+        for c, column in enumerate(panel.targets):
+            y_R = panel.values[first:last, column].astype(np.float64)
+            y_R = np.abs(y_R[~np.isnan(y_R)])
+            sizes_IC[item, c] = (y_R.mean() if len(y_R) else 0) or 1
+    return sizes_IC
+
+
 def absolute_and_squared(error: Float64Array) -> Float64Array:
     """Both losses, on an axis of their own before the others: one is least for the median, the other for the mean."""
     return np.stack((np.abs(error), np.square(error)))
