@@ -178,7 +178,10 @@ def test_a_saved_model_forecasts_the_same_here_and_on_the_command_line(
     np.testing.assert_array_equal(renamed["mean"], own["mean"])
     with pytest.raises(HistoryError, match="data: a model that was loaded has no history"):
         loaded.predict()
+    assert repr(loaded) == repr(model)
     assert "linear: 3 rows of 30m ahead, from 48" in repr(loaded)
+    assert model.evaluation is not None
+    assert model.evaluation.verdicts()[0] in repr(loaded)
 
 
 def test_a_forecast_has_arrays_and_a_json_form(model: presurge.Model) -> None:

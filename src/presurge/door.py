@@ -94,7 +94,7 @@ def fit(
     check_model(config)
     fitted = workflow.fit(dataset, config, progress=progress)
     done = finish(fitted, dataset, config, progress=progress)
-    record = done.record | {"verdicts": list(done.evaluation.verdicts()), "reading": list(dataset.notes)}
+    record = done.record | {"reading": list(dataset.notes)}
     past = _Past(dataset.panel, form, TableConfig(**dataset.table) if dataset.table else None)
     return Model(forecaster=done.model, record=record, evaluation=done.evaluation, history=past)
 

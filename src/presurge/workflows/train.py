@@ -147,6 +147,7 @@ def finish(
     model = (final or fitted).model
     model.error = fitted.model.error = measured_error(evaluation, model.name)
     record = _training_record(fitted, dataset, config, split or {}, final)
+    record["verdicts"] = list(evaluation.verdicts())
     return Finished(model=model, fitted=fitted, evaluation=evaluation, record=record)
 
 
