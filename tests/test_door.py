@@ -1,5 +1,7 @@
 """The Python door: what goes in as a frame comes back as such a frame, and the numbers are those of the other doors."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -331,6 +333,17 @@ def test_the_frame_draws_itself(model: presurge.Model) -> None:
     own = model.predict(in_polars(FRAME))
     assert len(own.plot().axes) == 2
     assert type(own.filter(pl.col("item") == "host-0")) is pl.DataFrame
+
+
+def test_a_frame_that_draws_itself_is_copied_pickled_and_written_as_any_other(
+    model: presurge.Model, tmp_path: Path
+) -> None:
+    for frame in (model.predict(FRAME), model.predict(in_polars(FRAME))):
+        for other in (pickle.loads(pickle.dumps(frame)), copy.deepcopy(frame), copy.copy(frame)):
+            assert other.equals(frame)
+    assert type(pickle.loads(pickle.dumps(model.predict(in_polars(FRAME))))) is pl.DataFrame
+    model.predict(in_polars(FRAME)).write_parquet(tmp_path / "forecast.parquet")
+    assert pl.read_parquet(tmp_path / "forecast.parquet").equals(model.predict(in_polars(FRAME)))
 
 
 def test_pandas_still_draws_what_it_is_asked_for(model: presurge.Model) -> None:

@@ -204,6 +204,9 @@ def _drawing(frame: pl.DataFrame, draw: Callable[[], "Figure"]) -> pl.DataFrame:
         def plot(self) -> "Figure":  # type: ignore[override]
             return draw()
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            return pl.DataFrame, (pl.DataFrame(self),)  # pickled without the drawing
+
     return Drawing(frame)
 
 
