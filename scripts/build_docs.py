@@ -158,6 +158,8 @@ def build_api(out: Path) -> None:
     pdoc.render.configure(docformat="google", show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # pdoc only warns of a module that it cannot import
+        # In a NamedTuple it cannot look up a class of the same module or of a circular import, and writes its name.
+        warnings.filterwarnings("ignore", message="Error parsing type annotation .* for presurge.*__init__")
         warnings.filterwarnings(
             "ignore", message=".*PydanticDataclass"
         )  # a name that exists for type checkers only
