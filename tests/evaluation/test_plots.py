@@ -259,6 +259,15 @@ def test_relative_clocks_read_as_days_and_hours(begin: int, span: int, expected:
     assert 3 <= len(labels) <= 8
 
 
+@pytest.mark.parametrize("span", [SECOND * 2**k for k in range(3, 26)])
+def test_a_narrow_relative_clock_has_ticks_that_fit(span: int) -> None:
+    with styled(NARROW):
+        figure = new_figure(NARROW, 100)
+        axes = figure.subplots()
+        axes.plot(time_axis(axes, np.array([7 * HOUR + 1, 7 * HOUR + 1 + span]), "relative", NARROW), [0, 1])
+        assert 1 <= len(axes.get_xticks()) <= 4
+
+
 @pytest.mark.parametrize("layout", [WIDE, NARROW], ids=lambda layout: layout.name)
 @pytest.mark.parametrize(
     "span",

@@ -42,16 +42,13 @@ _ROUND_STEPS = (1, 2, 2.5, 5, 10)
 _SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
 """Percent -> opacity of the interval, drawn over the wider ones."""
 _UNITS = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
-_TICKS = tuple(
-    count * unit
-    for unit, counts in (
-        (SECOND, (1, 5, 15, 30)),
-        (MINUTE, (1, 5, 15, 30)),
-        (HOUR, (1, 2, 3, 6, 12)),
-        (DAY, (1, 2, 7)),
-    )
-    for count in counts
-)
+_COUNTS = {
+    SECOND: (1, 2, 5, 10, 15, 30),
+    MINUTE: (1, 2, 5, 10, 15, 30),
+    HOUR: (1, 2, 3, 6, 12),
+    DAY: (1, 2, 4, 7),
+}
+_TICKS = tuple(count * unit for unit, counts in _COUNTS.items() for count in counts)
 """Distances of the ticks of a relative clock."""
 
 
@@ -177,7 +174,7 @@ def time_axis(axes: Axes, times_us: npt.NDArray[np.int64], clock: Clock, layout:
         formatter: Formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
     else:
         size, label = DAY, "time on the trace’s clock"
-        apart = (times_us[-1] - times_us[0]) / (6 if wide else 2.5)
+        apart = (times_us[-1] - times_us[0]) / (6 if wide else 3.2)
         tick = next((unit for unit in _TICKS if unit >= apart), -(-int(apart) // DAY) * DAY)
         first = -(-times_us[0] // tick) * tick
         locator = FixedLocator((np.arange(first, times_us[-1] + 1, tick) / DAY).tolist())
