@@ -12,7 +12,7 @@ the channels of centres and calibrations are there twice, as they are and as the
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class Tracked(NamedTuple):
     quantiles_BHQC: FloatArray | None
     followed_B: IntArray
     levels: tuple[float, ...] = ()
-    peak: Optional["Tracked"] = None
+    peak: Any = None  # a Tracked; the API reference cannot resolve that name in a named tuple
 
 
 @dataclass(eq=False)

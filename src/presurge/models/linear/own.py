@@ -9,7 +9,7 @@ Shapes: I items, C targets, P shares.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ that learn from all items."""
 class Own(NamedTuple):
     """The model of one item, and its share of the forecast of every target: float64 [C]."""
 
-    model: "Linear"
+    model: Any  # a Linear; the API reference cannot resolve that name in a named tuple
     share_C: Float64Array
 
 
