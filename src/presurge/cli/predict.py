@@ -101,21 +101,23 @@ def predict(
 def forecast_text(forecast: "Forecast") -> str:
     """The forecast as a table of 80 columns: mean, median and 80 % interval of every row, and of the peak.
 
-    With levels of its own, the interval is that between the outermost of them.
+    Without the levels of that interval it shows the one between the outermost levels.
     """
     from presurge.evaluation.report.tables import number
 
-    told = forecast.to_dict()
-    low, high = ("0.1", "0.9") if {0.1, 0.9} <= set(forecast.levels) else ("", "")
-    if forecast.levels and not low:
-        low, high = f"{forecast.levels[0]:g}", f"{forecast.levels[-1]:g}"
+    told, levels = forecast.to_dict(), forecast.levels or (0.1, 0.9)
+    usual = {0.1, 0.9} <= set(levels)
+    low, high = ("0.1", "0.9") if usual else (f"{levels[0]:g}", f"{levels[-1]:g}")
+    peaks = told["peak"] if forecast.mean.shape[1] > 1 else []
     rows = []
-    for row in [*told["forecast"], *({"timestamp": "peak", **peak} for peak in told["peak"])]:
+    for row in [*told["forecast"], *({"timestamp": "peak", **peak} for peak in peaks)]:
         known = row["quantiles"]
         interval = f"{number(known[low])} to {number(known[high])}" if known else "not calibrated"
         median = number(row["median"]) if known else "-"
         cells = [str(row["timestamp"]), row["channel"], number(row["mean"]), median, interval]
         rows.append([str(row["item"]), *cells] if forecast.named else cells)
-    between = "80 % interval" if not low or (low == "0.1" and high == "0.9") else f"{low} to {high}"
+    between = "80 % interval" if usual else f"{low} to {high}"
     header = [*(["item"] if forecast.named else []), "time", "channel", "mean", "median", between]
-    return format_table(header, rows, "<" * forecast.named + "<<>>>")
+    when = f", trained {forecast.trained}" if forecast.trained else ""
+    table = format_table(header, rows, "<" * forecast.named + "<<>>>")
+    return f"{table}\n{forecast.model}{when}; intervals {forecast.intervals}"

@@ -163,13 +163,12 @@ def calibrate(
         folds = [[half for windows in folds[0] if len((half := windows.half(k)).origins_B)] for k in (0, 1)]
     if not all(folds):
         return calibration
-    channels = len(count_C)
-    chosen = with_chosen_rates(calibration.first_channels(channels), folds)
+    chosen = with_chosen_rates(calibration.first_channels(len(count_C)), folds)
     return replace(
         calibration,
-        bias_KHC=np.concatenate((chosen.bias_KHC, calibration.bias_KHC[..., channels:]), axis=-1),
+        bias_KHC=np.tile(chosen.bias_KHC, 2),
         rates_HQC=np.tile(chosen.rates_HQC, 2),
-        weight_C=np.append(chosen.weight_C, calibration.weight_C[channels:]),
+        weight_C=np.tile(chosen.weight_C, 2),
     )
 
 

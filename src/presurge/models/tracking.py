@@ -208,10 +208,15 @@ class IntervalTracker:
         median_BHC = _median(centre_BHZC[:, :, 0], quantiles_BHQC, levels)
         if not self._peaks:
             return Tracked(mean_BHC, median_BHC, quantiles_BHQC, followed_B, levels)
-        every = [np.split(part, 2, axis=-1) for part in (mean_BHC, median_BHC, quantiles_BHQC)]
-        mean, median, quantiles = (np.maximum(top, np.maximum.accumulate(own, 1)) for own, top in every)
-        peak = Tracked(mean, median, quantiles, followed_B, levels)
-        return Tracked(every[0][0], every[1][0], every[2][0], followed_B, levels, peak)
+        channels = len(calibration.count_C) // 2
+        mean_BHC, median_BHC = mean_BHC[..., :channels], median_BHC[..., :channels]
+        quantiles_BHQC, top_BHQC = quantiles_BHQC[..., :channels], quantiles_BHQC[..., channels:]
+        highest_BHQC = np.maximum.accumulate(quantiles_BHQC, axis=1)
+        top_BHQC = np.maximum(top_BHQC, highest_BHQC)
+        top_BHC = _top_mean(mean_BHC, quantiles_BHQC, top_BHQC, calibration)
+        peak_BHC = _median(top_BHC, top_BHQC, levels)
+        peak = Tracked(top_BHC, peak_BHC, top_BHQC, followed_B, levels)
+        return Tracked(mean_BHC, median_BHC, quantiles_BHQC, followed_B, levels, peak)
 
     def _begun(self, item_B: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
         """Residual quantiles [B, H, Q, C] and mean errors [B, H, C] as calibrated; they follow the errors of no row."""
@@ -377,3 +382,22 @@ def _median(
     if quantiles_BHQC is None or 0.5 not in levels:
         return point_BHC
     return quantiles_BHQC[:, :, levels.index(0.5)]
+
+
+def _top_mean(
+    mean_BHC: FloatArray, quantiles_BHQC: FloatArray, top_BHQC: FloatArray, calibration: Calibration
+) -> FloatArray:
+    """Means of the running maxima: the largest mean, moved as the quantiles of the peak are from those of the steps.
+
+    What moves is the average of all quantiles: by the same share for counts, whose peaks grow with the load, else by the same
+    distance.
+    """
+    levels, channels = np.array(calibration.levels), mean_BHC.shape[2]
+    share_Q1 = np.diff(np.concatenate(([0], (levels[1:] + levels[:-1]) / 2, [1])))[:, None]
+    own_BHC = np.maximum.accumulate((quantiles_BHQC * share_Q1).sum(axis=2), axis=1)
+    top_BHC = (top_BHQC * share_Q1).sum(axis=2)
+    highest_BHC = np.maximum.accumulate(mean_BHC, axis=1)
+    grown_BHC = highest_BHC * top_BHC / np.where(own_BHC > 0, own_BHC, 1)
+    moved_BHC = np.where(calibration.count_C[:channels], grown_BHC, highest_BHC + top_BHC - own_BHC)
+    result: FloatArray = np.maximum(moved_BHC, highest_BHC).astype(np.float32)
+    return result
