@@ -211,8 +211,7 @@ class IntervalTracker:
         channels = len(calibration.count_C) // 2
         mean_BHC, median_BHC = mean_BHC[..., :channels], median_BHC[..., :channels]
         quantiles_BHQC, top_BHQC = quantiles_BHQC[..., :channels], quantiles_BHQC[..., channels:]
-        highest_BHQC = np.maximum.accumulate(quantiles_BHQC, axis=1)
-        top_BHQC = np.maximum(top_BHQC, highest_BHQC)
+        top_BHQC = np.maximum.accumulate(np.maximum(top_BHQC, quantiles_BHQC), axis=1)
         top_BHC = _top_mean(mean_BHC, quantiles_BHQC, top_BHQC, calibration)
         peak_BHC = _median(top_BHC, top_BHQC, levels)
         peak = Tracked(top_BHC, peak_BHC, top_BHQC, followed_B, levels)
@@ -399,5 +398,5 @@ def _top_mean(
     highest_BHC = np.maximum.accumulate(mean_BHC, axis=1)
     grown_BHC = highest_BHC * top_BHC / np.where(own_BHC > 0, own_BHC, 1)
     moved_BHC = np.where(calibration.count_C[:channels], grown_BHC, highest_BHC + top_BHC - own_BHC)
-    result: FloatArray = np.maximum(moved_BHC, highest_BHC).astype(np.float32)
-    return result
+    result: FloatArray = np.maximum.accumulate(np.maximum(moved_BHC, highest_BHC), axis=1)
+    return result.astype(np.float32)
