@@ -9,12 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from presurge.errors import DataError
+from presurge.models import registry
 from presurge.models.linear.dlinear import DLinear, DLinearConfig
 from presurge.models.linear.solve import DEFAULT_RIDGE
 from presurge.series.panel import Panel
 from presurge.series.scalers import Scaler
 from presurge.series.spans import Span
 from presurge.series.windows import batch_of, targets_of, window_origins
+from presurge.training.config import TrainingConfig
 
 MakePanel = Callable[..., Panel]
 NORMALISATIONS = pytest.mark.parametrize("normalisation", ["none", "last", "mean", "meanabs"])
@@ -28,9 +30,20 @@ def fitted(
     return model
 
 
+def sized(panel: Panel) -> Panel:
+    """The panel as DLinear sees it: of several items each divided by its mean absolute value."""
+    if len(panel.items) == 1:
+        return panel
+    parts = [
+        panel.values[a:b].astype(np.float64) for a, b in zip(panel.indptr, panel.indptr[1:], strict=False)
+    ]
+    values = np.concatenate([part / np.nanmean(np.abs(part), axis=0) for part in parts])
+    return panel.replace(values=values.astype(np.float32))
+
+
 def written_out(panel: Panel, channels: Sequence[int], width: int, stride: int = 1) -> np.ndarray:
     """All whole windows of the given channels, one after another, in float64."""
-    windows = []
+    windows, panel = [], sized(panel)
     for begin, end in zip(panel.indptr, panel.indptr[1:], strict=False):
         for start in range(int(begin), int(end) - width + 1, stride):
             windows += [panel.values[start : start + width, c].astype(np.float64) for c in channels]
@@ -143,10 +156,13 @@ def test_forecasts_are_those_of_the_network(
     batch = batch_of(load, np.arange(100, 120), 30)
     point_BHC = model.predict(batch).point_BHC
     for context_LC, mean_HC in zip(batch.context_BLC, point_BHC, strict=True):
-        scaled = network(model.scaler.scale(context_LC), model.weights, kernel)
-        expected = np.maximum(model.scaler.unscale(scaled), [0, 0, -np.inf])
+        size_C = model.sizes[batch.items[0]]
+        scaled = network(model.scaler.scale(context_LC / size_C), model.weights, kernel)
+        expected = np.maximum(model.scaler.unscale(scaled) * size_C, [0, 0, -np.inf])
         np.testing.assert_allclose(mean_HC, expected, rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(model.folded.predict_one(context_LC), mean_HC, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            model.folded.predict_one(context_LC / size_C) * size_C, mean_HC, rtol=1e-6, atol=1e-6
+        )
 
 
 @NORMALISATIONS
@@ -326,3 +342,26 @@ def test_the_standard_benchmark(shared: Path, make_panel: MakePanel) -> None:
     error = model.predict(batch_of(panel, origins, 336)).point_BHC - targets_of(panel, origins, 96)
     assert np.square(error).mean() <= 0.376
     assert np.abs(error).mean() <= 0.396
+
+
+@pytest.mark.parametrize("solver", ["exact", "sgd"])
+def test_items_of_any_size_are_forecast_alike(make_panel: MakePanel, solver: str, tmp_path: Path) -> None:
+    """The size of one item changes no forecast of another, and scales its own, as that of an item that is new."""
+    y = np.random.default_rng(23).gamma(3, 10, (2, 400))
+    config = DLinearConfig.model_validate({"solver": solver})
+    found = []
+    for size in (1.0, 1e4):
+        panel = make_panel(np.concatenate([y[0], size * y[1]]), lengths=(400, 400))
+        model = DLinear(context=12, horizon=2, config=config, training=TrainingConfig(epochs=1))
+        model.fit(panel, panel.full_span())
+        model.save(tmp_path / f"{size:g}")
+        again, _ = registry.load(tmp_path / f"{size:g}")
+        strange = make_panel(size * y[0]).replace(items=("new",))
+        batches = [batch_of(panel, rows, 12) for rows in (np.arange(11, 398), np.arange(411, 798))]
+        batches.append(batch_of(strange, np.arange(11, 398), 12))
+        points = [model.predict(batch).point_BHC for batch in batches]
+        for batch, point in zip(batches, points, strict=True):
+            np.testing.assert_array_equal(again.predict(batch).point_BHC, point)
+        found.append([points[0], points[1] / size, points[2] / size])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3)

@@ -115,7 +115,8 @@ def test_what_is_saved_forecasts_as_the_network_did(
     batch = batch_of(gauges, origins, 12)
     point_BHC = again.predict(batch).point_BHC
     np.testing.assert_array_equal(point_BHC, fitted.predict(batch).point_BHC)
-    error = (point_BHC - targets_of(gauges, origins, 3)) / fitted.scaler.scale_C
+    size_B1C = np.array([fitted.sizes[gauges.items[item]] for item in batch.item_B])[:, None]
+    error = (point_BHC - targets_of(gauges, origins, 3)) / size_B1C / fitted.scaler.scale_C
     best = min(row["validation_loss"] for row in report.history)
     assert np.square(error).mean() == pytest.approx(best, rel=1e-5)
     assert report.n_parameters == 2 * (2 if individual else 1) * 13 * 3
@@ -129,7 +130,9 @@ def test_it_comes_close_to_the_exact_solver(gauges: Panel, individual: bool) -> 
     learned = model(training(learning_rate=0.005), individual=individual)
     learned.fit(gauges, span)
     batch = batch_of(gauges, window_origins(gauges, span, context=12, horizon=3), 12)
-    apart = (learned.predict(batch).point_BHC - exact.predict(batch).point_BHC) / exact.scaler.scale_C
+    size_B1C = np.array([exact.sizes[gauges.items[item]] for item in batch.item_B])[:, None]
+    apart = (learned.predict(batch).point_BHC - exact.predict(batch).point_BHC) / size_B1C
+    apart /= exact.scaler.scale_C
     assert np.sqrt(np.square(apart).mean()) < 0.01
     np.testing.assert_allclose(learned.folded.weight_CHL, exact.folded.weight_CHL, atol=0.01)
 
@@ -231,7 +234,8 @@ def test_validation_weighs_what_is_known(gauges: Panel) -> None:
     for origin in window_origins(holed, validation, context=12, horizon=3):
         context = values[origin - 11 : origin + 1]
         if np.isfinite(context).all():
-            error = fitted.folded.predict_one(context) - values[origin + 1 : origin + 4]
+            size_C = fitted.sizes[holed.items[int(holed.items_of(np.array([origin]))[0])]]
+            error = fitted.folded.predict_one(context / size_C) - values[origin + 1 : origin + 4] / size_C
             squares.append(np.square(error / fitted.scaler.scale_C))
     assert row["validation_loss"] == pytest.approx(np.nanmean(squares), rel=1e-4)
 
@@ -245,6 +249,7 @@ def test_a_series_without_a_complete_window_is_an_error(make_panel: MakePanel) -
 
 
 def test_an_explosion_names_the_rows(gauges: Panel, tmp_path: Path) -> None:
+    gauges = gauges.take_items([0])  # one series keeps its size
     values = gauges.values.copy()
     values[400, 1] = 3e30
     panel = gauges.replace(values=values)

@@ -21,7 +21,7 @@ from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
 from presurge.models.linear.moments import LEAST_SIZE, Moments, Normalisation, anchor, moments_of, no_moments
-from presurge.models.linear.select import complete_starts, no_window, window_errors
+from presurge.models.linear.select import complete_starts, item_sizes, no_window, window_errors
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -145,6 +145,8 @@ class DLinear(Forecaster):
     }
     config: DLinearConfig
     scaler: Scaler
+    sizes: dict[str, Float64Array]
+    """Of several items: mean absolute training values [C], which contexts are divided by and forecasts multiplied."""
     weights: dict[str, FloatArray]
     """``seasonal.weight`` and ``trend.weight`` [G, H, L], ``seasonal.bias`` and ``trend.bias`` [G, H]; scaled values."""
     folded: FoldedLinear
@@ -169,6 +171,12 @@ class DLinear(Forecaster):
             )
         panel = panel.only_targets()
         self.spec = SeriesSpec.of(panel)
+        self.sizes = {}
+        if len(panel.items) > 1:
+            sizes_IC = item_sizes(panel, train)
+            self.sizes = dict(zip(panel.items, sizes_IC, strict=True))
+            sizes_RC = np.repeat(sizes_IC, np.diff(panel.indptr), axis=0)
+            panel = panel.replace(values=(panel.values / sizes_RC).astype(np.float32))
         scaler = "meanabs" if self.config.normalisation == "meanabs" else self.config.scaler
         self.scaler = Scaler.fit(panel.take(train).values, scaler, self.config.transform)
         if self.solver == "exact":
@@ -201,7 +209,12 @@ class DLinear(Forecaster):
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows; the forecast of a channel with a missing value in its context is NaN."""
-        rows_BRC = self.folded.predict(batch.targets())
+        context_BLC = batch.targets()
+        if self.sizes:
+            size_B1C = self._sizes(batch, context_BLC)[:, None]
+            rows_BRC = (self.folded.predict(context_BLC / size_B1C) * size_B1C).astype(np.float32)
+        else:
+            rows_BRC = self.folded.predict(context_BLC)
         if self.config.loss != "quantile":
             return Prediction(rows_BRC)
         levels = len(QUANTILE_LEVELS)
@@ -209,18 +222,29 @@ class DLinear(Forecaster):
         quantiles_BHQC = np.sort(rows_BRC.reshape(shape), axis=2)  # sorted, quantiles never cross
         return Prediction(quantiles_BHQC[:, :, QUANTILE_LEVELS.index(0.5)], quantiles_BHQC)
 
+    def _sizes(self, batch: WindowBatch, context_BLC: FloatArray) -> FloatArray:
+        """The size of the item of every window [B, C]; of an item that is new, that of its context."""
+        new_C = np.full(context_BLC.shape[2], np.nan)
+        known_IC = np.array([self.sizes.get(name, new_C) for name in batch.items])
+        own_BC = np.abs(context_BLC).mean(axis=1)
+        size_BC: FloatArray = np.where(np.isnan(known_IC), 0, known_IC)[batch.item_B].astype(np.float32)
+        size_BC = np.where(size_BC > 0, size_BC, own_BC)
+        return np.where(size_BC > 0, size_BC, np.float32(1))
+
     @property
     def n_parameters(self) -> int:
         """Weights and biases of both maps: ``2 G (L + 1) H``."""
         return sum(array.size for array in self.weights.values())
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """The scaler and the weights."""
-        return {"scaler": self.scaler.to_dict()}, dict(self.weights)
+        """The scaler, the sizes of several items and the weights."""
+        sizes = {name: size_C.tolist() for name, size_C in self.sizes.items()}
+        return {"scaler": self.scaler.to_dict(), "sizes": sizes}, dict(self.weights)
 
     def restore(self, state: dict[str, Any], arrays: Arrays) -> None:
         """The scaler and the weights."""
         self.scaler = Scaler.from_dict(state["scaler"])
+        self.sizes = {name: np.array(size) for name, size in state.get("sizes", {}).items()}
         self._adopt(arrays)
 
     def _adopt(self, weights: dict[str, FloatArray]) -> None:
