@@ -73,10 +73,15 @@ def test_the_share_below_an_upper_quantile_is_at_least_its_level_on_average(n: i
             assert below > level - 3 * np.sqrt(level * (1 - level) / 300)
 
 
-def test_the_median_is_the_median() -> None:
-    residual = np.random.default_rng(3).normal(size=(40, 2, 1)).astype(np.float32)
-    measured = Calibration.measure(residual, np.zeros_like(residual), np.array([False]))
-    np.testing.assert_allclose(measured.residuals_KHQC[0, :, 5], np.median(residual, axis=0), rtol=1e-6)
+def test_the_median_is_the_median_or_nothing_where_chance_explains_it() -> None:
+    noise = np.random.default_rng(3).normal(size=(40, 2, 1)).astype(np.float32)
+    for residual, known in ((noise + 2, True), (noise, False)):
+        measured = Calibration.measure(residual, np.zeros_like(residual), np.array([False]))
+        median_HC = np.median(residual, axis=0)
+        assert (
+            np.square(median_HC).sum() > 2 * np.pi / 2 * (noise.var(axis=0, ddof=1)[:, 0] @ [1 / 40, 2 / 40])
+        ) == known
+        np.testing.assert_allclose(measured.residuals_KHQC[0, :, 5], median_HC * known, rtol=1e-6)
 
 
 def test_residuals_of_counts_are_between_square_roots() -> None:

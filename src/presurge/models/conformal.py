@@ -9,6 +9,7 @@ Shapes: B windows, H horizon, C target channels, Q quantiles, K groups of residu
 of each item with enough windows of its own; Z centres: the points and, from a model that learned them, its quantiles.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
@@ -94,8 +95,14 @@ class Calibration:
             chosen = slice(None) if name is None else np.asarray(item_B) == name
             actual, made = actual_BHC[chosen], centre_BHZC[chosen]
             apart_BHZC = errors_of(actual[:, :, None, :], made, count_C)
-            residuals[k] = conformal_quantiles(apart_BHZC[:, :, min(1, made.shape[2] - 1) :], levels)
-            bias[k] = _mean_error(actual - made[:, :, 0])
+            own_BHZC = apart_BHZC[:, :, min(1, made.shape[2] - 1) :]
+            residuals[k] = conformal_quantiles(own_BHZC, levels)
+            if 0.5 in levels:
+                q = levels.index(0.5)
+                own_BHC = own_BHZC[:, :, q if own_BHZC.shape[2] > 1 else 0]
+                residuals[k, :, q] = _beyond_chance(residuals[k, :, q], own_BHC, math.pi / 2)
+            error_BHC = actual - made[:, :, 0]
+            bias[k] = _beyond_chance(_mean(error_BHC), error_BHC, 1)
         rates = default_rates(horizon, levels, channels)
         weight = np.full(channels, MEAN_WEIGHT, np.float32)
         return cls(
@@ -256,21 +263,31 @@ def conformal_quantiles(residual_BHZC: FloatArray, levels: tuple[float, ...]) ->
     return result
 
 
-def _mean_error(error_BHC: FloatArray) -> FloatArray:
-    """Mean errors [H, C]; 0 for a channel whose mean errors are no larger than chance makes them.
+def _mean(error_BHC: FloatArray) -> FloatArray:
+    """The mean of the known errors [H, C]; 0 of none."""
+    total_HC = np.nansum(error_BHC, axis=0, dtype=np.float64)
+    mean_HC: FloatArray = total_HC / np.maximum((~np.isnan(error_BHC)).sum(axis=0), 1)
+    return mean_HC
 
-    Errors of windows that overlap in h rows are worth an h-th of as many independent ones. A mean error is kept where its
+
+def _beyond_chance(offset_HC: FloatArray, error_BHC: FloatArray, variance: float) -> FloatArray:
+    """The mean or median of some errors; 0 for a channel where it is no larger than chance makes it.
+
+    Errors of windows that overlap in h rows are worth an h-th of as many independent ones. An offset is kept where its
     square, summed over the steps, exceeds twice its variance: then it reduces the squared error of later forecasts (the
     rule of Akaike's criterion for one parameter).
+
+    Args:
+        offset_HC: The mean or median.
+        error_BHC: The errors; NaN where one is unknown.
+        variance: Of the offset of n independent errors, times n, where that of an error is 1: for a median pi / 2.
     """
-    known = ~np.isnan(error_BHC)
-    n_HC = known.sum(axis=0)
-    total_HC = np.where(known, error_BHC, 0).sum(axis=0, dtype=np.float64)
-    mean_HC = total_HC / np.maximum(n_HC, 1)
-    spread_HC = np.square(np.where(known, error_BHC - mean_HC, 0)).sum(axis=0) / np.maximum(n_HC - 1, 1)
+    n_HC = (~np.isnan(error_BHC)).sum(axis=0)
+    away_BHC = np.nan_to_num(error_BHC - _mean(error_BHC))
+    spread_HC = variance * np.square(away_BHC).sum(axis=0) / np.maximum(n_HC - 1, 1)
     independent_HC = np.maximum(n_HC / np.arange(1, len(n_HC) + 1)[:, None], 1)
-    kept_C = np.square(mean_HC).sum(axis=0) > 2 * (spread_HC / independent_HC).sum(axis=0)
-    return np.where(kept_C, mean_HC, 0).astype(np.float32)
+    kept_C = np.square(offset_HC).sum(axis=0) > 2 * (spread_HC / independent_HC).sum(axis=0)
+    return np.where(kept_C, offset_HC, 0).astype(np.float32)
 
 
 def at_levels(
