@@ -126,3 +126,24 @@ def test_a_span_without_a_window_is_refused(make_panel: MakePanel) -> None:
 def test_as_many_windows_at_once_as_memory_allows() -> None:
     assert chunk_size(120, 3, 3) > chunk_size(120, 96, 3) > chunk_size(120, 96, 30) >= 1
     assert chunk_size(10**9, 3, 3) == 1
+
+
+def test_auto_and_the_baselines_shorten_a_context_that_the_rows_have_no_room_for(
+    make_panel: MakePanel,
+) -> None:
+    """An hour of minutes, and the default context of 120 rows; a model that was asked for by name refuses."""
+    panel = make_panel(np.random.default_rng(1).poisson(50, 60), kinds="c")
+    train, validation, test = panel.full_span().cut(["0.6", "0.1", "0.3"])
+    data = Dataset(
+        panel=panel, train=train, validation=validation, test=test, validation_given=False, source={}
+    )
+    fits = {name: fit_model(name, data, context=120, horizon=1) for name in ("auto", "ses", "last-value")}
+    assert {name: fit.model.context for name, fit in fits.items()} == dict.fromkeys(fits, 12)
+    told = "The 36 training rows hold too few windows of 120 rows: auto reads the last 12."
+    assert told in fits["auto"].report.notes
+    assert not fits["last-value"].report.notes
+    assert fit_model("auto", data, context=15, horizon=1).model.context == 15
+    assert fit_model("auto", data, context=17, horizon=1).model.context == 12
+    for name in ("linear", "dlinear"):
+        with pytest.raises(DataError, match="hold no window of 120"):
+            fit_model(name, data, context=120, horizon=1)

@@ -34,6 +34,8 @@ MAX_WINDOWS = 20_000
 _MIN_WINDOWS = 1_000
 _MAX_RESIDUALS = 1 << 21
 _EARLIER_FITS = 2
+_FEWEST_WINDOWS = 20
+"""With fewer training windows, a model that can shortens its context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +70,7 @@ def fit_model(
     began = time.process_time()
     kind = model_class(name)
     config = validated(kind.config_class, settings or {}, where=f"settings of {name}")
+    asked, context = context, room_for(kind, dataset, context, horizon)
     check_rows(dataset, context, horizon)
     new = partial(plugins.make, kind, context=context, horizon=horizon, config=config)
     model = new(training=training)
@@ -93,6 +96,9 @@ def fit_model(
             "intervals rest on the errors of all items together"
         )
         report = replace(report, notes=(*report.notes, note))
+    if context < asked and name not in BASELINES:
+        few = f"The {len(dataset.train):,} training rows hold too few windows of {asked} rows"
+        report = replace(report, notes=(*report.notes, f"{few}: {name} reads the last {context}."))
     spec, panel = model.fitted_spec(), dataset.panel
     used = {*(channel.name for channel in spec.channels), *spec.features}
     unused = [column for column in (*panel.channel_names, *panel.feature_names) if column not in used]
@@ -101,6 +107,14 @@ def fit_model(
         logger.warning(note)
         report = replace(report, notes=(*report.notes, note))
     return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
+
+
+def room_for(kind: type[Forecaster], dataset: Dataset, context: int, horizon: int) -> int:
+    """The context; of a model that shortens it, a third of the longest item where hardly a training window has room for it."""
+    windows = window_origins(dataset.panel, dataset.train, context=context, horizon=horizon)
+    if not kind.shortens or len(windows) >= _FEWEST_WINDOWS:
+        return context
+    return max(1, min(context, int((dataset.train.last - dataset.train.first).max()) // 3))
 
 
 def check_rows(dataset: Dataset, context: int, horizon: int) -> None:

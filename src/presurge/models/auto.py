@@ -99,6 +99,7 @@ class Auto(Forecaster):
         "margin": {"low": 0.0, "high": 0.3},
         "folds": {"low": 2, "high": 6},
     }
+    shortens: ClassVar[bool] = True
     config: AutoConfig
     members: list[Member]
 

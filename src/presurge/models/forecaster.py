@@ -169,6 +169,8 @@ class Forecaster(ABC):
     search_space: ClassVar[dict[str, Any]] = {}
     """What ``presurge tune`` searches: setting -> a list of values, or ``{"low", "high", "log", "step"}``. A setting that means
     something only beside others adds ``{"only_with": {other setting: values}}``, and gives a list as ``{"choices": ...}``."""
+    shortens: ClassVar[bool] = False
+    """Whether it takes a shorter context where the training rows hold next to no window of the one asked for."""
     provider: ClassVar[str | None] = None
     """Where a model from outside Presurge came from; set when it is registered."""
 

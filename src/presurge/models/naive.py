@@ -29,6 +29,7 @@ class _Baseline(Forecaster):
 
     refits = True
     tolerates_gaps = True
+    shortens = True
     n_parameters = 0
 
     def fit(

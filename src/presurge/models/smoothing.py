@@ -82,6 +82,7 @@ class SimpleSmoothing(Forecaster):
 
     refits = True
     tolerates_gaps = True
+    shortens = True
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
