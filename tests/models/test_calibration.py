@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presurge.models.conformal import Calibration, at_levels, extrapolated
+from presurge.models.conformal import Calibration, at_levels, supported
 from presurge.series.forecast import QUANTILE_LEVELS
 
 
@@ -172,9 +172,15 @@ def test_calibrated_levels_stay_as_they_are_and_counts_do_not_become_negative() 
     assert (found >= 0).all()
 
 
-@pytest.mark.parametrize(("n", "beyond"), [(9, (0.05, 0.95, 0.99)), (19, (0.99,)), (98, (0.99,)), (99, ())])
-def test_levels_beyond_the_last_residual_are_extrapolated(n: int, beyond: tuple[float, ...]) -> None:
-    assert extrapolated((0.05, 0.1, 0.5, 0.9, 0.95, 0.99), n) == beyond
+@pytest.mark.parametrize(
+    ("n", "low", "high"),
+    [(9, 0.1, 0.9), (19, 0.05, 0.95), (98, 1 / 99, 98 / 99), (99, 0.01, 0.99), (5_000, 0.01, 0.99)],
+)
+def test_neither_the_residuals_nor_the_calibrated_levels_reach_farther(
+    n: int, low: float, high: float
+) -> None:
+    """The n-th of n residuals is the conformal quantile n / (n + 1), and beyond the last level none was measured."""
+    assert supported(QUANTILE_LEVELS, n) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_missing_values_are_left_out() -> None:

@@ -159,7 +159,11 @@ def test_any_level_can_be_asked_for(trained: tuple[Linear, Panel]) -> None:
     np.testing.assert_array_equal(made.peak.quantiles_IQC[:, [0, 2]], usual.peak.quantiles_IQC[:, [5, 7]])
     np.testing.assert_array_equal(made.mean, usual.mean)
     assert not any("extrapolated" in flag for flag in usual.flags)
-    assert any(flag.startswith("extrapolated quantiles: 0.9999 (") for flag in made.flags)
+    assert "extrapolated quantiles: 0.9999 (calibrated on 196 windows from 0.01 to 0.99)" in made.flags
+    beyond = model.forecast(
+        panel, levels=(0.006, 0.01, 0.99, 0.992)
+    ).flags  # 196 windows alone would reach 0.9949
+    assert [flag.split(" (")[0] for flag in beyond] == ["extrapolated quantiles: 0.006, 0.992"]
     for levels in ((), (0.5, 1.0), (-0.1,)):
         with pytest.raises(ConfigError, match="between 0 and 1") as caught:
             model.forecast(panel, levels=levels)

@@ -309,9 +309,10 @@ def at_levels(
     return found
 
 
-def extrapolated(levels: tuple[float, ...], n_windows: int) -> tuple[float, ...]:
-    """The levels that lie beyond the largest or smallest of n residuals: ``(n + 1) min(q, 1 - q) < 1``."""
-    return tuple(level for level in levels if (n_windows + 1) * min(level, 1 - level) < 1 - 1e-9)
+def supported(levels: tuple[float, ...], n_windows: int) -> tuple[float, float]:
+    """The smallest and the largest level that levels calibrated on n residuals support: ``(n + 1) min(q, 1 - q) >= 1``."""
+    least = 1 / (n_windows + 1)
+    return max(levels[0], least), min(levels[-1], 1 - least)
 
 
 def in_words(calibration: Calibration | None, followed_B: IntArray) -> str:

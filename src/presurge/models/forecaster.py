@@ -16,7 +16,7 @@ from presurge import __version__, store
 from presurge.config import Config
 from presurge.errors import ConfigError, HistoryError, ModelError
 from presurge.models import plugins
-from presurge.models.conformal import Calibration, at_levels, extrapolated, in_words
+from presurge.models.conformal import Calibration, at_levels, in_words, supported
 from presurge.models.history import followed, matching_history
 from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.progress import Progress
@@ -310,14 +310,14 @@ class Forecaster(ABC):
             if share := int(away.sum()):
                 flags.append(
                     f"the mean of {channel.name} lies outside the 80 % interval in {share} of {away.size} rows: a few "
-                    "large values carry it, so plan with the quantiles"
+                    "extreme values carry it, so plan with the quantiles"
                 )
         n_windows = self.calibration.support_of(items)
-        if beyond := extrapolated(levels, n_windows):
+        low, high = supported(self.calibration.levels, n_windows)
+        if beyond := [level for level in levels if not low - 1e-9 <= level <= high + 1e-9]:
             names = ", ".join(f"{level:g}" for level in beyond)
-            flags.append(
-                f"extrapolated quantiles: {names} ({n_windows:,} calibration windows reach no farther)"
-            )
+            reach = f"calibrated on {n_windows:,} windows from {low:.2g} to {high:.4g}"
+            flags.append(f"extrapolated quantiles: {names} ({reach})")
         return tuple(flags)
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
