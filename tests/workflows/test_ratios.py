@@ -61,3 +61,18 @@ def test_a_ratio_from_table_trace_and_prepared_data(log: Path, capsys: Any) -> N
         means = forecast_of(name, history, capsys)
         assert all(20 < mean < 400 for mean in means[1::2]), (name, history)
     assert NAME in next(log.glob("b/**/metrics.json")).read_text()
+
+
+def test_a_ratio_of_every_item_of_a_fleet(log: Path, capsys: Any) -> None:
+    frame = pl.read_csv("trace.csv").with_row_index("n")
+    frame.with_columns(
+        Model=pl.when(pl.col("n") % 3 == 0).then(pl.lit("a")).otherwise(pl.lit("b"))
+    ).write_csv("models.csv")
+    run("prepare models.csv --model Model --out data", capsys)
+    run(
+        f"train data --value requests,{NAME} --out fleet --model linear --context 20 --horizon 2 --no-plots",
+        capsys,
+    )
+    every = run("predict fleet --history data", capsys)["forecast"]
+    alone = run("predict fleet --history data --item b", capsys)["forecast"]
+    assert [row for row in every if row["item"] == "b"] == [{**row, "item": "b"} for row in alone]

@@ -102,6 +102,10 @@ class Panel:
     def _check(self, values: FloatArray, indptr: IntArray, features: npt.NDArray[Any]) -> None:
         if values.ndim != 2 or values.shape[1] != len(self.channels):
             raise DataError(f"values of shape {values.shape} do not fit {len(self.channels)} channels")
+        if self.carried is not None and self.carried.shape != values.shape:
+            raise DataError(
+                f"carried marks of shape {self.carried.shape} do not fit values of {values.shape}"
+            )
         if np.isinf(values).any():
             row, column = np.argwhere(np.isinf(values))[0]
             raise DataError("a value is infinite", where=f"row {row}, channel {self.channels[column].name!r}")
@@ -302,6 +306,7 @@ class Panel:
             start=self.start[chosen],
             stamps=None if self.stamps is None else self.stamps[rows_R],
             features=self.features[chosen],
+            carried=None if self.carried is None else self.carried[rows_R],
         )
 
     def replace(self, **changes: Any) -> "Panel":

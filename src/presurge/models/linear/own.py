@@ -61,7 +61,7 @@ def fit_items(
     own: dict[str, Own] = {}
     at_fold: dict[int, dict[str, Own]] = {f: {} for f in pooled}
     for item, name in enumerate(panel.items):
-        one, model = _alone(panel, item), new()
+        one, model = panel.take_items([item]), new()
         later = None if validation is None else _shifted(validation, panel, item)
         with suppress(DataError):  # too few rows
             folds, alone = model.fit_folds(one, _shifted(train, panel, item), later)[1:]
@@ -108,20 +108,6 @@ def _chosen(
         total_PC += sum(np.nansum(error_BPC, axis=0) for error_BPC in errors)
     share_C: Float64Array = np.array(shares)[(total_PC * np.array(_COUNTS)[:, None]).argmin(axis=0)]
     return share_C
-
-
-def _alone(panel: Panel, item: int) -> Panel:
-    """A panel of one item."""
-    first, last = panel.indptr[item : item + 2]
-    stamps = None if panel.stamps is None else panel.stamps[first:last]
-    return panel.replace(
-        values=panel.values[first:last],
-        items=panel.items[item : item + 1],
-        start=panel.start[item : item + 1],
-        indptr=np.array([0, last - first]),
-        stamps=stamps,
-        features=panel.features[item : item + 1],
-    )
 
 
 def _shifted(span: Span, panel: Panel, item: int) -> Span:
