@@ -33,7 +33,7 @@ def test_a_ratio_is_that_of_the_sums_and_is_carried() -> None:
         [NAME, "requests"]
     )
     assert panel.channel_names == ("requests", "input_tokens", NAME)
-    assert panel.channels[2] == Channel(NAME, "tokens/request", "gauge")
+    assert panel.channels[2] == Channel(NAME, "tokens/request", "count")
     np.testing.assert_array_equal(panel.values[:, 2], np.array([5, 5, 5, 2.5, np.nan, 2.5, 0], np.float32))
     assert panel.carried is not None
     assert panel.carried[:, 2].tolist() == [True, False, True, False, False, True, False]
@@ -41,6 +41,12 @@ def test_a_ratio_is_that_of_the_sums_and_is_carried() -> None:
     assert panel.measured[:, 2].tolist() == [False, True, False, True, False, False, True]
     assert panel.with_ratios(["tokens/requests", "a/b/c"]) is panel
     assert panel.to_frame()[NAME].to_list() == [None, 5, None, 2.5, None, None, 0]
+
+
+def test_only_a_ratio_of_counts_is_never_negative() -> None:
+    panel = panel_of([(1, 7), (2, 4)])
+    gauge = panel.replace(channels=(CHANNELS[0], Channel("input_tokens")))
+    assert [p.with_ratios([NAME]).count_mask.tolist()[2] for p in (panel, gauge)] == [True, False]
 
 
 def test_nothing_is_carried_from_one_item_to_the_next() -> None:

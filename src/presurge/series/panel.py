@@ -31,7 +31,7 @@ class Channel:
     """One column of a panel.
 
     A ``count`` adds up over time, is never negative, and is zero when nothing was logged; a ``gauge`` is a level, and is
-    unknown when nothing was logged.
+    unknown when nothing was logged. A ratio of two counts is forecast as a count is: never negative.
 
     A ``target`` is forecast. The other roles are covariates, which models only read: an ``observed`` one up to the origin,
     a ``known`` one (a holiday, a planned campaign) up to the last row of the forecast.
@@ -221,7 +221,7 @@ class Panel:
         )
 
     def with_ratios(self, names: Iterable[str]) -> "Panel":
-        """The panel with a gauge for each name such as ``input_tokens/requests``, the ratio of two of its channels.
+        """The panel with a channel for each name such as ``input_tokens/requests``, the ratio of two of its channels.
 
         The ratio of a row is that of its sums, so a mean for each request. Where the denominator is zero it is carried from
         the row before (the first rows have the first ratio of their item), and missing as a target.
@@ -231,7 +231,9 @@ class Panel:
             parts = name.split("/")
             if name in panel.channel_names or len(parts) != 2 or not set(parts) <= set(panel.channel_names):
                 continue
-            over, under = (panel.values[:, panel.channel_names.index(part)] for part in parts)
+            columns = [panel.channel_names.index(part) for part in parts]
+            over, under = panel.values[:, columns].T
+            kind: ChannelKind = "count" if panel.count_mask[columns].all() else "gauge"
             ratio = np.divide(over, under, out=np.full(len(panel), np.nan, np.float32), where=under != 0)
             carried = (under == 0) & ~np.isnan(over)
             for rows in map(panel.rows_of, range(len(panel.items))):
@@ -239,7 +241,7 @@ class Panel:
             before = np.zeros(panel.values.shape, np.bool_) if panel.carried is None else panel.carried
             panel = panel.replace(
                 values=np.column_stack((panel.values, ratio)),
-                channels=(*panel.channels, Channel(name, _unit_of(panel.channels, parts), "gauge")),
+                channels=(*panel.channels, Channel(name, _unit_of(panel.channels, parts), kind)),
                 carried=np.column_stack((before, carried & ~np.isnan(ratio))),
             )
         return panel
