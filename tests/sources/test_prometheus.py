@@ -23,6 +23,7 @@ from presurge.cli.app import main
 from presurge.errors import ConfigError, DataError, FetchError
 from presurge.sources import open_file, read_table
 from presurge.sources.prometheus import MAX_POINTS, Query, fetch, parse_answer, parse_moment
+from presurge.workflows.dataset import load_series
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "prometheus.sh"
@@ -351,3 +352,15 @@ def test_options_that_do_not_go_together(
     assert main(["prepare", *words.split(), "--out", "x"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("x").exists()
+
+
+def test_whole_numbers_of_samples_are_levels(tmp_path: Path) -> None:
+    values = [[START + 15 * i, str(3 + i % 2)] for i in range(40)]
+    series = [{"metric": {"__name__": "running"}, "values": values}]
+    answer = {"status": "success", "data": {"resultType": "matrix", "result": series}}
+    (tmp_path / "a.json").write_text(json.dumps(answer))
+    assert main(["prepare", str(tmp_path / "a.json"), "--out", str(tmp_path / "data")]) == 0
+    for source in ("data", "a.json"):  # the step of a saved answer can be given, as that of a log
+        panel = load_series(tmp_path / source, step="60s").panel
+        assert panel.channels[0].kind == "gauge"
+        np.testing.assert_array_equal(panel.values, np.full((10, 1), 3.5, np.float32))

@@ -218,6 +218,9 @@ def _answer(series: Series, where: str, notes: Iterable[str]) -> Answer:
     values = frame.columns[2:]
     alone = frame["item"].unique().to_list() == [""]
     table = {"time": "time", "values": values, "item": None if alone else "item", "fill": "missing"}
+    table["kinds"] = dict.fromkeys(
+        values, "gauge"
+    )  # a sample holds for a moment: four of a minute do not add up
     lost = [f"infinite values taken as missing: {infinite:,}"] if infinite else []
     return Answer(
         frame=frame.drop("item") if alone else frame, table=table, notes=(*dict.fromkeys(notes), *lost)

@@ -176,7 +176,7 @@ def load_series(
         source: A prepared directory, a table (with ``table``), a request trace or minute file of a known format; or a panel,
             which is taken as it is.
         table: How to read a table.
-        step: Time between two rows, for a request trace (default: 60 s).
+        step: Time between two rows, for a request trace (default: 60 s) or the answer of a Prometheus server.
         now: Microseconds since the Unix epoch, or on the clock of the data; by default the system clock, for stamps that are
             dates and at most a few steps from it.
 
@@ -219,7 +219,7 @@ def _read_series(source: Path | RowFile, table: TableConfig | None, step: str | 
             return _load_prepared(Path(source))
         source = open_file(source)
     if table is None and source.table:
-        table = TableConfig(**source.table)
+        table = TableConfig(**(source.table | ({"step": step} if step else {})))
     if table is not None:
         columns = table.model_dump(exclude={"static"})
         values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
