@@ -39,6 +39,7 @@ def test_totals_of_the_models_are_those_of_the_log(
     kept = frame.filter(pl.col("o") > 0) if drop else frame
     told = {"requests": len(kept), "input_tokens": kept["i"].sum(), "output_tokens": kept["o"].sum()}
     assert prepared.totals == {**told, "failures": int((frame["o"] == 0).sum())}
+    assert any("failed requests" in note for note in prepared.notes) == bool(prepared.totals["failures"])
     series = pl.read_parquet(folder / "out" / "series.parquet")
     assert {name: series[name].sum() for name in prepared.totals} == prepared.totals
     for model, rows in kept.with_columns(pl.col("m").fill_null("no model")).group_by("m"):

@@ -152,17 +152,22 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     requests = trace.rows - (failures if config.failures == "drop" else 0)
     check_conserved({"requests": requests}, totals, where)
     check_conserved(totals, buckets.totals(), f"{where}, buckets of {format_step(step)}")
-    treated = "counted as requests too" if config.failures == "keep" else "left out of requests and tokens"
-    note = (f"{failures:,} failed requests ({trace.failure}) are {treated}",) if failures else ()
     return Aggregate(
         buckets=buckets,
         totals=totals,
         clock=trace.clock,
         source=describe_source(file, trace.format),
-        reading_notes=(*trace.notes, *note),
+        reading_notes=_reading_notes(trace, totals, config),
         partial=_partial(buckets),
         statistics=_statistics(trace, buckets, totals) if config.analyze and step == SECOND else None,
     )
+
+
+def _reading_notes(trace: Trace, totals: Totals, config: PrepareConfig) -> tuple[str, ...]:
+    failures = totals.get("failures", 0)
+    treated = "counted as requests too" if config.failures == "keep" else "left out of requests and tokens"
+    note = (f"{failures:,} failed requests ({trace.failure}) are {treated}",) if failures else ()
+    return (*trace.notes, *note)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -211,7 +216,9 @@ def count_models(source: Path | RowFile, config: PrepareConfig) -> Fleet:
     read |= {"step": f"{step // SECOND}s", "kinds": dict.fromkeys(values, "count")}
     series = frame.sort("model", TIME).select(time.alias("time"), pl.exclude(TIME))
     found = RowFrame.of(series, str(file.path), table=read)
-    return Fleet(file=found, totals=totals, partial=_partial(buckets), notes=trace.notes)
+    return Fleet(
+        file=found, totals=totals, partial=_partial(buckets), notes=_reading_notes(trace, totals, config)
+    )
 
 
 def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
