@@ -341,3 +341,16 @@ def test_a_log_without_tokens_gives_requests_alone(tmp_path: Path) -> None:
     assert minutes["Concurrent_requests"].to_list() == [3, 3, 3]
     assert "Request_tokens_sum" not in minutes.columns
     assert recognise_file(tmp_path / "out" / "access.log_compressed_1s.csv") == "guide-series"
+
+
+@pytest.mark.parametrize("early", [{}, {"usage": None}])
+def test_a_field_may_first_appear_late(tmp_path: Path, early: dict[str, None]) -> None:
+    lines = [{"at": 1_714_557_600 + i, "ok": "no", **early} for i in range(5_000)]
+    lines.append({"at": 1_714_562_600, "ok": "yes", "usage": {"in": 3, "out": 4}})
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    columns = {"time": "at", "input_tokens": "usage.in", "output_tokens": "usage.out"}
+    columns |= {"status": "ok", "ok": ["yes"]}
+    told = check_trace(open_trace(tmp_path / "a.jsonl", columns=columns))
+    assert (told.rows, told.failures, told.input_tokens) == (5_001, 5_000, 3)
+    with pytest.raises(DataError, match="of the first 10,000 rows are: at, ok, "):
+        open_trace(tmp_path / "a.jsonl", columns={"time": "when"})

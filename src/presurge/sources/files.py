@@ -32,7 +32,7 @@ MISSING_WORDS = ["NA", "N/A", "n/a", "null", "NULL", "None", "none"]
 """Text that means "no value" in a table. NaN is not among them: it is a number until the rules for it are known."""
 
 _SNIFF_BYTES = 65_536
-_SNIFF_ROWS = 1_000
+_SNIFF_ROWS = 10_000
 _SEPARATORS = ",;\t|"
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel file",
@@ -316,10 +316,11 @@ def check_columns(file: RowFile, names: list[str]) -> None:
     """
     missing = [name for name in names if name not in file.columns]
     if missing:
+        seen = f" of the first {_SNIFF_ROWS:,} rows" if file.kind == "json" and not file.is_array else ""
         raise DataError(
             f"no column {', '.join(map(repr, missing))}",
             where=str(file.path),
-            hint=f"The columns are: {', '.join(file.columns)}.",
+            hint=f"The columns{seen} are: {', '.join(file.columns)}.",
         )
 
 

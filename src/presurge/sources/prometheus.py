@@ -217,7 +217,7 @@ def _answer(series: Series, where: str, notes: Iterable[str]) -> Answer:
     frame = pl.concat(rows).pivot("channel", index=["time", "item"], values="value").sort("item", "time")
     values = frame.columns[2:]
     alone = frame["item"].unique().to_list() == [""]
-    table = {"time": "time", "values": values, "item": None if alone else "item", "fill": "missing"}
+    table: dict[str, Any] = {"time": "time", "values": values, "item": None if alone else "item"}
     table["kinds"] = dict.fromkeys(
         values, "gauge"
     )  # a sample holds for a moment: four of a minute do not add up

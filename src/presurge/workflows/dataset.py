@@ -219,7 +219,7 @@ def _read_series(source: Path | RowFile, table: TableConfig | None, step: str | 
             return _load_prepared(Path(source))
         source = open_file(source)
     if table is None and source.table:
-        table = TableConfig(**(source.table | ({"step": step} if step else {})))
+        table = TableConfig(**{**source.table, **({"step": step} if step else {})})
     if table is not None:
         columns = table.model_dump(exclude={"static"})
         values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
