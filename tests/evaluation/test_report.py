@@ -146,6 +146,8 @@ def test_choices_and_settings_are_words_not_dictionaries(run: RunSummary) -> Non
         "betas": [0.9, 0.999],
         "model_settings": {"hidden_size": 8},
         "season": None,
+        "preset": "minute-3",
+        "use_wandb": False,
     }
     solved = replace(run, fitted=replace(run.fitted, report=report), config=config)
     facts = dict(solved.facts())

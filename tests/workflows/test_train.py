@@ -177,7 +177,8 @@ def test_scores_of_rows_that_the_model_has_learned_from_are_warned_of(
         out = tmp_path / f"run{final}"
         train(load_dataset(file, table), resolve_config({**WINDOWS, "final_fit": final}), out, plots=False)
         caplog.clear()
-        evaluate(out, file)
+        notes = evaluate(out, file)[0].to_dict()["notes"]
+        assert any("so these scores are too good" in note for note in notes) == final
         warned = [record for record in caplog.records if record.levelname == "WARNING"]
         assert [record.getMessage()[:42] for record in warned] == [
             "auto was fitted to 80 of the 80 test rows,"

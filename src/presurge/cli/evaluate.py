@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from presurge.cli.command import Options
-from presurge.cli.console import console
+from presurge.cli.console import console, flag
 from presurge.cli.options import (
     CommonWithModels,
     DataOptions,
@@ -98,12 +98,22 @@ def backtest(
         if options.out is None:
             evaluation = run(dataset, configs, **origins, progress=progress)
         else:
-            train = f"presurge train {shlex.quote(str(data.data))} --model {names[0]} --out RUN"
+            train = _train_command(names[0], data, baselines, windows, learning)
             into = partial(backtest_into, options.out, next_command=train)
             evaluation = into(dataset, configs, **origins, progress=progress)
     print_evaluation(evaluation, as_json=common.json)
     if options.out is not None:
         console.say(f"Forecasts: {options.out / 'forecasts.parquet'}\nReport: {options.out / 'report.html'}")
+
+
+def _train_command(model: str, data: DataOptions, *groups: Options) -> str:
+    """The command that trains a model of the backtest on the same data."""
+    words = ["presurge", "train", str(data.data), "--model", model]
+    for name, value in [pair for group in (data, *groups) for pair in group.given().items()]:
+        if name != "data" and value is not False:
+            texts = [] if value is True else [",".join(value) if isinstance(value, list) else str(value)]
+            words += [flag(name), *texts]
+    return shlex.join([*words, "--out", "RUN"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,7 @@ def backtest_into(
             config=configs[0].model_dump(mode="json"),
             evaluation=found,
             next_command=next_command,
+            stored=False,
         )
         files.write_text(folder / "report.txt", report_text(summary))
         # A model of the last round has seen the rows before it, and a picture of its forecasts of them would flatter it.
@@ -256,25 +257,25 @@ def evaluate(
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
     fitted = Fitted(model=model, report=report, cpu_seconds=0.0)
     season = config["training"].get("settings", {}).get("season")  # the baselines of the training
-    _warn_of_seen_rows(model, dataset, config["training"].get("data", {}))
     found = score_beside_baselines(fitted, dataset, stride=stride, season=season, progress=progress)
-    return found, dataset.notes
+    seen = _seen_rows(model, dataset, config["training"].get("data", {}))
+    for sentence in seen:
+        logger.warning("%s", sentence)
+    return replace(found, notes=(*seen, *found.notes)), dataset.notes
 
 
-def _warn_of_seen_rows(model: Forecaster, dataset: Dataset, data: Mapping[str, Any]) -> None:
-    """Warn if a model has learned from test rows; ``data`` describes those that it was trained on."""
+def _seen_rows(model: Forecaster, dataset: Dataset, data: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence if a model has learned from test rows; ``data`` describes those that it was trained on."""
     panel, test = dataset.panel, dataset.test
     same = any(key in data and data[key] == dataset.source.get(key) for key in ("sha256", "trace"))
     if model.calibration is None or not (same or panel.clock == "utc"):
-        return
+        return ()
     until, seen = model.calibration.until, 0
     for item, first, last in zip(panel.items, test.first, test.last, strict=True):
         seen += int((panel.times_of(np.arange(first, last)) <= until.get(item, -(1 << 62))).sum())
-    if seen:
-        logger.warning(
-            "%s was fitted to %s of the %s test rows, so these scores are too good. Those of rows that it had not seen are "
-            "in metrics.json of its run. Train it without the final fit to keep rows for this.",
-            model.name,
-            f"{seen:,}",
-            f"{len(test):,}",
-        )
+    if not seen:
+        return ()
+    return (
+        f"{model.name} was fitted to {seen:,} of the {len(test):,} test rows, so these scores are too good. Those of rows that "
+        "it had not seen are in metrics.json of its run. Train it without the final fit to keep rows for this.",
+    )

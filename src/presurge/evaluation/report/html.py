@@ -73,6 +73,7 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
         facts="".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in summary.facts()),
         split=_table(["part", "rows", "first", "last"], split),
         channels=_table(["channel", "role", "kind", "unit"], channels),
+        usage_title=summary.usage_title,
         usage=escape(summary.usage),
         context=f"{summary.model.context:,}",
         follows=f"{2 * BLOCK:,}",

@@ -33,7 +33,8 @@ class RunSummary:
         dataset: Exactly the model's channels. ``synthetic: true`` in its source, at any depth, labels the report.
         config: The resolved configuration, as JSON values.
         evaluation: The scores of the model and the baselines over the test rows.
-        next_command: The command that forecasts with this model.
+        next_command: The command that forecasts with this model, or that trains it where nothing is stored.
+        stored: Whether the model is stored, so that it can forecast.
     """
 
     directory: Path
@@ -42,6 +43,7 @@ class RunSummary:
     config: dict[str, Any]
     evaluation: Evaluation
     next_command: str = ""
+    stored: bool = True
 
     @property
     def model(self) -> Forecaster:
@@ -61,8 +63,13 @@ class RunSummary:
         return '"synthetic": true' in json.dumps(self.dataset.source)
 
     @property
+    def usage_title(self) -> str:
+        """What the command of ``usage`` does."""
+        return f"How to {'forecast with' if self.stored else 'train'} it"
+
+    @property
     def usage(self) -> str:
-        """The command that forecasts with the model."""
+        """The command that forecasts with the model, or trains it."""
         return self.next_command or f"presurge predict {quote(str(self.directory))}"
 
     def parts(self) -> list[tuple[str, int, str, str]]:
@@ -92,18 +99,16 @@ class RunSummary:
             "Fit and calibration": f"{self.fitted.cpu_seconds:.2f} CPU seconds",
             "Chosen by validation": _chosen(report.chosen),
             "Intervals": _intervals(model.calibration) if model.calibration else "",
-            "Scored on": f"{scored.n_windows:,} windows, one every {_count(scored.stride, 'row')}{skipped}",
+            "Scored on": f"{_count(scored.n_windows, 'window')}, one every {_count(scored.stride, 'row').removeprefix('1 ')}{skipped}",
             "Settings": in_words(self._settings()),
             "Presurge": __version__,
         }
         return [(label, value) for label, value in facts.items() if value]
 
     def _settings(self) -> dict[str, Any]:
-        """The resolved settings, without those of a training loop that never ran."""
-        if self.fitted.report.history:
-            return self.config
-        idle = TrainingConfig.model_fields
-        return {key: value for key, value in self.config.items() if key not in idle}
+        """The resolved settings, without the preset that they replace, what is off, and a training loop that never ran."""
+        idle = {"preset", *(() if self.fitted.report.history else TrainingConfig.model_fields)}
+        return {key: value for key, value in self.config.items() if key not in idle and value is not False}
 
     @property
     def length(self) -> str:

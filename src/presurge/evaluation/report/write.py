@@ -66,7 +66,7 @@ def report_text(summary: RunSummary) -> str:
         "What was trained on what": [*facts, "", *parts],
         "Accuracy over the test rows, mean over the horizon steps (* best)": [text_table(summary.evaluation)],
         "Items": text_items(summary.evaluation).strip().splitlines(),
-        "How to forecast with it": [f"  {summary.usage}"],
+        summary.usage_title: [f"  {summary.usage}"],
         "Notes": _bullets(summary.warnings()),
     }
     lines = [*textwrap.wrap(summary.title, _WIDTH), "=" * min(_WIDTH, len(summary.title)), ""]
