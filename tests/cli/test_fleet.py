@@ -1,12 +1,15 @@
 """The command line for fleets and rolling cutoffs, and what a training says about itself."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+
+from presurge.models import registry
 
 Run = Callable[..., tuple[int, str, str]]
 COLUMNS = ("--time", "time", "--item", "host", "--value", "requests")
@@ -55,6 +58,7 @@ def test_an_item_without_a_forecast_costs_an_exit_code(run: Run, fleet: Path, pa
         (("--max-age", "15m"), "--max-age"),
         (("--max-age", "soon"), "--max-age: is no age"),
         (("--now", "soon"), "--now: 'soon' is not a time"),
+        (("--now", "2020-01-01"), "--now: no row was over at 2020-01-01T00:00:00Z\n  Give a later time"),
         (("--horizon", "0"), "Ask for 1 to 2.\n"),
     ):
         code, _, err = run("predict", "run", "--history", fleet, *words)
@@ -75,7 +79,12 @@ def test_a_backtest_writes_every_forecast_of_its_cutoffs(run: Run, pair: Path) -
     table = pl.read_parquet("scores/forecasts.parquet").filter(pl.col("model") == "linear")
     assert table.group_by("item").agg(pl.col("origin").n_unique())["origin"].to_list() == [4, 4]
     assert json.loads(out)["windows"] == 8
-    assert "presurge train" in Path("scores/report.txt").read_text()
+    report = Path("scores/report.txt").read_text()
+    assert "How to train it" in report
+    train = next(shlex.split(line)[1:] for line in report.splitlines() if line.startswith("  presurge train"))
+    code, _, err = run(*train, "--no-plots")
+    assert code == 0, err
+    assert registry.load(Path("RUN"))[0].context == 20
     code, _, err = run("backtest", pair, *COLUMNS, *options, "--stride", "3")
     assert code == 2
     assert "Give --stride or --cutoffs, not both." in err

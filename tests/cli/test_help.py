@@ -72,6 +72,14 @@ def test_defaults_and_placeholders_are_shown(run: Any) -> None:
         assert shown in text
 
 
+def test_public_holidays_stand_with_the_table_that_they_belong_to(run: Any) -> None:
+    _, out, _ = run("train", "--help")
+    arguments, _, rest = out.partition("Arguments:")[2].partition("\n\n")
+    assert "DATA" in arguments
+    assert "--holidays" not in arguments
+    assert "--holidays" in rest.partition("Reading a table:")[2].partition("\n\n")[0]
+
+
 def named_settings() -> Iterator[tuple[str, str]]:
     """The settings that the errors and warnings of the package name, each with its place."""
     for path in sorted(SRC.rglob("*.py")):

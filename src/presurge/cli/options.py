@@ -155,16 +155,25 @@ class Split(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Split, TableOptions):
+class SeriesOptions(TableOptions):
+    """Reading a table.
+
+    Attributes:
+        holidays: Public holidays of a country as a covariate with a known future, such as DE, DE-BY or US@America/New_York (default time zone: UTC).
+    """
+
+    holidays: Annotated[str | None, "PLACE"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Split, SeriesOptions):
     """Arguments.
 
     Attributes:
         data: A prepared directory, a request trace of a known format, or a table with --time and --value.
-        holidays: Public holidays of a country as a covariate with a known future, such as DE, DE-BY or US@America/New_York (default time zone: UTC).
     """
 
     data: Annotated[Path, typer.Argument(metavar="DATA")]
-    holidays: Annotated[str | None, "PLACE"] = None
 
     def load(self) -> "Dataset":
         """Load the data set, and print what reading it changed.

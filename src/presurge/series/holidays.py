@@ -115,7 +115,9 @@ def _holidays(country: str, subdivision: str, first: int, last: int) -> IntArray
         calendar = country_holidays(country, subdiv=subdivision or None, years=range(first, last + 1))
     except NotImplementedError as error:
         among = list_supported_countries(include_aliases=False)
-        parts, wrong = (among[country], subdivision) if country in among else (list(among), country)
+        known = country in among
+        parts = [f"{country}-{part}" for part in among[country]] if known else list(among)
+        wrong = f"{country}-{subdivision}" if known else country
         listed = f"Choose one of: {', '.join(parts)}." if parts else "Name the country alone."
         what = f"no public holidays are known for {wrong!r}"
         raise ConfigError(what, setting="holidays", hint=listed) from error

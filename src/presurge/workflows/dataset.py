@@ -198,6 +198,13 @@ def load_series(
     kept = Span(panel.indptr[:-1], np.maximum(panel.indptr[:-1], panel.indptr[1:] - late))
     if len(kept) == len(panel):
         return series
+    if not len(kept):
+        raise DataError(
+            f"no row was over at {format_stamp(moment, panel.clock)}",
+            setting="now",
+            where=series.source["path"],
+            hint="Give a later time, or data that begin earlier.",
+        )
     first = format_stamp(int((ends - late * panel.step)[late > 0].min()), panel.clock)
     seconds = format_stamp(moment // SECOND * SECOND, panel.clock)
     dropped = len(panel) - len(kept)
