@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from presurge.errors import ConfigError
+from presurge import store
+from presurge.errors import ConfigError, ModelError
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import calibrate, fit_model
 from presurge.evaluation.walk import usable_origins
 from presurge.models import registry
+from presurge.models.conformal import Calibration
 from presurge.models.following import Windows, with_chosen_rates
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import RecentMean
@@ -83,17 +85,11 @@ def test_a_wandering_level_is_followed_faster_than_a_steady_one() -> None:
         actual = (100 + drift * wander + rng.normal(0, 1, (1200, 1, 1))).astype(np.float32)
         centre = np.full((1200, 1, 1, 1), 100, np.float32)
         parts = [Windows("", np.arange(600), actual[k : k + 600], centre[:600]) for k in (0, 600)]
-        start = calibrate_plain(actual, centre)
+        start = Calibration.measure(actual, centre, np.array([False]))
         chosen = with_chosen_rates(start, [[part] for part in parts])
         rates.append((float(chosen.rates_HQC[0, 5, 0]), float(chosen.weight_C[0])))
     assert rates[1][0] > rates[0][0]
     assert rates[1][1] > rates[0][1]
-
-
-def calibrate_plain(actual: np.ndarray, centre: np.ndarray):  # type: ignore[no-untyped-def]
-    from presurge.models.conformal import Calibration
-
-    return Calibration.measure(actual, centre, np.array([False]))
 
 
 def test_peaks_are_joint_over_the_steps(make_panel: MakePanel) -> None:
@@ -189,3 +185,15 @@ def test_the_time_of_the_training_and_the_calibration_are_stored(
     ours, theirs = model.forecast(panel), again.forecast(panel)
     assert config["trained"] == theirs.trained == ours.trained != ""
     assert json.dumps(ours.to_dict()) == json.dumps(theirs.to_dict())
+
+
+def test_a_model_that_learned_other_levels_has_to_be_trained_again(
+    trained: tuple[Linear, Panel], tmp_path: Path
+) -> None:
+    config, arrays = trained[0].document()
+    config["settings"]["loss"] = "quantile"
+    config["calibration"]["levels"] = [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975]
+    store.save_model(tmp_path / "m", config, arrays)
+    with pytest.raises(ModelError, match=r"learned the quantiles 0.025, .* forecasts 0.01") as caught:
+        registry.load(tmp_path / "m")
+    assert caught.value.hint == "Train it again."

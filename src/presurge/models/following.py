@@ -26,12 +26,12 @@ from presurge.series.windows import chunks
 
 BLOCK = 500
 """Rows of a block: an origin follows the errors of the last 501 to 1,000 rows."""
-_RATES = ((0.003, 0.5), (0.01, 0.5), (0.03, 0.5), (0.05, 0.25), (0.05, 0.0))
+_RATES = ((0.003, 0.5), (0.01, 0.5), (0.03, 0.5), (0.05, 0.5), (0.05, 0.0))
 """Rates to choose from, slowest first, and the power of the horizon step by which each falls: two for the quantiles between
 the tails, where noise costs accuracy, and three for the tails, which have to be found again when the load changes."""
 _CENTRES = 2
 _WEIGHTS = (0.0, 1 / 300, 1 / 120, 1 / 50, 1 / 25)
-_SLOWER, _FASTER = 1.01, 1.002
+_SLOWER, _FASTER, _CLEARLY = 1.01, 1.002, 0.003
 _VALUES_AT_ONCE, _MOST_VALUES, _ROWS_AT_ONCE = 256, 1024, 64
 
 
@@ -146,7 +146,7 @@ def with_chosen_rates(calibration: Calibration, folds: Sequence[Sequence[Windows
     Chosen are, for each channel: the fastest rate of the tails whose pinball loss is within 0.2 % of the best, because
     coverage suffers most where a change of the load is followed late; the slowest rate of the quantiles between them within
     1 %; and the weight of the mean with the least sum of its squared error, as a share of that of the points, and its bias, as
-    a share of the load. Where no weight does better than the points themselves, they are the means.
+    a share of the load. A fixed mean error, or the points themselves, have to be better by 0.3 %.
 
     Args:
         calibration: Measured on all windows, without peaks. With very many steps and channels it is returned as it is.
@@ -166,6 +166,7 @@ def with_chosen_rates(calibration: Calibration, folds: Sequence[Sequence[Windows
         tail_Q[:, None], rates_GHC[fast_C, :, channels].T[:, None], rates_GHC[slow_C, :, channels].T[:, None]
     )
     harm_GC = squared_GC / np.where(squared_GC[-1] > 0, squared_GC[-1], 1) + bias_GC
+    harm_GC[[0, -1]] += _CLEARLY
     best_C = harm_GC.argmin(axis=0)
     return replace(
         calibration,

@@ -351,6 +351,8 @@ class Forecaster(ABC):
     @classmethod
     def from_config(cls, config: dict[str, Any], arrays: store.Arrays) -> Self:
         """Rebuild a model from what ``save`` wrote."""
+        if "calibration" in config and config["settings"].get("loss") == "quantile":
+            _check_learned(config["calibration"]["levels"])
         own, arrays = cls.config_class.model_validate(config["settings"]), dict(arrays)
         spec, calibration = SeriesSpec.from_dict(config["series"]), None
         if "calibration" in config:
@@ -389,3 +391,17 @@ def _at_levels(made: Tracked, levels: Sequence[float] | None, count_C: npt.NDArr
     found = at_levels(made.quantiles_BHQC, made.levels, wanted, count_C)
     peak = made.peak and _at_levels(made.peak, wanted, count_C)
     return made._replace(quantiles_BHQC=found, levels=wanted, peak=peak)
+
+
+def _check_learned(levels: Sequence[float]) -> None:
+    """Refuse a model that learned the quantiles of other levels than those of today.
+
+    Raises:
+        ModelError: It did.
+    """
+    if tuple(levels) != QUANTILE_LEVELS:
+        names = [", ".join(f"{level:g}" for level in some) for some in (levels, QUANTILE_LEVELS)]
+        raise ModelError(
+            f"the model learned the quantiles {names[0]}, and this version of Presurge forecasts {names[1]}",
+            hint="Train it again.",
+        )
