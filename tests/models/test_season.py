@@ -25,6 +25,7 @@ def rate(shape: str, rows: int, step: int) -> np.ndarray:
         "sharp": np.where((hour >= 9) & (hour < 10), 110.0, 10.0),
         "business": np.where((hour >= 9) & (hour < 17), 50.0, 10.0),
         "two peaks": 10 + 20 * np.exp(-(((hour - 9) / 1.5) ** 2)) + 25 * np.exp(-(((hour - 19) / 2) ** 2)),
+        "sawtooth": 10 + 2 * hour,
         "growing": (20 + 12 * sine) * np.exp(days / 10),
         "quiet weekends": (20 + 12 * sine) * np.where(work, 1, 0.3),
         "other weekends": np.where(work, 20 + 15 * sine, 12 + 5 * np.sin(2 * np.pi * days + 2)),
@@ -66,6 +67,12 @@ def test_bursts_do_not_hide_a_day(
     mean = rate(shape, rows, step)
     found = periods(make_panel, lambda rng: rng.poisson(mean * rng.gamma(burst, 1 / burst, rows)), step)
     assert (found % (DAY // step) == 0).mean() >= 0.95
+
+
+def test_a_day_that_rises_in_a_straight_line_is_a_day(make_panel: MakePanel) -> None:
+    """What each repetition loses with its line is the season itself, so no wave keeps its phase."""
+    found = periods(make_panel, lambda rng: rng.normal(rate("sawtooth", 40 * 24, HOUR), 5), HOUR)
+    assert (found == 24).mean() >= 0.9
 
 
 def test_errors_that_last_do_not_hide_a_day(make_panel: MakePanel) -> None:

@@ -21,6 +21,8 @@ _REPETITIONS = 20
 """With fewer of them the phases of a season may not yet show, but its contrast does."""
 _CLEAR = 1.0
 """Largest contrast of a season: values a period apart must differ less than values out of phase."""
+_PLAIN = 0.7
+"""Contrast from which on the phases need not show: the straight line that each repetition loses may have been the season."""
 _CLEAR_UNCOMMON = 0.88
 """The same for a period read off the data, where the best of many lags looks good by chance, and for one seen only twice."""
 _LONGER = 0.95
@@ -45,8 +47,9 @@ def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
     high peak of the autocorrelation of the detrended series. There are two signs of a season: its waves keep their phase,
     where those of noise, bursts, a trend or a random walk begin anew in every repetition; and values one and two periods
     apart differ clearly less than values half a period off, where a season is out of phase. A period of the calendar needs
-    the first if it was repeated often, and else one of them; a period read off the data needs both. Among the seasons, the
-    one whose repetition has the least mean absolute error on these rows wins, a longer one only if it is clearly better.
+    the first if it was repeated often, unless the second is plain, and else one of them; a period read off the data needs
+    both. Among the seasons, the one whose repetition has the least mean absolute error on these rows wins, a longer one only
+    if it is clearly better.
     """
     rows = zip(span.first, span.last, strict=True)
     pieces = [panel.values[a:b, channel].astype(np.float64) for a, b in rows]
@@ -62,7 +65,7 @@ def detect_season(panel: Panel, span: Span, channel: int = 0) -> Season:
         chance = _chance(level, period, best) if period > 2 else 1.0
         candidates.append({"period": period, "error": error, "contrast": contrast, "chance": chance})
         clear = contrast <= (_CLEAR_UNCOMMON if uncommon or 3 * period > len(longest) else _CLEAR)
-        found = chance <= _FALSE
+        found = chance <= _FALSE or contrast <= _PLAIN
         if uncommon:
             found = found and clear
         elif len(longest) < _REPETITIONS * period:
