@@ -169,6 +169,17 @@ def test_any_level_can_be_asked_for(trained: tuple[Linear, Panel]) -> None:
         model.forecast(panel, levels=(0.5,))
 
 
+def test_no_extrapolated_peak_is_lower_than_a_row(make_panel: MakePanel) -> None:
+    rng = np.random.default_rng(7)
+    values = np.where(rng.random(2000) < 0.03, rng.integers(2000, 9000, 2000), 1)
+    model = fit_model(
+        "recent-mean", dataset(panel := make_panel(values, kinds="c")), context=10, horizon=3
+    ).model
+    made = model.forecast(panel, levels=(0.001, 0.5, 0.999, 0.9999))
+    assert made.peak is not None
+    assert (made.peak.quantiles_IQC >= made.quantiles.max(axis=1)).all()
+
+
 def test_a_mean_outside_the_interval_is_flagged(make_panel: MakePanel) -> None:
     values = np.where(np.random.default_rng(7).random(3000) < 0.02, 5000, 1)
     panel = make_panel(values, kinds="c")

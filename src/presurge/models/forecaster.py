@@ -389,7 +389,11 @@ def _at_levels(made: Tracked, levels: Sequence[float] | None, count_C: npt.NDArr
             hint="Train it again with validation rows, which calibrate it.",
         )
     found = at_levels(made.quantiles_BHQC, made.levels, wanted, count_C)
-    peak = made.peak and _at_levels(made.peak, wanted, count_C)
+    peak = made.peak
+    if peak:  # beyond the calibrated levels the slopes differ, but no peak is lower than a row
+        tops_BHQC = at_levels(peak.quantiles_BHQC, made.levels, wanted, count_C)
+        tops_BHQC = np.maximum(tops_BHQC, np.maximum.accumulate(found, axis=1))
+        peak = peak._replace(quantiles_BHQC=tops_BHQC, levels=wanted)
     return made._replace(quantiles_BHQC=found, levels=wanted, peak=peak)
 
 
