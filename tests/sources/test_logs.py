@@ -354,3 +354,26 @@ def test_a_field_may_first_appear_late(tmp_path: Path, early: dict[str, None]) -
     assert (told.rows, told.failures, told.input_tokens) == (5_001, 5_000, 3)
     with pytest.raises(DataError, match="of the first 10,000 rows are: at, ok, "):
         open_trace(tmp_path / "a.jsonl", columns={"time": "when"})
+
+
+def test_the_lists_of_a_benchmark_of_vllm_become_requests(tmp_path: Path) -> None:
+    runs = [
+        {
+            "start_times": [905.25 + t, 906.5 + t],
+            "input_lens": [40, 12],
+            "output_lens": [57, 0],
+            "ttfts": [0.1, 0.0],
+        }
+        for t in (0, 60)
+    ]
+    (tmp_path / "bench.json").write_text(
+        "\n".join(json.dumps({"date": "20260101-000000", **run}) for run in runs)
+    )
+    trace = open_trace(tmp_path / "bench.json")
+    told = check_trace(trace)
+    assert (trace.format, trace.clock) == ("vllm-bench", "relative")
+    assert (told.rows, told.failures, told.input_tokens, told.output_tokens) == (4, 2, 104, 114)
+    assert (told.first_us, told.last_us) == (905_250_000, 966_500_000)
+    (tmp_path / "bench.json").write_text(json.dumps({**runs[0], "output_lens": [57]}))
+    with pytest.raises(DataError, match=r"bench\.json: cannot be read"):
+        open_trace(tmp_path / "bench.json")

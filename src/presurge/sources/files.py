@@ -43,6 +43,8 @@ _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _LOG_LINE = r'^[^\[]*\[([^\]]+)\] ".*?" (\d{3}) (?:\d+|-)(?:\s|$)'
 """The common log format, with whatever an operator put before the time or after the size. Groups: time, status."""
 _LOG_TIME = re.compile(r'[^\[]*\[\d+/\w{3}/\d{4}:[^\]]+\] "')
+_LISTS = ("start_times", "input_lens", "output_lens")
+"""What `vllm bench serve --save-detailed` keeps of all requests, each in one list."""
 _NOT_JSON = "is not valid JSON (one object in each line, without NaN and Infinity)"
 _TOO_WIDE = "a row has more fields than the header"
 _CONVERT = "Convert it from the encoding that it was written in: iconv -f LATIN1 -t UTF-8 FILE > NEW."
@@ -260,6 +262,8 @@ def _examined(path: Path, data: Path) -> RowFile:
                 return _read_answer(path, data)
             rows = pl.scan_ndjson(data, infer_schema_length=_SNIFF_ROWS)
             columns, nested = _leaves(rows.collect_schema())
+            if set(_LISTS) <= set(columns):
+                return RowFrame.of(rows.select(_LISTS).explode(_LISTS).collect(), str(path))
             return RowFile(path, "json", columns, nested=nested)
         if _LOG_TIME.match(first):
             return RowFile(path, "log", ("time", "status"))
