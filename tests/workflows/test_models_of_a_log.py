@@ -86,3 +86,7 @@ def test_train_and_predict_each_model(
     assert means["large"] == pytest.approx(2, abs=1.5)
     assert main(["prepare", "trace.csv", "--model", "Model", "--dense", "--out", "x"]) == 2
     assert "--dense: cannot be used with --model" in capsys.readouterr().err
+    assert main(["prepare", "trace.csv", "--model", "Model", "--split", "0.7,0.1,0.1,0.1", "--out", "x"]) == 2
+    assert "--split: cannot be used with --model" in capsys.readouterr().err
+    assert main([*words.split(), "--step", "5m"]) == 2
+    assert "data: --step: the rows are 1m apart, not 5m" in capsys.readouterr().err

@@ -182,6 +182,7 @@ class DataOptions(Split, SeriesOptions):
             ConfigError: The options contradict each other.
             DataError: The data cannot be read.
         """
+        from presurge.series.frequency import format_step, parse_step
         from presurge.series.holidays import of_holidays
         from presurge.workflows.dataset import TableConfig, examined, load_dataset, load_series
 
@@ -198,6 +199,10 @@ class DataOptions(Split, SeriesOptions):
                 hint="Name the columns of the table.",
             )
         series = load_series(examined(self.data), config, step=self.step, now=self.moment())
+        if self.step is not None and series.panel.step != parse_step(self.step):
+            what = f"the rows are {format_step(series.panel.step)} apart, not {self.step}"
+            hint = "Leave it out, or make the series again with this step."
+            raise ConfigError(what, setting="step", where=str(self.data), hint=hint)
         dataset = load_dataset(
             series,
             config,

@@ -331,7 +331,7 @@ def _config(*classes: Options) -> "PrepareConfig":
                 "means nothing without a column", setting="ok", hint="For example: `status=code`"
             )
     if "split" in given:
-        given["split"] = [share.strip() for share in given["split"].split(",")]
+        given["split"] = tuple(share.strip() for share in given["split"].split(","))
     return PrepareConfig(**{one.name: given[one.name] for one in fields(PrepareConfig) if one.name in given})
 
 

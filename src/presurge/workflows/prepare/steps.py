@@ -4,6 +4,7 @@ Requests and tokens are compared as exact integers after every step: rows of the
 the step, parts of the split. Nothing is written unless all of them agree.
 """
 
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
@@ -55,10 +56,9 @@ def prepare(
 
 def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     """A prepared directory of sums or levels, such as the answer of a Prometheus server, in steps that are no finer."""
-    given = [*config.columns, *(name for name in ("dense", "analyze", "format") if getattr(config, name))]
-    if given:
-        hint = "Leave it out: these are values at regular times already."
-        raise ConfigError("is for a log of requests", setting=given[0], where=str(file.path), hint=hint)
+    hint = "Leave it out: these are values at regular times already."
+    names = ("columns", "dense", "analyze", "format", "split", "name", "failures", "time_unit", "bad_rows")
+    _refuse(config, names, "is for a log of requests", hint)
     step = max(config.step, read_table(file, **file.table).panel.step)
     settings = {**file.table, "step": f"{step // SECOND}s"}
     table = read_table(file, **settings)
@@ -71,16 +71,22 @@ def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
 
 def _prepare_models(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     """A prepared directory with an item for each model of a request log."""
-    for name in ("dense", "analyze"):
-        if getattr(config, name):
-            hint = "Leave one of them out: `model` makes a series for each model."
-            raise ConfigError("cannot be used with `model`", setting=name, hint=hint)
+    hint = "Leave one of them out: `model` makes a series for each model."
+    _refuse(config, ("dense", "analyze", "split", "name"), "cannot be used with `model`", hint)
     found = aggregate.count_models(file, config)
     frame, table = found.file.scan().collect(), dict(found.file.table)
     notes = (*found.notes, f"a series for each of {frame['model'].n_unique():,} models")
     with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
         manifest = directory.write_table(folder, found.file, table, notes, partial=found.partial)
     return Prepared(out, directory.TABLE_FILES, len(frame), config.step, found.totals, notes, manifest)
+
+
+def _refuse(config: PrepareConfig, names: Sequence[str], what: str, hint: str) -> None:
+    for name in names:
+        if getattr(config, name) != getattr(DEFAULTS, name):
+            raise ConfigError(
+                what, setting=next(iter(config.columns)) if name == "columns" else name, hint=hint
+            )
 
 
 def prepare_dense(
