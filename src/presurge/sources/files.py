@@ -44,7 +44,7 @@ _LOG_LINE = r'^[^\[]*\[([^\]]+)\] ".*?" (\d{3}) (?:\d+|-)(?:\s|$)'
 """The common log format, with whatever an operator put before the time or after the size. Groups: time, status."""
 _LOG_TIME = re.compile(r'[^\[]*\[\d+/\w{3}/\d{4}:[^\]]+\] "')
 _LISTS = ("start_times", "input_lens", "output_lens")
-"""What `vllm bench serve --save-detailed` keeps of all requests, each in one list."""
+"""What a detailed result of `vllm bench serve` keeps of all requests, each in one list."""
 _NOT_JSON = "is not valid JSON (one object in each line, without NaN and Infinity)"
 _TOO_WIDE = "a row has more fields than the header"
 _CONVERT = "Convert it from the encoding that it was written in: iconv -f LATIN1 -t UTF-8 FILE > NEW."
