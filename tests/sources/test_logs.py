@@ -167,7 +167,12 @@ def test_a_line_that_is_not_of_an_access_log_is_named(tmp_path: Path) -> None:
         {"time_local": "01/May/2024:12:00:00 +0200", "request_uri": "/", "status": "502"},
         {"@timestamp": "2024-05-01T10:00:00Z", "response": 502, "request": "GET /"},
         {"ts": 1714557600.0, "request": {"method": "GET", "uri": "/"}, "status": 502, "size": 3},
-        {"StartUTC": "2024-05-01T10:00:00.000Z", "DownstreamStatus": 502, "RequestMethod": "GET"},
+        {
+            "StartUTC": "2024-05-01T10:00:00.000Z",
+            "DownstreamStatus": 502,
+            "time": "2024-05-01T10:09:00Z",
+            "RequestMethod": "GET",
+        },
         {"start_time": "2024-05-01T10:00:00.000Z", "response_code": 502, "method": "GET", "path": "/"},
     ],
 )
