@@ -70,6 +70,8 @@ def test_an_item_that_cannot_be_forecast_costs_only_itself(model: Path, tmp_path
     assert found.flags == (
         "the history of these items ends before that of the others: late (2026-03-02T06:19:00Z)",
     )
+    for items in (("late",), ("short", "late")):  # the others need not be asked for, nor be fit
+        assert predict(model, broken, PredictConfig(items=items)).flags == found.flags
     assert found.to_dict()["missing"][1] == {"item": "short", "reason": found.missing["short"]}
 
 
@@ -138,6 +140,8 @@ def test_the_system_clock_counts_only_for_stamps_that_are_close_to_it(
     at(END - SECOND)
     gauges = TABLE.model_copy(update={"kinds": {"requests": "gauge"}})
     assert len(load_series(file, gauges).panel) == ROWS  # a level is complete when it is measured
+    for seconds, rows in ((-60, ROWS), (-61, ROWS - 1), (-120, ROWS - 1), (-3601, ROWS - 60)):
+        assert len(load_series(file, gauges, now=END + seconds * SECOND).panel) == rows, seconds
     relative = tmp_path / "relative.csv"
     pl.DataFrame({"t": np.arange(ROWS) * 60, "requests": 1}).write_csv(relative)
     plain = TableConfig(time="t", values=("requests",), step="60s", kinds={"requests": "count"})

@@ -86,7 +86,7 @@ class TableOptions(Options):
         step: Time between two rows, such as 1s, 60s, 5m, 1h, 1d or 1w (default: 60s for a trace, inferred for a table).
         kind: Whether a column is a count or a gauge (default: count if its values are whole numbers, none is negative and its name is not that of a level such as gpu_temp).
         fill: How to fill times without a row; auto means zero for counts and missing for gauges (default: auto).
-        now: What time it is: a date and time, seconds since 1970, or now-1h; counts whose step is not over are left out (default: the system clock, for stamps close to it).
+        now: What time it is: a date and time, seconds since 1970, or now-1h; later rows and counts whose step is not over are left out (default: the system clock, for stamps close to it).
     """
 
     time: Annotated[str | None, "COL"] = None

@@ -170,7 +170,8 @@ def load_series(
     """Load DATA as one panel, with a split only if it was prepared with one, and without rows that are not finished.
 
     A row covers the step that its stamp begins. Where a channel counts, rows whose step is not over ``now`` are left out, and
-    a note says so: half a minute of requests would look like a drop in load.
+    a note says so: half a minute of requests would look like a drop in load. Gauges are left out from the first row that is
+    stamped after a ``now`` that is given.
 
     Args:
         source: A prepared directory, a table (with ``table``), a request trace or minute file of a known format; or a panel,
@@ -186,13 +187,23 @@ def load_series(
     if isinstance(source, Panel):
         origin: dict[str, Any] = {"path": "panel", "format": "panel"}
         return Series(panel=source, channels=source.channel_names, source=origin)
-    series = _read_series(source, table, step)
+    return _finished(_read_series(source, table, step), now)
+
+
+def _finished(series: Series, now: int | None) -> Series:
+    """A series without the rows that are not finished; see ``load_series``.
+
+    Raises:
+        DataError: No row is finished.
+    """
     panel, clock = series.panel, time.time() * SECOND
-    if not panel.count_mask.any() or panel.stamps is not None or (now is None and panel.clock != "utc"):
+    counts = panel.count_mask.any()
+    if panel.stamps is not None or (now is None and not (counts and panel.clock == "utc")):
         return series
     moment = int(clock) if now is None else now
     ends = panel.start + np.diff(panel.indptr) * panel.step  # of the last steps
-    late = np.maximum(-((moment - ends) // panel.step), 0)
+    known = moment if counts else moment + panel.step  # a gauge is known from its stamp on
+    late = np.maximum(-((known - ends) // panel.step), 0)
     if now is None:
         late[late > _FRESH] = 0
     kept = Span(panel.indptr[:-1], np.maximum(panel.indptr[:-1], panel.indptr[1:] - late))

@@ -140,7 +140,7 @@ def forecast_items(
     forecast = model.forecast(usable, config.horizon, future=future, levels=config.levels)
     return replace(
         forecast,
-        flags=(*forecast.flags, *flags, *_behind(forecast)),
+        flags=(*forecast.flags, *flags, *_behind(forecast, history)),
         missing={panel.items[number]: error.what for number, error in missing.items()},
     )
 
@@ -217,17 +217,18 @@ def _none_fits(panel: Panel, missing: Mapping[int, HistoryError]) -> HistoryErro
     return HistoryError(what, setting=first.setting, hint=first.hint)
 
 
-def _behind(forecast: Forecast) -> tuple[str, ...]:
-    """A flag for the items whose history ends more than a step before that of the others."""
-    late = np.flatnonzero(forecast.origin < forecast.origin.max() - forecast.step)
+def _behind(forecast: Forecast, history: Panel) -> tuple[str, ...]:
+    """A flag for the items that end more than a step before others of the history, asked for or not."""
+    ends = history.times_of(history.indptr[1:][np.diff(history.indptr) > 0] - 1)
+    late = np.flatnonzero(forecast.origin < ends.max() - forecast.step)
     if not len(late):
         return ()
-    ends = [
+    named = [
         f"{forecast.items[i]} ({format_stamp(int(forecast.origin[i]), forecast.clock)})"
         for i in late[:_SHOWN]
     ]
     more = f" and {len(late) - _SHOWN} more" if len(late) > _SHOWN else ""
-    return (f"the history of these items ends before that of the others: {', '.join(ends)}{more}",)
+    return (f"the history of these items ends before that of the others: {', '.join(named)}{more}",)
 
 
 def history_table(
