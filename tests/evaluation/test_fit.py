@@ -147,3 +147,15 @@ def test_auto_and_the_baselines_shorten_a_context_that_the_rows_have_no_room_for
     for name in ("linear", "dlinear"):
         with pytest.raises(DataError, match="hold no window of 120"):
             fit_model(name, data, context=120, horizon=1)
+
+
+def test_means_stay_at_the_points_of_a_handful_of_windows(make_panel: MakePanel) -> None:
+    """Points are 5 too low: 19 windows cannot say so, 20 can."""
+    for rows, corrected in ((19, False), (20, True)):
+        panel = make_panel(5.0 * np.arange(60), kinds="g")
+        model = last_value(panel, context=2, horizon=1)
+        span = Span(np.array([60 - rows]), np.array([60]))
+        calibration = calibrate(model, panel, span)
+        assert calibration.n_windows == rows
+        assert (calibration.bias_KHC[..., 0] == (5 if corrected else 0)).all()
+        assert calibration.weight_C.any() == corrected

@@ -35,7 +35,7 @@ _MIN_WINDOWS = 1_000
 _MAX_RESIDUALS = 1 << 21
 _EARLIER_FITS = 2
 _FEWEST_WINDOWS = 20
-"""With fewer training windows, a model that can shortens its context."""
+"""With fewer training windows, a model that can shortens its context; with fewer calibration windows, means stay at the points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -173,6 +173,11 @@ def calibrate(
         until=dict(zip(panel.items, map(int, last_us), strict=True)),
         item_B=[windows.item for windows in every for _ in windows.origins_B],
     )
+    if (
+        calibration.n_windows < _FEWEST_WINDOWS
+    ):  # too few to say how far means are off: they stay at the points
+        bias_KHC, weight_C = np.zeros_like(calibration.bias_KHC), np.zeros_like(calibration.weight_C)
+        return replace(calibration, bias_KHC=bias_KHC, weight_C=weight_C)
     if len(folds) == 1:
         folds = [[half for windows in folds[0] if len((half := windows.half(k)).origins_B)] for k in (0, 1)]
     if not all(folds):
