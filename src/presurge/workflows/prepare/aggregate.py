@@ -76,6 +76,11 @@ class PrepareConfig:
                 hint="Give the shares of train, val, rl and test, for example 0.6,0.1,0.2,0.1; 0 for a part that you do not need.",
             )
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How to open a trace: arguments of ``open_trace``."""
+        return {name: getattr(self, name) for name in ("format", "columns", "time_unit", "bad_rows")}
+
     def name_for(self, file: Path) -> str:
         """Prefix of the names of the files made from this one."""
         return self.name or name_of(file)
@@ -138,12 +143,7 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     """
     file = open_file(source)
     trace = open_trace(
-        file,
-        format=config.format,
-        columns=config.columns,
-        time_unit=config.time_unit,
-        bad_rows=config.bad_rows,
-        also=lambda events: bucket_queries(counted(events, config.failures), step),
+        file, **config.reading, also=lambda events: bucket_queries(counted(events, config.failures), step)
     )
     where = str(file.path)
     with within(where):
@@ -195,13 +195,7 @@ def count_models(source: Path | RowFile, config: PrepareConfig) -> Fleet:
         FormatError: Its columns fit no known format, or several.
     """
     file, step = open_file(source), config.step
-    trace = open_trace(
-        file,
-        format=config.format,
-        columns=config.columns,
-        time_unit=config.time_unit,
-        bad_rows=config.bad_rows,
-    )
+    trace = open_trace(file, **config.reading)
     rows = counted(trace.events, config.failures, by=["model"]).drop(ELAPSED, strict=False)
     with within(str(file.path)):
         buckets, totals = bucket(rows.drop("model"), step)
