@@ -173,3 +173,13 @@ def test_an_age_needs_a_clock(tmp_path: Path) -> None:
     fresh = PredictConfig(max_age="5m", now=ROWS * MINUTE)
     assert predict(tmp_path / "run", file, fresh).mean.shape == (1, 1, 1)
     assert load(tmp_path / "run")[0].name == "last-value"
+
+
+def test_rounding_puts_no_mean_outside_its_interval(tmp_path: Path) -> None:
+    level = frame("a").with_columns(requests=pl.lit(18)), frame("bb").with_columns(requests=pl.lit(22))
+    data = write(tmp_path / "load.csv", *level)
+    config = resolve_config({"model": "recent-mean", "context": 30, "horizon": 3})
+    train(load_dataset(data, TABLE), config, tmp_path / "run", plots=False)
+    told = predict(tmp_path / "run", data)
+    assert not [flag for flag in told.flags if "outside" in flag]
+    assert told.mean.ravel() == pytest.approx([18] * 3 + [22] * 3)

@@ -306,7 +306,8 @@ class Forecaster(ABC):
         )
         mean_BHC, flags = made.mean_BHC[:, :rows], []
         for c, channel in enumerate(self.fitted_spec().targets):
-            away = (mean_BHC[..., c] > ends[:, :, 1, c]) | (mean_BHC[..., c] < ends[:, :, 0, c])
+            mean_BH, low_BH, high_BH = mean_BHC[..., c], ends[:, :, 0, c], ends[:, :, 1, c]
+            away = ~np.isclose(mean_BH, np.clip(mean_BH, low_BH, high_BH), rtol=1e-6, atol=0, equal_nan=True)
             if share := int(away.sum()):
                 flags.append(
                     f"the mean of {channel.name} lies outside the 80 % interval in {share} of {away.size} rows: a few "
