@@ -198,7 +198,7 @@ class Forgiving(MetricLogger):
         except Exception as error:  # whatever a foreign service throws, the training goes on
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if isinstance(error, ModuleNotFoundError):
-                reason = f"the package {error.name} is not installed ({install_command(self.name)} brings it)"
+                reason = f"the package {error.name} is not installed: {install_command(self.name)}"
             logger.warning("%s could not %s and is left out from here on: %s", self.name, what, reason)
             self._inner = MetricLogger()
 
