@@ -31,6 +31,7 @@ _RATES = ((0.003, 0.5), (0.01, 0.5), (0.03, 0.5), (0.05, 0.5), (0.05, 0.0))
 the tails, where noise costs accuracy, and three for the tails, which have to be found again when the load changes."""
 _CENTRES = 2
 _WEIGHTS = (0.0, 1 / 300, 1 / 120, 1 / 50, 1 / 25)
+"""Weights of the mean to choose from, one beside each rate, because one run tries a rate and a weight at once."""
 _SLOWER, _FASTER, _CLEARLY = 1.01, 1.002, 0.003
 _VALUES_AT_ONCE, _MOST_VALUES, _ROWS_AT_ONCE = 256, 1024, 64
 
