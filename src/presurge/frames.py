@@ -16,7 +16,7 @@ from presurge.series.panel import ChannelKind, Panel
 from presurge.series.timestamps import PER_SECOND, TimeForm, detect_form
 from presurge.sources.files import RowFile, RowFrame
 from presurge.sources.formats import recognise_file
-from presurge.sources.frames import Frame, is_pandas, pandas_columns
+from presurge.sources.frames import Frame, is_frame, is_pandas, pandas_columns
 from presurge.workflows.dataset import Fill, TableConfig, examined
 from presurge.workflows.predict import TIME_NAMES
 
@@ -165,7 +165,7 @@ class Form:
     @classmethod
     def of(cls, data: object, file: Source, table: TableConfig | None) -> Self:
         """The form of what a caller gave: a frame that is read as ``table`` says, or something else."""
-        if table is None or not isinstance(file, RowFrame):
+        if table is None or not (is_frame(data) and isinstance(file, RowFrame)):
             return cls(pandas=is_pandas(data))
         time = file.frame[table.time]
         return cls(

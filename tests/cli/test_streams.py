@@ -108,3 +108,13 @@ def test_an_empty_stream_is_an_error(place: Path) -> None:
     assert done.returncode == 2
     assert "stdin: the file is empty" in done.stderr
     assert not list((place / "tmp").iterdir())
+
+
+def test_a_stream_leaves_nothing_however_the_process_ends(place: Path) -> None:
+    command = [*PRESURGE, "prepare", "-", "--out", "x"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"t,n\n" + b"1,2\n" * 500_000)  # more than a pipe holds: some of it was read
+        process.terminate()
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert not list((place / "tmp").iterdir())

@@ -6,7 +6,6 @@ Shapes: N rows of a frame, H rows of a forecast, C channels.
 import hashlib
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -97,7 +96,7 @@ def read_history(data: Frame, last: int | None = None) -> History:
     recent = data if last is None else latest(data, last)
     frame = as_polars(recent, _NEEDED[level])
     place = "data frame" if len(recent) == len(data) else f"last {len(recent)} rows of the data frame"
-    file = RowFrame(Path(place), "parquet", tuple(frame.columns), frame=frame)
+    file = RowFrame.of(frame, place)
     return _requests(file) if level == "request" else _minutes(file)
 
 

@@ -1,21 +1,23 @@
 """Open a file of rows, or say in plain words why it cannot be read.
 
 A file holds CSV, Parquet, JSON lines, the lines of an access log, or the answer of a Prometheus server; text may be
-compressed. ``-`` and FIFOs are read once, into a temporary file that is removed when the process ends.
+compressed. ``-`` and FIFOs are read once, into a temporary file that has no name, so that nothing is left of it however
+the process ends.
 """
 
-import atexit
-import codecs
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -66,30 +68,21 @@ class RowFile:
 
     Attributes:
         path: Its name.
+        data: Where its rows are: a copy of what came through ``path``, if that is a stream.
         kind: What it holds.
-        columns: Its columns; a field inside an object has the names on the way to it: ``usage.prompt_tokens``.
+        columns: Its columns by name, with the way to each: a field inside an object is called ``usage.prompt_tokens``.
         separator: Of a CSV.
-        is_array: Whether a JSON file is one array of objects.
-        nested: The way to each field inside an object.
-        copy: The file that holds what came through ``path``, if that is a stream.
         table: How to read it as a table, if its format says so, by the names in ``read_table``.
         notes: What was changed on the way in, in words.
     """
 
     path: Path
+    data: Path
     kind: FileKind
-    columns: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]]
     separator: str = ","
-    is_array: bool = False
-    nested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    copy: Path | None = None
     table: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def data(self) -> Path:
-        """The file to read."""
-        return self.copy or self.path
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
         """The rows, lazily.
@@ -97,50 +90,34 @@ class RowFile:
         In a text file the columns named get the given types, with null where a value does not parse; the other columns
         of a CSV are text. A Parquet file keeps its own types.
         """
-        types = types or {}
         if self.kind == "parquet":
-            return self._flat(pl.scan_parquet(self.data, glob=False))
+            return self._fields(pl.scan_parquet(self.data, glob=False), self.columns)
         if self.kind == "log":
             return _access_log(self.data)
-        if self.is_array:
-            return self._flat(pl.read_json(self.data, infer_schema_length=None).lazy())
         if self.kind == "json":
-            return self._scan_json(types)
-        return pl.scan_csv(
-            self.data,
-            separator=self.separator,
-            glob=False,
-            infer_schema=False,
-            schema_overrides=dict(types),
-            ignore_errors=True,
-        )
+            return self._scan_json(types or {})
+        return self._scan_csv(infer_schema=False, schema_overrides=types, ignore_errors=True)
+
+    def _scan_csv(self, **options: Any) -> pl.LazyFrame:
+        return pl.scan_csv(self.data, separator=self.separator, glob=False, **options)
 
     def _scan_json(self, types: Types) -> pl.LazyFrame:
         """The named columns of JSON lines. A decimal is read as text first, since logs also write numbers in quotes."""
         schema: dict[str, Any] = {}
         for name, kind in types.items():
-            *outer, last = self.nested.get(name, (name,))
+            *outer, last = self.columns[name]
             inside = schema
             for part in outer:
                 inside = inside.setdefault(part, {})
             inside[last] = pl.String if kind == pl.Float64 else kind
-        rows = self._flat(pl.scan_ndjson(self.data, schema=_struct(schema), ignore_errors=True), tuple(types))
+        rows = self._fields(pl.scan_ndjson(self.data, schema=_struct(schema), ignore_errors=True), types)
         return rows.with_columns(
             pl.col(n).str.strip_chars().cast(k, strict=False) for n, k in types.items() if k == pl.Float64
         )
 
-    def _flat(self, rows: pl.LazyFrame, columns: tuple[str, ...] | None = None) -> pl.LazyFrame:
+    def _fields(self, rows: pl.LazyFrame, names: Iterable[str]) -> pl.LazyFrame:
         """Columns of the rows by their names, those inside objects too."""
-        if not self.nested:
-            return rows
-        return rows.select(self._field(name) for name in columns or self.columns)
-
-    def _field(self, name: str) -> pl.Expr:
-        outer, *inner = self.nested.get(name, (name,))
-        column = pl.col(outer)
-        for part in inner:
-            column = column.struct.field(part)
-        return column.alias(name)
+        return rows.select(_field(self.columns[name]).alias(name) for name in names)
 
     def sample(self, column: str) -> pl.Series:
         """The first rows of one column; text in a CSV."""
@@ -149,7 +126,7 @@ class RowFile:
 
     def read(self, columns: list[str]) -> pl.DataFrame:
         """All rows of some columns, in types that fit every value."""
-        if self.kind in ("parquet", "log") or self.is_array:
+        if self.kind in ("parquet", "log"):
             return self.scan().select(columns).collect(engine="streaming")
         try:
             return self._infer(columns, _SNIFF_ROWS)
@@ -158,16 +135,10 @@ class RowFile:
 
     def _infer(self, columns: list[str], rows: int | None) -> pl.DataFrame:
         if self.kind == "json":
-            frame = self._flat(pl.scan_ndjson(self.data, infer_schema_length=rows), tuple(columns))
+            frame = self._fields(pl.scan_ndjson(self.data, infer_schema_length=rows), columns)
         else:
-            frame = pl.scan_csv(
-                self.data,
-                separator=self.separator,
-                glob=False,
-                infer_schema_length=rows,
-                null_values=MISSING_WORDS,
-            )
-        return frame.select(columns).collect(engine="streaming")
+            frame = self._scan_csv(infer_schema_length=rows, null_values=MISSING_WORDS).select(columns)
+        return frame.collect(engine="streaming")
 
     def where(self, row: int, column: str | None = None) -> str:
         """Name a place in the file for an error message; ``row`` counts from 0, the message from 1."""
@@ -177,7 +148,7 @@ class RowFile:
 
     def text_at(self, row: int, column: str) -> str:
         """The text of one cell as it was written, in quotes; the whole line of JSON lines and of an access log."""
-        if self.kind in ("json", "log") and not self.is_array:
+        if self.kind in ("json", "log"):
             return quoted(pl.scan_lines(self.data, glob=False).slice(row, 1).collect().item())
         return quoted(self.scan().select(column).slice(row, 1).collect().item())
 
@@ -190,13 +161,18 @@ class RowFrame(RowFile):
 
     @classmethod
     def of(cls, frame: Frame, name: str = "data frame", **more: Any) -> Self:
-        """Wrap a pandas or Polars frame so that errors can point into it.
+        """Wrap a pandas or Polars frame so that errors can point into it; fields inside objects become columns.
 
         Raises:
             DataError: Two columns have the same name.
         """
         own = as_polars(frame)
-        return cls(Path(name), "parquet", tuple(own.columns), frame=own, **more)
+        columns = _leaves(own.schema)
+        flat = own.select(_field(way).alias(column) for column, way in columns.items())
+        more.setdefault("data", Path(name))
+        return cls(
+            path=Path(name), kind="parquet", columns={name: (name,) for name in columns}, frame=flat, **more
+        )
 
     def scan(self, types: Types | None = None) -> pl.LazyFrame:
         """The rows, lazily."""
@@ -217,74 +193,73 @@ def open_file(source: Path | str | RowFile | Frame) -> RowFile:
     path = Path(source)
     if str(path) != "-" and not (path.is_fifo() or path.is_char_device()):
         return _examined(path, path)
-    name = (
-        Path("stdin")
-        if str(path) in ("-", "/dev/stdin")
-        else Path("stream")
-        if path.is_relative_to("/dev")
-        else path
-    )
-    copy = _spooled(path)
-    return replace(_examined(name, copy), copy=copy)
+    name = "stdin" if str(path) in ("-", "/dev/stdin") else "stream" if path.is_relative_to("/dev") else path
+    return _examined(Path(name), _spooled(path))
 
 
 def _spooled(path: Path) -> Path:
-    """Copy a stream into a temporary file, which is removed when the process ends.
+    """Copy a stream into a temporary file, which stays open, and so stays, until the process ends.
 
     Polars has the kernel restart what Ctrl-C interrupts, so that waiting for a FIFO would go on: not here.
     """
     signal.siginterrupt(signal.SIGINT, True)
-    with tempfile.NamedTemporaryFile(prefix="presurge-", delete=False) as copy, reading(path):
-        atexit.register(Path(copy.name).unlink, missing_ok=True)
-        with path.open("rb") if str(path) != "-" else nullcontext(sys.stdin.buffer) as stream:
+    with reading(path):
+        descriptor, name = tempfile.mkstemp(prefix="presurge-")
+        Path(name).unlink()
+        with (
+            path.open("rb") if str(path) != "-" else nullcontext(sys.stdin.buffer) as stream,
+            os.fdopen(descriptor, "wb", closefd=False) as copy,
+        ):
             shutil.copyfileobj(stream, copy, 2**20)
-    return Path(copy.name)
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def _examined(path: Path, data: Path) -> RowFile:
     head = _first_bytes(path, data)
     with reading(path, data):
         if head.startswith(b"PAR1"):
-            columns, nested = _leaves(pl.scan_parquet(data, glob=False).collect_schema())
-            return RowFile(path, "parquet", columns, nested=nested)
+            return RowFile(path, data, "parquet", _leaves(pl.scan_parquet(data, glob=False).collect_schema()))
         lines = pl.scan_lines(data, glob=False, n_rows=1).collect().to_series()
-        first = str(lines[0]).removeprefix("\ufeff").strip() if len(lines) else ""
+        line = str(lines[0]) if len(lines) else ""
+        first = line.removeprefix("\ufeff").strip()
         if not first:
             raise _empty(path)
-        if first[0] in "[{" and head.startswith(codecs.BOM_UTF8):
-            hint = "Remove it: tail -c +4 FILE > NEW"
-            raise DataError("begins with a byte order mark, which JSON may not", where=str(path), hint=hint)
-        if first[0] == "[":
-            columns, nested = _leaves(pl.read_json(data, infer_schema_length=None).schema)
-            return RowFile(path, "json", columns, is_array=True, nested=nested)
-        if first[0] == "{":
-            if first == "{" or prometheus.is_answer(first):
-                return _read_answer(path, data)
-            rows = pl.scan_ndjson(data, infer_schema_length=_SNIFF_ROWS)
-            columns, nested = _leaves(rows.collect_schema())
-            if set(_LISTS) <= set(columns):
-                return RowFrame.of(rows.select(_LISTS).explode(_LISTS).collect(), str(path))
-            return RowFile(path, "json", columns, nested=nested)
+        if first[0] in "[{":
+            if line[0] == "\ufeff":
+                hint = "Remove it: tail -c +4 FILE > NEW"
+                raise DataError(
+                    "begins with a byte order mark, which JSON may not", where=str(path), hint=hint
+                )
+            return _examined_json(path, data, first)
         if _LOG_TIME.match(first):
-            return RowFile(path, "log", ("time", "status"))
+            return RowFile(path, data, "log", {"time": ("time",), "status": ("status",)})
         separator = max(_SEPARATORS, key=first.count)
-        header = pl.scan_csv(data, separator=separator, glob=False, infer_schema=False, n_rows=0)
-        return RowFile(path, "csv", tuple(header.collect_schema().names()), separator)
+        file = RowFile(path, data, "csv", {}, separator)
+        names = file._scan_csv(infer_schema=False, n_rows=0).collect_schema().names()
+        return replace(file, columns={name: (name,) for name in names})
 
 
-def _read_answer(path: Path, data: Path) -> RowFile:
-    """The answer of a Prometheus server, saved as a file."""
-    lines = pl.scan_lines(data, glob=False).collect().to_series()
-    return answer_file(prometheus.parse_answer("\n".join(lines).removeprefix("\ufeff"), str(path)), str(path))
+def _examined_json(path: Path, data: Path, first: str) -> RowFile:
+    """One array of objects, the answer of a Prometheus server, or JSON lines."""
+    if first[0] == "[":
+        return RowFrame.of(pl.read_json(data, infer_schema_length=None), str(path), data=data)
+    if first == "{" or prometheus.is_answer(first):
+        text = "\n".join(pl.scan_lines(data, glob=False).collect().to_series())
+        return answer_file(prometheus.parse_answer(text, str(path)), str(path), data=data)
+    rows = pl.scan_ndjson(data, infer_schema_length=_SNIFF_ROWS)
+    columns = _leaves(rows.collect_schema())
+    if set(_LISTS) <= set(columns):
+        return RowFrame.of(rows.select(_LISTS).explode(_LISTS), str(path), data=data)
+    return RowFile(path, data, "json", columns)
 
 
-def answer_file(answer: prometheus.Answer, name: str) -> RowFile:
+def answer_file(answer: prometheus.Answer, name: str, **more: Any) -> RowFile:
     """The answer of a Prometheus server as an opened file."""
-    return RowFrame.of(answer.frame, name, table=answer.table, notes=answer.notes)
+    return RowFrame.of(answer.frame, name, table=answer.table, notes=answer.notes, **more)
 
 
-def _leaves(schema: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """The columns of a schema, with the fields of an object in place of it, and the way to each such field."""
+def _leaves(schema: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The columns of a schema and the way to each, with the fields of an object in place of it."""
     columns: dict[str, tuple[str, ...]] = {}
 
     def descend(fields: Mapping[str, Any], way: tuple[str, ...]) -> None:
@@ -296,7 +271,12 @@ def _leaves(schema: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, tuple
 
     descend({name: kind for name, kind in schema.items() if not isinstance(kind, pl.Struct)}, ())
     descend(schema, ())
-    return tuple(columns), {name: way for name, way in columns.items() if len(way) > 1}
+    return columns
+
+
+def _field(way: tuple[str, ...]) -> pl.Expr:
+    """The column at the end of a way through objects."""
+    return reduce(lambda column, part: column.struct.field(part), way[1:], pl.col(way[0]))
 
 
 def _struct(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,7 +300,7 @@ def check_columns(file: RowFile, names: list[str]) -> None:
     """
     missing = [name for name in names if name not in file.columns]
     if missing:
-        seen = f" of the first {_SNIFF_ROWS:,} rows" if file.kind == "json" and not file.is_array else ""
+        seen = f" of the first {_SNIFF_ROWS:,} rows" if file.kind == "json" else ""
         raise DataError(
             f"no column {', '.join(map(repr, missing))}",
             where=str(file.path),
@@ -370,9 +350,9 @@ def _line_at_fault(data: Path, what: str) -> str:
         bad = (row for row, line in enumerate(lines, 1) if line.strip() and not _is_object(line))
     elif what == _TOO_WIDE:
         header = next(lines)
-        rows = csv.reader(lines, delimiter=max(_SEPARATORS, key=header.count))
-        width = len(next(csv.reader([header], delimiter=max(_SEPARATORS, key=header.count))))
-        bad = (rows.line_num + 1 for row in rows if len(row) > width)
+        rows = csv.reader(chain([header], lines), delimiter=max(_SEPARATORS, key=header.count))
+        width = len(next(rows))
+        bad = (rows.line_num for row in rows if len(row) > width)
     else:
         return ""
     row = next(bad, None)

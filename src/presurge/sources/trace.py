@@ -1,7 +1,7 @@
 """Request traces: one row per request, scanned lazily, so that a trace may be larger than memory."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -169,10 +169,10 @@ class _Layout:
 
     @property
     def blank(self) -> pl.Expr:
-        """Whether a row has no value at all, or is no request. A JSON object without any is a request gone wrong."""
-        needs: Sequence[str] = () if self.file.kind == "json" else self.format.needs
-        if len(needs) == 1 and self.file.kind != "log":
-            needs = self.file.columns if self.file.kind == "csv" else ()
+        """Whether a row is an empty line of text, or no request. A JSON object without a value is a request gone wrong."""
+        needs: Iterable[str] = self.format.needs if self.file.kind in ("csv", "log") else ()
+        if self.file.kind == "csv" and self.format.needs == (self.format.time,):
+            needs = self.file.columns
         empty = pl.all_horizontal(pl.col(name).is_null() for name in needs) if needs else pl.lit(False)
         if not self.format.only:
             return empty
@@ -276,7 +276,7 @@ def _usable_elapsed(value: pl.Expr) -> pl.Expr:
     return (value >= 0) & value.cast(pl.Float64).is_finite()
 
 
-def _event_columns(layout: _Layout, known: Sequence[str]) -> list[pl.Expr]:
+def _event_columns(layout: _Layout, known: Collection[str]) -> list[pl.Expr]:
     """The columns of the events that can be made from the known ones; a bad row may give nulls."""
     source, succeeded = layout.format, layout.succeeded
     columns = [layout.stamp.alias(TIME)]
