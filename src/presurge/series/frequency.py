@@ -12,8 +12,8 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 
-_UNITS = {"s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
-_PATTERN = re.compile(r"\s*(\d+)\s*(s|sec|m|min|h|d|w)?\s*", re.IGNORECASE)
+_UNITS = {"sec": SECOND, "s": SECOND, "min": MINUTE, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
+_PATTERN = re.compile(rf"\s*(\d+)\s*({'|'.join(_UNITS)})?\s*", re.IGNORECASE)
 
 
 def parse_step(text: str | int) -> int:
@@ -29,8 +29,7 @@ def parse_step(text: str | int) -> int:
             setting="step",
             hint="Write a number and a unit: 1s, 60s, 5m, 1h, 1d or 1w.",
         )
-    unit = (match[2] or "s").lower()
-    return check_step(int(match[1]) * _UNITS["s" if unit == "sec" else unit])
+    return check_step(int(match[1]) * _UNITS[(match[2] or "s").lower()])
 
 
 def check_step(step: int) -> int:
@@ -50,10 +49,7 @@ def check_step(step: int) -> int:
 
 def format_step(step: int) -> str:
     """Write a step in its largest whole unit: ``60_000_000`` becomes ``"1m"``."""
-    for unit, size in (("w", WEEK), ("d", DAY), ("h", HOUR), ("m", MINUTE)):
-        if step % size == 0:
-            return f"{step // size}{unit}"
-    return f"{step // SECOND}s"
+    return next(f"{step // size}{unit}" for unit, size in reversed(_UNITS.items()) if step % size == 0)
 
 
 def infer_step(stamps: np.ndarray) -> int:
