@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.series.panel import Channel, FloatArray, IntArray, Panel, columns_of
 from presurge.series.spans import Span
@@ -113,13 +113,7 @@ def gather(values: npt.NDArray[Any], origins: IntArray, *, before: int, after: i
     width, channels = before + after, values.shape[1]
     if len(origins) == 0:
         return np.zeros((0, width, channels), values.dtype)
-    values = np.ascontiguousarray(values)
-    rows = as_strided(
-        values,
-        (len(values) - width + 1, width * channels),
-        (values.strides[0], values.strides[1]),
-        writeable=False,
-    )
+    rows = sliding_window_view(values.reshape(-1), width * channels)[::channels]
     windows: npt.NDArray[Any] = rows[origins - before + 1].reshape(len(origins), width, channels)
     return windows
 
