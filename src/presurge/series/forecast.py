@@ -9,7 +9,7 @@ import polars as pl
 
 from presurge.errors import required
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel
+from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel, time_column
 from presurge.series.timestamps import format_stamp
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ class Forecast:
         Of a model that was never calibrated there is no ``median``.
         """
         n_items, horizon, n_channels = self.mean.shape
-        stamps = pl.Series("timestamp", np.repeat(self.times().reshape(-1), n_channels))
-        stamps = stamps.cast(pl.Datetime("us", "UTC")) if self.clock == "utc" else stamps / SECOND
-        columns = [stamps, pl.Series("channel", [c.name for c in self.channels] * (n_items * horizon))]
+        times = np.repeat(self.times().reshape(-1), n_channels)
+        columns = [time_column(times, self.clock)]
+        columns.append(pl.Series("channel", [c.name for c in self.channels] * (n_items * horizon)))
         if self.named:
             columns.insert(0, pl.Series("item", np.repeat(np.array(self.items), horizon * n_channels)))
         columns.append(pl.Series("mean", self.mean.reshape(-1)))
@@ -127,20 +127,14 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: ``origin``, ``step_seconds``, a flat list ``forecast`` of times and channels, a list ``peak``."""
-        rows, peaks, times = [], [], self.times()
+        rows, peaks = [], []
         for i, item in enumerate(self.items):
             name = {"item": item} if self.named else {}
-            for h in range(self.mean.shape[1]):
-                stamp = format_stamp(int(times[i, h]), self.clock)
-                for c, channel in enumerate(self.channels):
-                    row = name | {"timestamp": stamp, "channel": channel.name}
-                    values = self.mean[i, h, c], self.median[i, h, c], self.quantiles[i, h, :, c]
-                    rows.append(row | self._numbers(*values))
+            for h, time in enumerate(self.times()[i]):
+                stamp = name | {"timestamp": format_stamp(int(time), self.clock)}
+                rows += self._rows(stamp, self.mean[i, h], self.median[i, h], self.quantiles[i, h])
             if self.peak is not None:
-                for c, channel in enumerate(self.channels):
-                    mean_IC, median_IC, quantiles_IQC = self.peak
-                    numbers = self._numbers(mean_IC[i, c], median_IC[i, c], quantiles_IQC[i, :, c])
-                    peaks.append(name | {"channel": channel.name} | numbers)
+                peaks += self._rows(name, *(values[i] for values in self.peak))
         origins = [format_stamp(int(origin), self.clock) for origin in self.origin]
         return {
             "schema_version": SCHEMA_VERSION,
@@ -156,7 +150,15 @@ class Forecast:
             "missing": [{"item": item, "reason": reason} for item, reason in self.missing.items()],
         }
 
-    def _numbers(self, mean: float, median: float, quantiles_Q: FloatArray) -> dict[str, Any]:
-        """Mean, median and quantiles of one row as JSON values."""
-        quantiles = {f"{level:g}": float(q) for level, q in zip(self.levels, quantiles_Q, strict=True)}
-        return {"mean": float(mean), "median": float(median), "quantiles": quantiles}
+    def _rows(
+        self, name: dict[str, Any], mean_C: FloatArray, median_C: FloatArray, quantiles_QC: FloatArray
+    ) -> list[dict[str, Any]]:
+        """The channels of one item, at one time or over the horizon, as JSON values."""
+        levels = [f"{level:g}" for level in self.levels]
+        numbers = zip(self.channels, mean_C.tolist(), median_C.tolist(), quantiles_QC.T.tolist(), strict=True)
+        return [
+            name
+            | {"channel": channel.name, "mean": mean, "median": median}
+            | {"quantiles": dict(zip(levels, quantiles, strict=True))}
+            for channel, mean, median, quantiles in numbers
+        ]

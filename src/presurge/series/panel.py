@@ -80,32 +80,27 @@ class Panel:
 
     def __post_init__(self) -> None:
         values = _frozen(self.values, np.float32)
-        indptr = _frozen(self.indptr if self.indptr.size else np.array([0, len(values)]), np.int64)
+        indptr = self.indptr if self.indptr.size else np.array([0, len(values)])
         features = self.features if self.feature_names else np.zeros((len(self.items), 0))
         self._check(values, indptr, features)
-        start, stamps = self.start, self.stamps
+        start, stamps, carried = self.start, self.stamps, self.carried
         if stamps is not None:
-            stamps = _frozen(stamps, np.int64)
             _check_stamps(stamps, indptr)
             start = np.where(np.diff(indptr) > 0, np.append(stamps, 0)[indptr[:-1]], start)
-        for name, array in (
-            ("values", values),
-            ("indptr", indptr),
-            ("start", _frozen(start, np.int64)),
-            ("stamps", stamps),
-            ("features", _frozen(features, np.float32)),
-            ("carried", None if self.carried is None else _frozen(self.carried, np.bool_)),
-            ("observed", _frozen(~np.isnan(values), np.bool_)),
+        for name, array, kind in (
+            ("values", values, np.float32),
+            ("indptr", indptr, np.int64),
+            ("start", start, np.int64),
+            ("stamps", stamps, np.int64),
+            ("features", features, np.float32),
+            ("carried", carried if carried is not None and carried.any() else None, np.bool_),
+            ("observed", ~np.isnan(values), np.bool_),
         ):
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, None if array is None else _frozen(array, kind))
 
     def _check(self, values: FloatArray, indptr: IntArray, features: npt.NDArray[Any]) -> None:
         if values.ndim != 2 or values.shape[1] != len(self.channels):
             raise DataError(f"values of shape {values.shape} do not fit {len(self.channels)} channels")
-        if self.carried is not None and self.carried.shape != values.shape:
-            raise DataError(
-                f"carried marks of shape {self.carried.shape} do not fit values of {values.shape}"
-            )
         if np.isinf(values).any():
             row, column = np.argwhere(np.isinf(values))[0]
             raise DataError("a value is infinite", where=f"row {row}, channel {self.channels[column].name!r}")
@@ -129,17 +124,12 @@ class Panel:
     def __repr__(self) -> str:
         from presurge.series.timestamps import format_stamp
 
-        filled = np.diff(self.indptr) > 0
-        ends = self.times_of(np.concatenate((self.indptr[:-1][filled], self.indptr[1:][filled] - 1)))
-        span = (
-            [str(format_stamp(int(time), self.clock)) for time in (ends.min(), ends.max())]
-            if len(ends)
-            else []
-        )
         items = f" of {len(self.items)} items" if len(self.items) > 1 else ""
-        lines = [
-            f"Panel: {len(self):,} rows of {format_step(self.step)}{items}, {' to '.join(span)}".rstrip(", ")
-        ]
+        lines = [f"Panel: {len(self):,} rows of {format_step(self.step)}{items}"]
+        if len(self):
+            times = self.times()
+            first, last = (format_stamp(int(time), self.clock) for time in (times.min(), times.max()))
+            lines[0] += f", {first} to {last}"
         for channel, known in zip(self.channels, self.measured.sum(axis=0), strict=True):
             missing = f", {len(self) - known:,} missing" if known < len(self) else ""
             lines.append(f"  {channel.name}: {channel.kind}, {channel.role}{missing}")
@@ -233,18 +223,29 @@ class Panel:
                 continue
             columns = [panel.channel_names.index(part) for part in parts]
             over, under = panel.values[:, columns].T
-            kind: ChannelKind = "count" if panel.count_mask[columns].all() else "gauge"
             ratio = np.divide(over, under, out=np.full(len(panel), np.nan, np.float32), where=under != 0)
-            carried = (under == 0) & ~np.isnan(over)
-            for rows in map(panel.rows_of, range(len(panel.items))):
-                ratio[rows] = _carried(ratio[rows], carried[rows])
-            before = np.zeros(panel.values.shape, np.bool_) if panel.carried is None else panel.carried
-            panel = panel.replace(
-                values=np.column_stack((panel.values, ratio)),
-                channels=(*panel.channels, Channel(name, _unit_of(panel.channels, parts), kind)),
-                carried=np.column_stack((before, carried & ~np.isnan(ratio))),
-            )
+            items = panel.items_of(np.arange(len(panel)))
+            known = pl.col("ratio").fill_nan(None).forward_fill().backward_fill().over("item")
+            carried = pl.DataFrame({"ratio": ratio, "item": items}).select(known).to_series().to_numpy()
+            hole = (under == 0) & ~np.isnan(over)
+            kind: ChannelKind = "count" if panel.count_mask[columns].all() else "gauge"
+            units = [panel.channels[column].unit for column in columns]
+            unit = f"{units[0]}/{units[1].removesuffix('s')}".strip("/")
+            filled = np.where(hole, carried, ratio)
+            panel = panel.with_channel(Channel(name, unit, kind), filled, carried=hole & ~np.isnan(filled))
         return panel
+
+    def with_channel(
+        self, channel: Channel, values_R: FloatArray, carried: npt.NDArray[np.bool_] | None = None
+    ) -> "Panel":
+        """The panel with one more channel; ``carried`` is true for those of its values that were not measured."""
+        before = np.zeros(self.values.shape, np.bool_) if self.carried is None else self.carried
+        added = np.zeros(len(self), np.bool_) if carried is None else carried
+        return self.replace(
+            values=np.column_stack((self.values, values_R)),
+            channels=(*self.channels, channel),
+            carried=np.column_stack((before, added)),
+        )
 
     def select_features(self, names: Sequence[str]) -> "Panel":
         """The panel with the named static features only, in the order given.
@@ -284,6 +285,20 @@ class Panel:
 
     def take(self, span: Span) -> "Panel":
         """A panel of the rows of a span; items without rows stay, empty."""
+        return self._of(span, start=self.start + (span.first - self.indptr[:-1]) * self.step)
+
+    def take_items(self, numbers: Sequence[int]) -> "Panel":
+        """A panel of some of the items, in the order given."""
+        chosen = np.array(numbers, np.int64)
+        return self._of(
+            Span(self.indptr[chosen], self.indptr[chosen + 1]),
+            items=tuple(self.items[i] for i in numbers),
+            start=self.start[chosen],
+            features=self.features[chosen],
+        )
+
+    def _of(self, span: Span, **changes: Any) -> "Panel":
+        """The rows of a span, an item for each of its stretches."""
 
         def rows(array_R: npt.NDArray[Any]) -> npt.NDArray[Any]:
             pieces = (array_R[a:b] for a, b in zip(span.first, span.last, strict=True))
@@ -292,23 +307,9 @@ class Panel:
         return self.replace(
             values=rows(self.values),
             indptr=np.concatenate(([0], np.cumsum(span.last - span.first))),
-            start=self.start + (span.first - self.indptr[:-1]) * self.step,
             stamps=None if self.stamps is None else rows(self.stamps),
             carried=None if self.carried is None else rows(self.carried),
-        )
-
-    def take_items(self, numbers: Sequence[int]) -> "Panel":
-        """A panel of some of the items, in the order given."""
-        rows_R = np.concatenate([np.arange(0), *(np.arange(len(self))[self.rows_of(i)] for i in numbers)])
-        chosen = np.array(numbers, np.int64)
-        return self.replace(
-            values=self.values[rows_R],
-            items=tuple(self.items[i] for i in numbers),
-            indptr=np.concatenate(([0], np.cumsum(np.diff(self.indptr)[chosen]))),
-            start=self.start[chosen],
-            stamps=None if self.stamps is None else self.stamps[rows_R],
-            features=self.features[chosen],
-            carried=None if self.carried is None else self.carried[rows_R],
+            **changes,
         )
 
     def replace(self, **changes: Any) -> "Panel":
@@ -320,12 +321,7 @@ class Panel:
 
         Missing values are null, carried ones too. ``timestamp`` is a UTC datetime, or seconds (float64) on a relative clock.
         """
-        times = self.times()
-        if self.clock == "utc":
-            stamp = pl.Series("timestamp", times).cast(pl.Datetime("us", "UTC"))
-        else:
-            stamp = pl.Series("timestamp", times / SECOND)
-        columns = [stamp]
+        columns = [time_column(self.times(), self.clock)]
         if len(self.items) > 1:
             columns.append(pl.Series("item", np.repeat(np.array(self.items), np.diff(self.indptr))))
         measured = np.where(self.measured, self.values, np.float32(np.nan))
@@ -348,20 +344,10 @@ def columns_of(channels: Sequence[Channel], *roles: ChannelRole) -> IntArray:
     return np.array([i for i, channel in enumerate(channels) if channel.role in roles], np.int64)
 
 
-def _carried(values_R: FloatArray, holes_R: npt.NDArray[np.bool_]) -> FloatArray:
-    """The values with every hole filled by the last value before it, or else by the first one of all."""
-    known = np.flatnonzero(~np.isnan(values_R))
-    if not known.size:
-        return values_R
-    last = known[np.maximum(np.searchsorted(known, np.arange(len(values_R)), side="right") - 1, 0)]
-    return np.where(holes_R, values_R[last], values_R)
-
-
-def _unit_of(channels: Sequence[Channel], parts: Sequence[str]) -> str:
-    units = {channel.name: channel.unit for channel in channels}
-    return "/".join(
-        units[part].removesuffix("s") if place else units[part] for place, part in enumerate(parts)
-    ).strip("/")
+def time_column(times: IntArray, clock: Clock) -> pl.Series:
+    """Times (microseconds) as the column ``timestamp``: UTC datetimes, or seconds (float64) on a relative clock."""
+    stamps = pl.Series("timestamp", times)
+    return stamps.cast(pl.Datetime("us", "UTC")) if clock == "utc" else stamps / SECOND
 
 
 def _places(names: Sequence[str], among: Sequence[str], what: str) -> list[int]:
