@@ -5,7 +5,8 @@ Berlin, and 0 in all others; in rows longer than a day it is the share of their 
 holidays to forecast: its name is all that it remembers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from datetime import date
 from difflib import get_close_matches
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
@@ -47,12 +48,7 @@ def with_holidays(panel: Panel, names: Iterable[str]) -> Panel:
                 hint="Give data with dates, or leave it out.",
             )
         share_R = _share(name.removeprefix(PREFIX), panel.times(), panel.step)
-        empty = np.zeros((len(panel), 1), np.bool_)
-        panel = panel.replace(
-            values=np.column_stack((panel.values, share_R)),
-            channels=(*panel.channels, Channel(name, role="known")),
-            carried=None if panel.carried is None else np.column_stack((panel.carried, empty)),
-        )
+        panel = panel.with_channel(Channel(name, role="known"), share_R)
     return panel
 
 
@@ -75,13 +71,10 @@ def _share(place: str, time_R: IntArray, step: int) -> FloatArray:
     """The share of the days of every row that are holidays: float32 [R]."""
     region, _, zone = place.partition("@")
     country, _, subdivision = region.partition("-")
-    days = max(1, step // DAY)
-    day_RD = _local_days(time_R, zone or "UTC")[:, None] + np.arange(days)
-    years = (
-        (np.array([day_RD.min(initial=0), day_RD.max(initial=0)]).astype("M8[D]")).astype("M8[Y]").astype(int)
-    )
-    found = _holidays(country, subdivision, int(years[0]) + 1970, int(years[1]) + 1970)
-    share_R: FloatArray = np.isin(day_RD, found).mean(axis=1, dtype=np.float32)
+    day_RD = _local_days(time_R, zone or "UTC")[:, None] + np.arange(max(1, step // DAY))
+    calendar, days = _holidays(country, subdivision), np.unique(day_RD)
+    found = [day in calendar for day in days.astype("M8[D]").tolist()]
+    share_R: FloatArray = np.isin(day_RD, days[found]).mean(axis=1, dtype=np.float32)
     return share_R
 
 
@@ -102,8 +95,8 @@ def _local_days(time_R: IntArray, zone: str) -> IntArray:
 
 
 @cache
-def _holidays(country: str, subdivision: str, first: int, last: int) -> IntArray:
-    """The public holidays of some years, in days since 1970.
+def _holidays(country: str, subdivision: str) -> Container[date]:
+    """The public holidays, of every year that is asked for.
 
     Raises:
         ConfigError: There is no such country or subdivision.
@@ -112,7 +105,7 @@ def _holidays(country: str, subdivision: str, first: int, last: int) -> IntArray
     with required("holidays", purpose="public holidays", extra="holidays"):
         from holidays import country_holidays, list_supported_countries
     try:
-        calendar = country_holidays(country, subdiv=subdivision or None, years=range(first, last + 1))
+        return country_holidays(country, subdiv=subdivision or None)
     except NotImplementedError as error:
         among = list_supported_countries(include_aliases=False)
         known = country in among
@@ -121,4 +114,3 @@ def _holidays(country: str, subdivision: str, first: int, last: int) -> IntArray
         listed = f"Choose one of: {', '.join(parts)}." if parts else "Name the country alone."
         what = f"no public holidays are known for {wrong!r}"
         raise ConfigError(what, setting="holidays", hint=listed) from error
-    return np.array(sorted(calendar), "M8[D]").astype(np.int64)
