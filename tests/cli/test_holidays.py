@@ -82,3 +82,18 @@ def test_beside_another_known_column_the_future_holds_only_that(table: pl.DataFr
     code, _, err = run("predict", "run", "--history", "history.csv")
     assert code == 2
     assert "the future of 'sale', 4 rows" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        ("GER", "Did you mean GR or GE or ER?"),
+        ("Nowhere", "Give the code of a country, such as DE or US."),
+        ("DE-XX", "Choose one of: DE-BB, "),
+    ],
+)
+def test_an_unknown_place_names_the_nearest(table: pl.DataFrame, run: Run, place: str, hint: str) -> None:
+    code, _, err = run("train", "load.csv", *COLUMNS, "--holidays", place, "--out", "run")
+    assert code == 2
+    assert f"no public holidays are known for '{place}'\n  {hint}" in err
+    assert len(err) < 500

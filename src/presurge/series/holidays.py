@@ -108,9 +108,11 @@ def _holidays(country: str, subdivision: str) -> Container[date]:
         return country_holidays(country, subdiv=subdivision or None)
     except NotImplementedError as error:
         among = list_supported_countries(include_aliases=False)
-        known = country in among
-        parts = [f"{country}-{part}" for part in among[country]] if known else list(among)
-        wrong = f"{country}-{subdivision}" if known else country
-        listed = f"Choose one of: {', '.join(parts)}." if parts else "Name the country alone."
+        wrong, hint = country, "Give the code of a country, such as DE or US."
+        if near := get_close_matches(country.upper(), among, n=3, cutoff=0.5):
+            hint = f"Did you mean {' or '.join(near)}?"
+        if country in among:
+            parts, wrong = [f"{country}-{part}" for part in among[country]], f"{country}-{subdivision}"
+            hint = f"Choose one of: {', '.join(parts)}." if parts else "Name the country alone."
         what = f"no public holidays are known for {wrong!r}"
-        raise ConfigError(what, setting="holidays", hint=listed) from error
+        raise ConfigError(what, setting="holidays", hint=hint) from error
