@@ -222,3 +222,16 @@ def test_a_history_that_does_not_fit_is_refused(run: Run, trained: Path) -> None
     assert "interpolated" in err
     refused(run("predict", "run", "--history", "nowhere.csv"), "nowhere.csv", "no such file")
     refused(run("predict", "run", "--history", "data", "--horizon", "9"), "9", "3")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("predict run --history load.csv --levels ", "--levels"),
+        ("predict run --history load.csv --item ,", "--item"),
+        ("train load.csv --time time --value ", "--value"),
+        ("backtest load.csv --time time --value requests --models ,", "--models"),
+    ],
+)
+def test_a_list_that_names_nothing_is_refused(run: Run, trained: Path, command: str, flag: str) -> None:
+    refused(run(*command.split(" ")), f"{flag}: names nothing")

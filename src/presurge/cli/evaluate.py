@@ -89,7 +89,7 @@ def backtest(
     from presurge.workflows.evaluate import backtest as run
     from presurge.workflows.evaluate import backtest_into
 
-    names = listed([options.models])
+    names = listed([options.models], "models")
     given = windows.given() | learning.given() | baselines.given()
     configs = list(resolve_each(names, given, setting_pairs(options.set) or {}).values())
     dataset = data.load()

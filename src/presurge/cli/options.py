@@ -126,9 +126,9 @@ class TableOptions(Options):
             kinds[name] = kind
         given = {
             "time": self.time,
-            "values": listed(self.value),
-            "known": listed(self.known),
-            "observed": listed(self.observed),
+            "values": listed(self.value, "value"),
+            "known": listed(self.known, "known"),
+            "observed": listed(self.observed, "observed"),
             "item": self.item,
             "step": self.step,
             "kinds": kinds,
@@ -216,9 +216,16 @@ class DataOptions(Split, SeriesOptions):
         return dataset
 
 
-def listed(texts: list[str]) -> tuple[str, ...]:
-    """The names in comma-separated lists."""
-    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+def listed(texts: list[str], setting: str) -> tuple[str, ...]:
+    """The names in comma-separated lists; none of no lists.
+
+    Raises:
+        ConfigError: There are lists, and they name nothing.
+    """
+    names = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    if texts and not names:
+        raise ConfigError("names nothing", setting=setting, hint="Name at least one, or leave it out.")
+    return names
 
 
 def say_notes(notes: tuple[str, ...]) -> None:

@@ -75,9 +75,10 @@ def predict(
         "horizon": options.horizon,
         "fill_gaps": options.fill_gaps,
         "now": table.moment(),
+        "items": listed(options.items, "items") or None,
+        "max_age": options.max_age,
+        "levels": listed(options.levels, "levels") or None,
     }
-    given |= {"items": listed(options.items) or None, "max_age": options.max_age}
-    given |= {"levels": listed(options.levels) or None}
     config = validated(workflow.PredictConfig, given)
     forecast = workflow.predict(
         model.model_dir, options.history, config, table=table.changes(), future=options.future

@@ -325,7 +325,7 @@ def _config(*classes: Options) -> "PrepareConfig":
     names = ("time", "input_tokens", "output_tokens", "status", "ok", "model")
     given["columns"] = {name: given[name] for name in names if name in given}
     if "ok" in given:
-        given["columns"]["ok"] = listed(given["ok"])
+        given["columns"]["ok"] = listed(given["ok"], "ok")
         if "status" not in given:
             raise ConfigError(
                 "means nothing without a column", setting="ok", hint="For example: `status=code`"
