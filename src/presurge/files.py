@@ -16,14 +16,14 @@ from typing import IO, Any
 
 from presurge.errors import ConfigError, StorageError
 
-_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/(?:self|\d+)/fd/(\d+)")
+_DESCRIPTOR = re.compile(r"(?:/dev|/proc/(?:self|\d+))/fd/(\d+)")
 _STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
-def storage_error(error: OSError, path: Path) -> StorageError:
+def storage_error(error: Exception, path: Path) -> StorageError:
     """Say what the file system refused, and where."""
     return StorageError(
-        f"cannot be written: {error.strerror or error}",
+        f"cannot be written: {getattr(error, 'strerror', None) or error}",
         where=str(path),
         hint="Free some space or choose another place; what was there before is untouched.",
     )
@@ -73,7 +73,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _is_stream(path: Path) -> bool:
     """Whether a path leads to something that exists and is neither a regular file nor a directory."""
-    if str(path) in _STREAMS or _DESCRIPTOR.fullmatch(str(path)):
+    if _descriptor(path) is not None:
         return True
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - path may be a plain string
@@ -82,10 +82,15 @@ def _is_stream(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def _descriptor(path: Path) -> int | None:
+    """The number of the open descriptor that a path such as ``/dev/stdout`` names."""
+    match = _DESCRIPTOR.fullmatch(str(path))
+    return int(match[1]) if match else _STREAMS.get(str(path))
+
+
 def _write_through(file: Path, target: Path) -> None:
     """Copy a finished file into a device, a FIFO or an open descriptor."""
-    match = _DESCRIPTOR.fullmatch(str(target))
-    number = _STREAMS.get(str(target), int(match[1] or match[2]) if match else None)
+    number = _descriptor(target)
     if number in _STREAMS.values():
         (sys.stdout if number == 1 else sys.stderr).flush()  # keep the order of what this process prints
     # A descriptor is duplicated and not opened again: opening would start at the beginning of a redirected file.
@@ -127,33 +132,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def staged(directory: Path, *, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
+def staged(directory: Path) -> Iterator[Path]:
     """Yield an empty folder; at the end move its files into ``directory``, in the order in which they were written.
 
-    Files of the same name are replaced and others stay. After an error, even halfway through the moves, the directory is
-    as it was before.
-
-    Args:
-        directory: Where the files go; created if needed.
-        failures: Exceptions by which the writers of the body report a full disk and the like, beside OSError.
+    Files of the same name are replaced and others stay. The directory is created if needed. After an error, even halfway
+    through the moves, it is as it was before.
 
     Raises:
-        StorageError: The file system refused.
+        StorageError: The file system refused, which Polars reports by errors of its own.
     """
+    from polars.exceptions import PolarsError
+
     folder: Path | None = None
     made = [parent for parent in (directory, *directory.parents) if not parent.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".presurge-", dir=directory))
-        new, old = folder / "new", folder / "old"
+        new = folder / "new"
         new.mkdir()
         yield new
-        _move_all(new, old, directory)
+        _move_all(new, directory, aside=folder / "old")
         made = []
-    except OSError as error:
+    except (OSError, PolarsError) as error:
         raise storage_error(error, directory) from error
-    except failures as error:
-        raise storage_error(OSError(str(error)), directory) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -162,7 +163,7 @@ def staged(directory: Path, *, failures: tuple[type[Exception], ...] = ()) -> It
                 parent.rmdir()
 
 
-def _move_all(new: Path, old: Path, directory: Path) -> None:
+def _move_all(new: Path, directory: Path, *, aside: Path) -> None:
     """Take the files to be replaced away, last one first, then bring the new ones in, last one last.
 
     So a reader that finds the last file, the manifest, finds every file that belongs to it.
@@ -171,26 +172,23 @@ def _move_all(new: Path, old: Path, directory: Path) -> None:
         (path for path in new.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime_ns
     )
     names = [file.relative_to(new) for file in files]
-    taken, brought = [], []
+    moved: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        moved.append((source, target))
+
     try:
         for name in reversed(names):
             if (directory / name).exists():
-                _rename(directory / name, old / name)
-                taken.append(name)
+                move(directory / name, aside / name)
         for name in names:
-            _rename(new / name, directory / name)
-            brought.append(name)
+            move(new / name, directory / name)
     except BaseException:
-        for name in brought:
-            (directory / name).unlink()
-        for name in taken:
-            (old / name).rename(directory / name)
+        for source, target in reversed(moved):
+            target.rename(source)
         raise
-
-
-def _rename(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
 
 
 def sha256_of(path: Path) -> str:

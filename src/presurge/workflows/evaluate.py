@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from presurge import files
 from presurge.errors import HistoryError, within
@@ -160,7 +159,7 @@ def backtest_into(
         PresurgeError: As ``backtest``; StorageError if the file system refuses.
     """
     fits: list[Fitted] = []
-    with files.staged(directory, failures=(pl.exceptions.PolarsError,)) as folder:
+    with files.staged(directory) as folder:
         with forecast_file(folder / "forecasts.parquet") as keep:
             found = backtest(
                 dataset, configs, refit=refit, keep=keep, fits=fits, progress=progress, **origins

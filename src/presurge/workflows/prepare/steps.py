@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
-import polars as pl
-
 from presurge.errors import ConfigError, DataError
 from presurge.files import staged
 from presurge.progress import Progress, silent
@@ -47,7 +45,7 @@ def prepare(
     progress("Reading the trace", 1.0)
     coarse = found.coarsen(config.step) if by_second else found
     minutes = burstgpt.compressed_frame(coarse.buckets, coarse.partial)
-    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+    with staged(out) as folder:
         written = directory.write_dense(folder, name, found, progress) if config.dense else []
         written += directory.write_compressed(folder, name, minutes, coarse)
         manifest, parts = directory.write_split(folder, name, minutes, coarse, config.split)
@@ -64,7 +62,7 @@ def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     table = read_table(file, **settings)
     values = int(table.panel.observed.sum())
     notes = (*file.notes, *table.notes)
-    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+    with staged(out) as folder:
         manifest = directory.write_table(folder, file, settings, notes)
     return Prepared(out, directory.TABLE_FILES, len(table.panel), step, {"values": values}, notes, manifest)
 
@@ -76,7 +74,7 @@ def _prepare_models(file: RowFile, out: Path, config: PrepareConfig) -> Prepared
     found = aggregate.count_models(file, config)
     frame, table = found.file.scan().collect(), dict(found.file.table)
     notes = (*found.notes, f"a series for each of {frame['model'].n_unique():,} models")
-    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+    with staged(out) as folder:
         manifest = directory.write_table(folder, found.file, table, notes, partial=found.partial)
     return Prepared(out, directory.TABLE_FILES, len(frame), config.step, found.totals, notes, manifest)
 
@@ -102,7 +100,7 @@ def prepare_dense(
     progress("Reading the trace", 0.0)
     found = aggregate.count_trace(file, SECOND, config)
     progress("Reading the trace", 1.0)
-    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+    with staged(out) as folder:
         written = directory.write_dense(folder, config.name_for(file.path), found, progress)
     return Prepared.of(found, out, written)
 
@@ -131,7 +129,7 @@ def prepare_compress(
         found = aggregate.count_trace(file, config.step, config)
     progress("Reading the input", 1.0)
     minutes, name = burstgpt.compressed_frame(found.buckets, found.partial), config.name_for(file.path)
-    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+    with staged(out) as folder:
         written = directory.write_compressed(folder, name, minutes, found)
     return Prepared.of(found, out, written)
 
@@ -151,7 +149,7 @@ def prepare_split(source: Input = None, out: Path = OUT, config: PrepareConfig =
     file = open_file(source or _default(out, config.name, burstgpt.compressed("*"), burstgpt.compressed(60)))
     found, frame = aggregate.read_guide_file(file)
     name = config.name_for(file.path)
-    with staged(out, failures=(pl.exceptions.PolarsError,)) as folder:
+    with staged(out) as folder:
         manifest, written = directory.write_split(folder, name, frame, found, config.split)
     return Prepared.of(found, out, written, manifest)
 
