@@ -106,15 +106,15 @@ def load_model(directory: Path, kind: str = FORECASTER) -> tuple[dict[str, Any],
     Raises:
         ModelError: It is damaged, unsafe, incomplete, of a newer format version or another kind, or no model directory.
     """
-    config = _read_config(directory / CONFIG_FILE)
-    check_kind(config, kind, where=str(directory))
-    path = directory / WEIGHTS_FILE
-    try:
-        weights = path.read_bytes()
-    except OSError as error:
+    config = unsealed(_read(directory / CONFIG_FILE), where=str(directory / CONFIG_FILE))
+    if (found := config.get("kind", FORECASTER)) != kind:
         raise ModelError(
-            f"cannot be read: {error.strerror}", where=str(path), hint="Train the model or copy it again."
-        ) from error
+            f"contains a model of the kind {found}, where one of the kind {kind} is needed",
+            where=str(directory),
+            hint="Give another model directory.",
+        )
+    path = directory / WEIGHTS_FILE
+    weights = _read(path)
     # The first eight bytes of safetensors are a length, which may begin like a pickle; its header follows.
     if weights[8:9] != b"{" and (weights[:1] == b"\x80" or weights[:2] == b"PK"):
         raise ModelError(
@@ -137,32 +137,15 @@ def load_model(directory: Path, kind: str = FORECASTER) -> tuple[dict[str, Any],
         raise ModelError(f"is not a readable safetensors file: {error}", where=str(path)) from error
 
 
-def check_kind(config: dict[str, Any], kind: str, *, where: str) -> None:
-    """Refuse a model of another kind.
-
-    Raises:
-        ModelError: The model is of another kind.
-    """
-    found = config.get("kind", FORECASTER)
-    if found != kind:
-        raise ModelError(
-            f"contains a model of the kind {found}, where one of the kind {kind} is needed",
-            where=where,
-            hint="Give another model directory.",
-        )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise _damaged(error, str(path)) from error
-    return unsealed(text, where=str(path))
+        hint = "Train the model or copy it again."
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
 
 
-def unsealed(text: str, *, where: str) -> dict[str, Any]:
+def unsealed(text: str | bytes, *, where: str) -> dict[str, Any]:
     """Parse the JSON text of a sealed configuration, and verify its format, version and checksum.
 
     Raises:
@@ -171,7 +154,8 @@ def unsealed(text: str, *, where: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged(error, where) from error
+        hint = "The file is damaged: copy or train the model again."
+        raise ModelError(f"is not valid JSON: {error}", where=where, hint=hint) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ModelError(f'is not a Presurge model: it lacks "format": "{FORMAT}"', where=where)
     version = config.get("format_version")
@@ -190,20 +174,14 @@ def unsealed(text: str, *, where: str) -> dict[str, Any]:
     return config
 
 
-def _damaged(error: Exception, where: str) -> ModelError:
-    hint = "The file is damaged: copy or train the model again."
-    return ModelError(f"is not valid JSON: {error}", where=where, hint=hint)
-
-
 def _kind_of(path: Path) -> str | None:
     """The kind of model that a configuration file describes; None if it describes none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        return None
-    return str(config.get("kind", FORECASTER))
+    is_model = isinstance(config, dict) and config.get("format") == FORMAT
+    return str(config.get("kind", FORECASTER)) if is_model else None
 
 
 def _digest(document: dict[str, Any]) -> str:
