@@ -73,31 +73,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, is malformed, or holds something other than keys and values.
     """
+    import yaml
+
+    language = "YAML" if path.suffix in (".yaml", ".yml") else "JSON"
     try:
         text = path.read_text(encoding="utf-8")
+        value = yaml.safe_load(text) if language == "YAML" else json.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise ConfigError("is not a UTF-8 text file", where=str(path)) from error
-    value = _from_yaml(text, path) if path.suffix in (".yaml", ".yml") else _from_json(text, path)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        hint = "JSON allows no comments and no trailing commas." if language == "JSON" else None
+        raise ConfigError(f"is not valid {language}: {words}", where=str(path), hint=hint) from error
     if not isinstance(value, dict):
         raise ConfigError("must hold keys and values", where=str(path), hint='For example: {"horizon": 3}')
     return {str(key): inner for key, inner in value.items()}
-
-
-def _from_json(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = "JSON allows no comments and no trailing commas."
-        raise ConfigError(f"is not valid JSON: {error}", where=str(path), hint=hint) from error
-
-
-def _from_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        words = " ".join(str(error).split())
-        raise ConfigError(f"is not valid YAML: {words}", where=str(path)) from error
