@@ -41,6 +41,8 @@ Data = Frame | Panel | Path | str
 """A pandas or Polars frame, a panel, or the path of a table, a trace or a prepared directory."""
 
 _LONGEST, _SHORTEST, _USUAL = 336, 48, 120
+_ASKED = {"horizon", "fill_gaps", "max_age", "levels"}
+"""What ``predict`` takes beside a future and the columns: settings of ``PredictConfig``."""
 
 
 def read(data: Data, **columns: Unpack[Columns]) -> Panel:
@@ -261,41 +263,39 @@ class Model:
             HistoryError: No item can be forecast, because the history is too short or has gaps, or the future does not fit.
         """
         config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age, "levels": levels}
-        made, past = self._forecast(data, config, future, columns)
+        made, past = self._forecast(data, {**config, "future": future, **columns})
         reasons = [f"no forecast of {item!r}: {reason}" for item, reason in made.missing.items()]
         for sentence in (*reasons, *made.flags):
             warnings.warn(sentence, stacklevel=2)
         return past.form.write(made.to_frame(), lambda: made.plot(past.panel))
 
-    def forecast(
-        self,
-        data: Data | None = None,
-        *,
-        horizon: int | None = None,
-        future: Data | None = None,
-        fill_gaps: GapRule = "error",
-        max_age: str | None = None,
-        levels: Sequence[float] | None = None,
-        **columns: Unpack[Columns],
-    ) -> Forecast:
-        """As ``predict``, but as arrays, with the peak over the horizon, flags, and a JSON form (``to_dict``)."""
-        config = {"horizon": horizon, "fill_gaps": fill_gaps, "max_age": max_age, "levels": levels}
-        return self._forecast(data, config, future, columns)[0]
+    def forecast(self, data: Data | None = None, **asked: Any) -> Forecast:
+        """As ``predict``, but as arrays, with the peak over the horizon, flags, and a JSON form (``to_dict``).
 
-    def _forecast(
-        self, data: Data | None, config: Mapping[str, Any], future: Data | None, columns: Columns
-    ) -> tuple[Forecast, _Past]:
-        asked, past = validated(PredictConfig, config), self._past(data, columns)
-        ahead = None if future is None else opened(future)
-        if ahead is not None and not isinstance(ahead, Panel):
-            ahead = load_future(ahead, self.forecaster, past.table)
-        return forecast_items(self.forecaster, past.panel, asked, future=ahead), past
+        Args:
+            data: As for ``predict``.
+            asked: The other arguments of ``predict``.
+        """
+        return self._forecast(data, asked)[0]
 
-    def _past(self, data: Data | None, columns: Columns) -> _Past:
-        if data is None and self.history is None:
-            hint = "Give the rows before those to forecast."
-            raise HistoryError("a model that was loaded has no history of its own", setting="data", hint=hint)
-        if data is None and self.history is not None:
+    def _forecast(self, data: Data | None, asked: dict[str, Any]) -> tuple[Forecast, _Past]:
+        config = validated(PredictConfig, {key: asked.pop(key) for key in _ASKED & asked.keys()})
+        future = asked.pop("future", None)
+        past = self._past(data, asked)
+        if future is not None:
+            future = opened(future)
+            if not isinstance(future, Panel):
+                future = load_future(future, self.forecaster, past.table)
+        return forecast_items(self.forecaster, past.panel, config, future=future), past
+
+    def _past(self, data: Data | None, columns: Mapping[str, Any]) -> _Past:
+        if data is None:
+            if self.history is None:
+                what, hint = (
+                    "a model that was loaded has no history of its own",
+                    "Give the rows before those to forecast.",
+                )
+                raise HistoryError(what, setting="data", hint=hint)
             return self.history
         source, table = opened(data), None
         if not isinstance(source, Panel):

@@ -75,7 +75,7 @@ def opened(data: object) -> Source:
     return RowFrame.of(data)
 
 
-def reading_of(given: Columns) -> dict[str, Any]:
+def reading_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a caller said of the columns as settings of ``TableConfig``.
 
     Raises:
@@ -219,28 +219,17 @@ def _as_written(stamps: pl.Series, form: TimeForm, dtype: Any) -> pl.Series:
     if form.kind == "duration":
         return us.cast(pl.Duration("us"))
     written = us.cast(pl.Datetime("us", "UTC" if form.zoned else None))
-    if isinstance(dtype, pl.Datetime):
-        written = written.dt.cast_time_unit(dtype.time_unit)
-        return written.dt.convert_time_zone(dtype.time_zone) if dtype.time_zone else written
     whole_days = dtype == pl.Date and bool((written.dt.truncate("1d") == written).all())
-    return written.cast(pl.Date) if whole_days else written
+    return written.cast(dtype) if whole_days or isinstance(dtype, pl.Datetime) else written
 
 
 def _as_pandas(frame: pl.DataFrame, time: Any, draw: Callable[[], "Figure"] | None) -> Frame:
     """A pandas frame, made without pyarrow; times in the type that they came in."""
     pandas = sys.modules["pandas"]
-    columns: dict[str, Any] = {}
-    for column in frame:
-        dtype = column.dtype
-        if dtype == pl.String:
-            columns[column.name] = column.to_list()
-        elif isinstance(dtype, pl.Datetime):
-            stamps = pandas.Series(column.dt.replace_time_zone(None).to_numpy())
-            stamps = stamps.dt.tz_localize("UTC") if dtype.time_zone else stamps
-            columns[column.name] = stamps.astype(time) if getattr(time, "kind", "") == "M" else stamps
-        else:
-            columns[column.name] = column.to_numpy()
-    made = pandas.DataFrame(columns)
+    made = pandas.DataFrame({c.name: c.to_list() if c.dtype == pl.String else c.to_numpy() for c in frame})
+    for stamps in frame.select(pl.selectors.datetime()):
+        zoned = made[stamps.name].dt.tz_localize(getattr(stamps.dtype, "time_zone", None))
+        made[stamps.name] = zoned.astype(time) if getattr(time, "kind", "") == "M" else zoned
     if draw is not None:
         usual, drawing = made.plot, draw
 
