@@ -2,6 +2,7 @@
 
 import sys
 
+import matplotlib.style
 import numpy as np
 import pytest
 
@@ -90,6 +91,18 @@ def test_a_forecast_is_drawn_without_a_history(horizon: int) -> None:
     assert figure.axes[0].get_ylim()[0] == 0
     (band,) = figure.axes[0].collections
     assert np.ptp(band.get_paths()[0].vertices[:, 0]) > 0  # an interval of a single row can be seen too
+
+
+def test_the_ticks_of_a_relative_clock_span_all_items() -> None:
+    panel = panel_of(600, 60, clock="relative")
+    ticks = drawn(forecast_figure, forecast_after(panel), panel).axes[-1].get_xticklabels()
+    assert [ticks[0].get_text(), ticks[-1].get_text()] == ["day 1, 02:00", "day 1, 10:00"]
+
+
+def test_a_picture_looks_the_same_whatever_the_settings_of_the_user() -> None:
+    usual = panel_of(30).plot()._repr_png_()
+    with matplotlib.style.context("ggplot"):
+        assert panel_of(30).plot()._repr_png_() == usual
 
 
 def test_a_value_that_is_missing_at_the_origin_is_no_anchor() -> None:

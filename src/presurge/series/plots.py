@@ -3,19 +3,17 @@
 Shapes: R rows, I items, H horizon, C channels, Q quantiles.
 """
 
-import warnings
 from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from presurge.series import plots_style as style
-from presurge.series.frequency import format_step
-from presurge.series.panel import Channel, FloatArray, IntArray, Panel
-from presurge.series.plots_style import FORECAST, INK, WIDE, Float64Array, Layout
+from presurge.series.frequency import DAY, format_step
+from presurge.series.panel import FloatArray, IntArray, Panel
+from presurge.series.plots_style import FORECAST, INK, WIDE, Layout
 
 if TYPE_CHECKING:
     from presurge.series.forecast import Forecast
@@ -32,9 +30,7 @@ P = ParamSpec("P")
 
 def drawn(draw: Callable[P, Figure], *given: P.args, **named: P.kwargs) -> Figure:
     """A picture for a notebook or a file, in the wide style of the report."""
-    with warnings.catch_warnings(), style.styled(WIDE):
-        # A channel may be named in a script that Matplotlib's font lacks.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+    with style.styled(WIDE):
         return style.finish(draw(*given, **named), WIDE)
 
 
@@ -46,7 +42,7 @@ def panel_figure(panel: Panel, layout: Layout = WIDE) -> Figure:
     """
     channels = panel.channels[:MAX_PANELS]
     figure, grid = style.panels(layout, len(channels), 190, stacked=True)
-    x_R = _rows_axis(grid[-1], panel, layout)
+    x_R = style.time_axis(grid[-1], panel.times(), panel.clock, layout)
     lengths, one = np.diff(panel.indptr), len(panel.items) == 1
     shown = np.flatnonzero(lengths)[:MAX_ITEMS].tolist()
     size = -(-int(lengths.max(initial=1)) // layout.points)
@@ -58,7 +54,7 @@ def panel_figure(panel: Panel, layout: Layout = WIDE) -> Figure:
             style.draw_rows(axes, x_R[rows][::size], panel.values[rows, c], size, color, 0.16)
             if not one:
                 axes.lines[-1].set_label(panel.items[item])
-        _finish_axes(axes, channel, style.channel_title(channel) + note)
+        style.channel_axes(axes, channel, style.channel_title(channel) + note)
     return figure
 
 
@@ -67,33 +63,26 @@ def forecast_figure(forecast: "Forecast", history: Panel | None = None, layout: 
     channels = range(len(forecast.channels))
     pairs = list(product(range(len(forecast.items)), channels))[:MAX_PANELS]
     figure, grid = style.panels(layout, len(pairs), 200 if len(pairs) > 1 else 260, stacked=True)
-    for (i, c), axes in zip(pairs, grid, strict=True):
-        ahead_H, mean_H = forecast.times()[i], forecast.mean[i, :, c]
-        quantiles_HQ = forecast.quantiles[i, :, :, c]
-        past_us, past_R = _past(history, forecast, i, c)
+    pasts = [_past(history, forecast, i, c) for i, c in pairs]
+    shown = [forecast.times()[i] for i, _ in pairs] + [past_us for past_us, _ in pasts]
+    style.time_axis(grid[-1], np.concatenate(shown), forecast.clock, layout)
+    few: dict[str, Any] = {"marker": "o", "ms": 4, "markevery": slice(1, None)}
+    marks = few if forecast.mean.shape[1] <= _FEW_ROWS else {}
+    for (i, c), (past_us, past_R), axes in zip(pairs, pasts, grid, strict=True):
+        ahead_us = forecast.times()[i]
+        values_HK = np.column_stack((forecast.mean[i, :, c], forecast.quantiles[i, :, :, c]))
         # An interval of one row needs a second point to be seen: what was last known, or half a step of its own.
+        start_us, start_K = ahead_us[0] - forecast.step // 2, values_HK[0]
         if len(past_R):
-            start, mean, quantiles_Q = past_us[-1], past_R[-1], np.full(quantiles_HQ.shape[1:], past_R[-1])
-        else:
-            start, mean, quantiles_Q = ahead_H[0] - forecast.step // 2, mean_H[0], quantiles_HQ[0]
-        x = style.time_axis(axes, np.concatenate((past_us, [start], ahead_H)), forecast.clock, layout)
-        x_past, x_ahead = x[: len(past_R)], x[len(past_R) :]
-        axes.plot(x_past, past_R, color=INK, lw=1.1, label="actual" if len(past_R) else "")
-        style.draw_intervals(axes, x_ahead, np.vstack((quantiles_Q, quantiles_HQ)), forecast.levels)
-        marks: dict[str, Any] = {"marker": "o", "ms": 4, "markevery": slice(1, None)}
-        marks = marks if len(mean_H) <= _FEW_ROWS else {}
-        axes.plot(x_ahead, np.append(mean, mean_H), color=FORECAST, label="forecast (mean)", **marks)
+            start_us, start_K = past_us[-1], np.full_like(start_K, past_R[-1])
+        x, values_HK = np.append(start_us, ahead_us) / DAY, np.vstack((start_K, values_HK))
+        axes.plot(past_us / DAY, past_R, color=INK, lw=1.1, label="actual" if len(past_R) else "")
+        style.draw_intervals(axes, x, values_HK[:, 1:], forecast.levels)
+        axes.plot(x, values_HK[:, 0], color=FORECAST, label="forecast (mean)", **marks)
         item = f"{forecast.items[i]}: " if len(forecast.items) > 1 else ""
-        _finish_axes(axes, forecast.channels[c], item + style.channel_title(forecast.channels[c]))
+        channel = forecast.channels[c]
+        style.channel_axes(axes, channel, item + style.channel_title(channel))
     return figure
-
-
-def _finish_axes(axes: Axes, channel: Channel, title: str) -> None:
-    axes.set_title(title)
-    axes.label_outer()
-    style.number_axis(axes)
-    if channel.kind == "count":
-        axes.set_ylim(bottom=0)
 
 
 def _past(history: Panel | None, forecast: "Forecast", i: int, c: int) -> tuple[IntArray, FloatArray]:
@@ -108,12 +97,3 @@ def _past(history: Panel | None, forecast: "Forecast", i: int, c: int) -> tuple[
     end = int(known[-1]) + 1 if len(known) else 0
     begin = max(0, end - max(_LEAST_HISTORY, 4 * forecast.mean.shape[1]))
     return times_us[begin:end], values_R[begin:end]
-
-
-def _rows_axis(axes: Axes, panel: Panel, layout: Layout) -> Float64Array:
-    """Where the rows of a panel lie on its time axis, whose unit fits the span from the first to the last of all items."""
-    times_R = panel.times()
-    order = np.argsort(times_R, kind="stable")
-    x_R = np.empty(len(times_R))
-    x_R[order] = style.time_axis(axes, times_R[order], panel.clock, layout)
-    return x_R

@@ -6,6 +6,7 @@ a picture inside a page follows the page's light or dark scheme and font.
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, Locator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 from presurge.series.panel import Channel, Clock, FloatArray
@@ -29,11 +30,11 @@ from presurge.series.timestamps import stamp_words
 
 Float64Array = npt.NDArray[np.float64]
 
-INK, MUTED, GRID, PAPER = "#20242b", "#6b7280", "#e3e6ea", "#ffffff"
+INK, MUTED, GRID = "#20242b", "#6b7280", "#e3e6ea"
 FORECAST = "#0072b2"
 # Okabe and Ito's palette, after the blue that belongs to the model itself.
 OTHERS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31")
-VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", FORECAST: "forecast"}
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", FORECAST: "forecast"}
 VARIABLES |= {colour: f"other{index}" for index, colour in enumerate(OTHERS)}
 """Colour -> name of the CSS variable that replaces it in SVG."""
 _FEW_POINTS = 24
@@ -42,43 +43,37 @@ _ROUND_STEPS = (1, 2, 2.5, 5, 10)
 _SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
 """Percent -> opacity of the interval, drawn over the wider ones."""
 _UNITS = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
-_COUNTS = {
-    SECOND: (1, 2, 5, 10, 15, 30),
-    MINUTE: (1, 2, 5, 10, 15, 30),
-    HOUR: (1, 2, 3, 6, 12),
-    DAY: (1, 2, 4, 7),
-}
-_TICKS = tuple(count * unit for unit, counts in _COUNTS.items() for count in counts)
+_TICKS = [count * unit for unit in (SECOND, MINUTE) for count in (1, 2, 5, 10, 15, 30)]
+_TICKS += [*(count * HOUR for count in (1, 2, 3, 6, 12)), *(count * DAY for count in (1, 2, 4, 7))]
 """Distances of the ticks of a relative clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The space of a picture: width and text in points, panels side by side, and how many points a line can show."""
+    """The space of a picture: width and labels in points, panels side by side, and how many points a line can show."""
 
     name: str
     width: float
-    text: float
+    label: float
     columns: int
     points: int
     zoom: int
 
 
-WIDE = Layout(name="wide", width=1000, text=12, columns=3, points=500, zoom=150)
-NARROW = Layout(name="narrow", width=350, text=11, columns=1, points=180, zoom=60)
+WIDE = Layout(name="wide", width=1000, label=11, columns=3, points=500, zoom=150)
+NARROW = Layout(name="narrow", width=350, label=10, columns=1, points=180, zoom=60)
 
 
 @contextmanager
 def styled(layout: Layout) -> Iterator[None]:
-    """Matplotlib's settings for a layout, while the body draws and writes a figure."""
-    sizes = {"font.size": 0, "axes.titlesize": 0, "legend.fontsize": 1}
-    sizes |= {"axes.labelsize": 1, "xtick.labelsize": 1, "ytick.labelsize": 1}
-    colours = {"text.color": INK, "axes.titlecolor": INK, "legend.labelcolor": INK, "grid.color": GRID}
-    colours |= {"axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED}
-    colours |= {"figure.facecolor": PAPER, "savefig.facecolor": PAPER}
-    settings: dict[Any, Any] = {**colours, **{name: layout.text - less for name, less in sizes.items()}}
-    installed = set(get_font_names())
-    with mpl.rc_context(settings, fname=Path(__file__).with_name("pictures.mplstyle")):
+    """Matplotlib's settings for a layout, whatever those of the user, while the body draws and writes a figure."""
+    muted = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {"text.color": INK, "grid.color": GRID, **dict.fromkeys(muted, MUTED)}
+    settings |= {"font.size": layout.label, "axes.titlesize": layout.label + 1}
+    shared, installed = Path(__file__).with_name("pictures.mplstyle"), set(get_font_names())
+    with warnings.catch_warnings(), matplotlib.style.context(["default", shared, settings]):
+        # A channel may be named in a script that Matplotlib's font lacks; a page has the reader's fonts.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         mpl.rcParams["font.family"] = [name for name in mpl.rcParams["font.family"] if name in installed]
         yield
 
@@ -92,8 +87,7 @@ class Drawing(Figure):
 
 def new_figure(layout: Layout, height: float) -> Figure:
     """An empty figure of the layout's width; ``height`` in points."""
-    padding = ConstrainedLayoutEngine(w_pad=6 / 72, h_pad=5 / 72, wspace=0.02, hspace=0.03)
-    return Drawing(figsize=(layout.width / 72, height / 72), dpi=72, layout=padding)
+    return Drawing(figsize=(layout.width / 72, height / 72), dpi=72, layout="constrained")
 
 
 def panels(layout: Layout, count: int, height: float, *, stacked: bool = False) -> tuple[Figure, list[Axes]]:
@@ -140,6 +134,14 @@ def channel_title(channel: Channel) -> str:
     return f"{channel.name} ({channel.unit})" if channel.unit else channel.name
 
 
+def channel_axes(axes: Axes, channel: Channel, title: str) -> None:
+    """The title and the vertical axis of values of a channel: a count's begins at zero."""
+    axes.set_title(title)
+    number_axis(axes)
+    if channel.kind == "count":
+        axes.set_ylim(bottom=0)
+
+
 def number_axis(axes: Axes, *, horizontal: bool = False) -> None:
     """Write numbers with thousands separators, millions and more in short."""
     axis = axes.xaxis if horizontal else axes.yaxis
@@ -164,32 +166,26 @@ def step_axis(axes: Axes, step: int, horizon: int) -> Float64Array:
 
 
 def time_axis(axes: Axes, times_us: npt.NDArray[np.int64], clock: Clock, layout: Layout) -> Float64Array:
-    """Name the time axis: real dates for UTC, else a unit that fits the span; where each time lies on it."""
-    wide = layout is WIDE
-    if clock == "utc":
-        size, label = DAY, "time (UTC)"
-        # Matplotlib finds no unit for some spans, and warns, if it may take neither 2 ticks nor more than 5.
-        least, most = (3, 9) if wide else (2, 5)
-        locator: Locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
-        formatter: Formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
-    else:
-        size, label = DAY, "time on the trace’s clock"
-        apart = (times_us[-1] - times_us[0]) / (6 if wide else 3.2)
-        tick = next((unit for unit in _TICKS if unit >= apart), -(-int(apart) // DAY) * DAY)
-        first = -(-times_us[0] // tick) * tick
-        locator = FixedLocator((np.arange(first, times_us[-1] + 1, tick) / DAY).tolist())
-        formatter = FuncFormatter(lambda value, _: _clock_words(round(value * DAY / SECOND) * SECOND, tick))
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(formatter)
+    """Name the time axis: real dates for UTC, else days and hours of the trace; where each time, in days, lies on it."""
     axes.margins(x=0.01)
-    return times_us / size
-
-
-def _clock_words(time_us: int, tick: int) -> str:
-    """A time of a relative clock, without the hour where all ticks stand at midnight."""
-    words = stamp_words(time_us, "relative")
-    return words.partition(",")[0] if tick % DAY == 0 else words
+    if clock == "utc":
+        # Matplotlib finds no unit for some spans, and warns, if it may take neither 2 ticks nor more than 5.
+        least, most = (3, 9) if layout is WIDE else (2, 5)
+        locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        axes.set_xlabel("time (UTC)")
+        return times_us / DAY
+    first, last = int(times_us.min()), int(times_us.max())
+    apart = (last - first) / (6 if layout is WIDE else 3.2)
+    tick = next((unit for unit in _TICKS if unit >= apart), -(-int(apart) // DAY) * DAY)
+    ticks = range(-(-first // tick) * tick, last + 1, tick)
+    words = [stamp_words(time, "relative") for time in ticks]
+    if tick % DAY == 0:  # all of them at midnight
+        words = [day.partition(",")[0] for day in words]
+    axes.set_xticks(np.array(ticks) / DAY, words)
+    axes.set_xlabel("time on the trace’s clock")
+    return times_us / DAY
 
 
 def reduce_rows(values: FloatArray, size: int, how: str) -> FloatArray:
@@ -232,7 +228,7 @@ def draw_intervals(
 def to_svg(figure: Figure, name: str, title: str) -> str:
     """The figure as an ``<svg>`` element to stand inside a page; ``name`` keeps its ids apart from other pictures'."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     unused = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>"

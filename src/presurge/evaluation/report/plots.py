@@ -5,7 +5,6 @@ Each figure is drawn for a wide page, for a phone and as PNG.
 Shapes: N rows, H horizon, C channels, Q quantiles, T hours of the day.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -53,14 +52,11 @@ def pictures(summary: RunSummary, progress: Progress | None = None) -> list[Pict
     drawings = list(_drawings(summary))
     found: list[Picture] = []
     for name, title, draw, note in drawings:
-        with warnings.catch_warnings():
-            # A channel may be named in a script that Matplotlib's font lacks; the page has the reader's fonts.
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            with style.styled(WIDE):
-                figure = style.finish(draw(WIDE), WIDE)
-                wide, png = style.to_svg(figure, f"{name}-wide", title), style.to_png(figure)
-            with style.styled(NARROW):
-                narrow = style.to_svg(style.finish(draw(NARROW), NARROW), f"{name}-narrow", title)
+        with style.styled(WIDE):
+            figure = style.finish(draw(WIDE), WIDE)
+            wide, png = style.to_svg(figure, f"{name}-wide", title), style.to_png(figure)
+        with style.styled(NARROW):
+            narrow = style.to_svg(style.finish(draw(NARROW), NARROW), f"{name}-narrow", title)
         found.append(Picture(name, title, note, wide, narrow, png))
         if progress is not None:
             progress("Drawing the report", len(found) / len(drawings))
@@ -117,10 +113,7 @@ def forecast_figure(rolling: RollingForecast, layout: Layout = WIDE) -> Figure:
         style.draw_rows(axes, x, rolling.actual_NC[:, c], size, INK, 0.16, "actual")
         mean = reduce_rows(rolling.mean_NC[:, c], size, "mean")
         axes.plot(x, mean, color=FORECAST, label="forecast")
-        axes.set_title(style.channel_title(channel))
-        style.number_axis(axes)
-        if channel.kind == "count":
-            axes.set_ylim(bottom=0)
+        style.channel_axes(axes, channel, style.channel_title(channel))
     return figure
 
 
