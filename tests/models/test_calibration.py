@@ -13,12 +13,12 @@ from presurge.series.forecast import QUANTILE_LEVELS
 
 
 def test_the_ranks_of_the_finite_sample_guarantee() -> None:
-    """Of 19 residuals the level 0.9 takes the 18th smallest, ceil(20 * 0.9), and 0.1 the second."""
-    residual = np.random.default_rng(0).permutation(np.arange(1.0, 20.0)).astype(np.float32)
+    """Of 59 residuals the level 0.9 takes the 54th smallest, ceil(60 * 0.9), and 0.1 the sixth."""
+    residual = np.random.default_rng(0).permutation(np.arange(1.0, 60.0)).astype(np.float32)
     measured = Calibration.measure(
-        residual[:, None, None], np.zeros((19, 1, 1), np.float32), np.array([False]), (0.1, 0.5, 0.9)
+        residual[:, None, None], np.zeros((59, 1, 1), np.float32), np.array([False]), (0.1, 0.5, 0.9)
     )
-    assert measured.residuals_KHQC[0, 0, :, 0].tolist() == [2, 10, 18]
+    assert measured.residuals_KHQC[0, 0, :, 0].tolist() == [6, 30, 54]
 
 
 @given(n=st.integers(1, 60), level=st.sampled_from([0.025, 0.1, 0.25, 0.6, 0.75, 0.9, 0.975]))
@@ -74,14 +74,23 @@ def test_the_share_below_an_upper_quantile_is_at_least_its_level_on_average(n: i
 
 
 def test_the_median_is_the_median_or_nothing_where_chance_explains_it() -> None:
-    noise = np.random.default_rng(3).normal(size=(40, 2, 1)).astype(np.float32)
+    noise = np.random.default_rng(3).normal(size=(80, 2, 1)).astype(np.float32)
     for residual, known in ((noise + 2, True), (noise, False)):
         measured = Calibration.measure(residual, np.zeros_like(residual), np.array([False]))
         median_HC = np.median(residual, axis=0)
         assert (
-            np.square(median_HC).sum() > 2 * np.pi / 2 * (noise.var(axis=0, ddof=1)[:, 0] @ [1 / 40, 2 / 40])
+            np.square(median_HC).sum() > 2 * np.pi / 2 * (noise.var(axis=0, ddof=1)[:, 0] @ [1 / 80, 2 / 80])
         ) == known
         np.testing.assert_allclose(measured.residuals_KHQC[0, :, 5], median_HC * known, rtol=1e-6)
+
+
+def test_the_median_of_few_errors_is_the_point() -> None:
+    """Points are 2 too low, with noise: 49 windows do not say so, 50 do."""
+    residual = 2 + np.random.default_rng(5).normal(size=(50, 1, 1)).astype(np.float32)
+    for rows, median in ((49, 0), (50, np.median(residual))):
+        measured = Calibration.measure(residual[:rows], np.zeros((rows, 1, 1), np.float32), np.array([False]))
+        assert measured.residuals_KHQC[0, 0, 5, 0] == pytest.approx(median)
+        assert measured.residuals_KHQC[0, 0, 7, 0] > 2
 
 
 def test_residuals_of_counts_are_between_square_roots() -> None:
@@ -184,7 +193,7 @@ def test_neither_the_residuals_nor_the_calibrated_levels_reach_farther(
 
 
 def test_missing_values_are_left_out() -> None:
-    actual = np.ones((10, 1, 2), np.float32)
+    actual = np.ones((60, 1, 2), np.float32)
     actual[:5, 0, 0] = np.nan
     actual[:, 0, 1] = np.nan
     measured = Calibration.measure(actual, np.zeros_like(actual), np.array([False, False]))

@@ -26,6 +26,8 @@ TAIL_RATE, CENTRE_RATE, MEAN_WEIGHT = 0.03, 0.01, 1 / 120
 """How fast quantiles and means follow later errors where no errors were there to choose by."""
 OWN_WINDOWS = 100
 """Windows that an item needs for residuals of its own: with 99 of them the level 0.99 is the largest."""
+MEDIAN_WINDOWS = 50
+"""Windows that it takes to move the median away from the points: that of fewer errors did harm on short real series."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,8 @@ class Calibration:
             if 0.5 in levels:
                 q = levels.index(0.5)
                 own_BHC = own_BHZC[:, :, q if own_BHZC.shape[2] > 1 else 0]
-                residuals[k, :, q] = _beyond_chance(residuals[k, :, q], own_BHC, math.pi / 2)
+                moved_HC = _beyond_chance(residuals[k, :, q], own_BHC, math.pi / 2)
+                residuals[k, :, q] = moved_HC if len(own_BHC) >= MEDIAN_WINDOWS else 0
             error_BHC = actual - made[:, :, 0]
             bias[k] = _beyond_chance(_mean(error_BHC), error_BHC, 1)
         rates = default_rates(horizon, levels, channels)
