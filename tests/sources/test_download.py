@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from presurge.errors import FetchError, StorageError
-from presurge.sources.public import RECORD, Fetched, RemoteFile, fetch
+from presurge.sources.public import Fetched, RemoteFile, fetch
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -82,7 +82,7 @@ def names_in(folder: Path) -> set[str]:
 
 def test_a_file_is_fetched_once(site: Site, tmp_path: Path) -> None:
     first, second = site.fetch(tmp_path), site.fetch(tmp_path)
-    assert first == Fetched(path=tmp_path / "data.bin", sha256=DIGEST, downloaded=True, recorded=False)
+    assert first == Fetched(path=tmp_path / "data.bin", downloaded=True)
     assert (second.path, second.downloaded) == (first.path, False)
     assert first.path.read_bytes() == CONTENT
     assert site.asked == [None]
@@ -194,32 +194,6 @@ def test_a_file_put_into_the_cache_by_hand_is_checked(site: Site, tmp_path: Path
     assert site.asked == []
 
 
-def test_the_first_checksum_is_recorded_if_none_is_published(site: Site, tmp_path: Path) -> None:
-    unknown = {"size": None, "sha256": None}
-    assert site.fetch(tmp_path, **unknown).recorded
-    assert site.fetch(tmp_path, **unknown, file="b.bin").recorded
-    assert (tmp_path / RECORD).read_text() == f"{DIGEST}  b.bin\n{DIGEST}  data.bin\n"
-    assert (
-        subprocess.run(["sha256sum", "-c", RECORD], cwd=tmp_path, capture_output=True, check=False).returncode
-        == 0
-    )
-    assert not site.fetch(tmp_path, **unknown).recorded
-    (tmp_path / "data.bin").unlink()
-    site.content = b"another file"
-    with pytest.raises(FetchError, match=f"{DIGEST} is recorded in {RECORD}"):
-        site.fetch(tmp_path, **unknown)
-    (tmp_path / "data.bin").write_bytes(b"by hand")
-    with pytest.raises(FetchError, match=f"{DIGEST} is recorded in {RECORD}"):
-        site.fetch(tmp_path, **unknown)
-
-
-def test_a_file_without_a_checksum_is_never_resumed(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "data.bin.part").write_bytes(b"half of an older file")
-    site.break_after = [300_000]
-    assert site.fetch(tmp_path, size=None, sha256=None).path.read_bytes() == CONTENT
-    assert site.asked == [None, None]
-
-
 def test_progress_includes_the_part_that_was_there(site: Site, tmp_path: Path) -> None:
     told: list[tuple[str, float, str]] = []
     (tmp_path / "data.bin.part").write_bytes(CONTENT[: len(CONTENT) // 2])
@@ -258,4 +232,4 @@ def test_a_full_disk_is_not_mistaken_for_a_broken_connection(site: Site, tmp_pat
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="file"):
-        fetch(RemoteFile(file="a", url="http://127.0.0.1:1/a"), tmp_path / "file")
+        fetch(RemoteFile(file="a", url="http://127.0.0.1:1/a", sha256=DIGEST), tmp_path / "file")

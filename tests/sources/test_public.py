@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A catalogue of two small files on a local server; the second has no checksum."""
+    """A catalogue of two small files on a local server; the second has no size."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "small.csv").write_bytes(TRACE)
@@ -42,8 +42,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         digest = hashlib.sha256(TRACE).hexdigest()
         here = {"name": "known", "file": "known.csv", "url": url, "size": len(TRACE), "sha256": digest}
         known = CATALOG[0].model_copy(update=here)
-        unsigned = {"name": "unknown", "file": "unknown.csv", "size": None, "sha256": None}
-        unknown = known.model_copy(update=unsigned)
+        unknown = known.model_copy(update={"name": "unknown", "file": "unknown.csv", "size": None})
         monkeypatch.setattr(public, "CATALOG", (known, unknown))
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield
@@ -70,25 +69,15 @@ def test_an_entry_is_complete(trace: PublicTrace) -> None:
     assert trace.licence
     assert trace.citation
     assert Path(trace.file).name == trace.file
-    assert trace.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", trace.sha256)
+    assert re.fullmatch(r"[0-9a-f]{64}", trace.sha256)
+    assert "/master/" not in trace.url  # a checksum belongs to a release or a commit
+    assert "/main/" not in trace.url
     assert trace.size is None or trace.size > 100_000
 
 
 def test_names_files_and_checksums_are_unique() -> None:
-    for key in ("name", "file", "url"):
+    for key in ("name", "file", "url", "sha256"):
         assert len({getattr(trace, key) for trace in CATALOG}) == len(CATALOG)
-    digests = [trace.sha256 for trace in CATALOG if trace.sha256]
-    assert len(set(digests)) == len(digests)
-
-
-@each_trace
-def test_an_address_on_a_moving_branch_has_no_checksum(
-    trace: PublicTrace,
-) -> None:
-    """A published checksum belongs to a release or a commit; a file on a branch is trusted on first use."""
-    if "/master/" in trace.url or "/main/" in trace.url:
-        assert trace.sha256 is None
-        assert trace.checksum_text == "recorded at first download"
 
 
 @each_trace
@@ -165,15 +154,7 @@ def test_list_prints_every_field(cache: Path, capsys: pytest.CaptureFixture[str]
     for trace in CATALOG:
         for text in (trace.name, trace.title, trace.size_text, trace.licence, trace.url, trace.citation):
             assert text in printed
-
-
-def test_list_marks_traces_without_a_checksum(
-    published: None, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["data", "list"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("checksum: sha256") == 1
-    assert printed.count("checksum: recorded at first download") == 1
+        assert f"checksum: sha256 {trace.sha256}" in printed
 
 
 def test_list_as_json_tells_what_is_cached(
@@ -205,6 +186,7 @@ name = "mine"
 file = "mine.csv"
 title = "My trace"
 url = "https://example.org/mine.csv"
+sha256 = "0"
 licence = "MIT"
 citation = "Me"
 """

@@ -49,7 +49,7 @@ def list_traces(options: CacheOptions, common: Common) -> None:
         here = "  (in the cache)" if (folder / trace.file).is_file() else ""
         console.result(f"{trace.name}: {trace.title}{here}")
         console.result(f"    {trace.file}, {trace.size_text}, licence: {trace.licence}")
-        console.result(f"    {trace.url}\n    checksum: {trace.checksum_text}\n    cite: {trace.citation}")
+        console.result(f"    {trace.url}\n    checksum: sha256 {trace.sha256}\n    cite: {trace.citation}")
     console.say(f"\nFetch one: presurge data get NAME    Files are kept in {folder}")
 
 
@@ -80,10 +80,6 @@ def get(options: GetOptions, common: Common) -> None:
     with console.progress() as progress:
         fetched = get_trace(options.name, cache=options.cache, out=options.out, progress=progress)
     trace, path = find_trace(options.name), options.out or fetched.path
-    if fetched.recorded:
-        console.say(
-            f"No checksum is published. Recorded this one to check later downloads: sha256 {fetched.sha256}"
-        )
     if common.json:
         source = "download" if fetched.downloaded else "cache"
         console.result_json(
@@ -91,7 +87,7 @@ def get(options: GetOptions, common: Common) -> None:
                 "name": trace.name,
                 "path": str(path),
                 "size": fetched.path.stat().st_size,
-                "sha256": fetched.sha256,
+                "sha256": trace.sha256,
                 "source": source,
                 "licence": trace.licence,
                 "citation": trace.citation,

@@ -1,8 +1,4 @@
-"""Public traces by name, fetched into a cache: resumed where the download stopped, checked, and put in place as a whole.
-
-A file with a published checksum must match it. Without one, the checksum of the first download is recorded in
-``SHA256SUMS`` in the cache, and every later file of that name must match the record.
-"""
+"""Public traces by name, fetched into a cache: resumed where the download stopped, checked, and put in place as a whole."""
 
 # Written here because a gigabyte that breaks off should resume: pooch starts it again from zero.
 
@@ -26,12 +22,11 @@ from pydantic import Field
 from presurge import __version__
 from presurge.config import Config, validated
 from presurge.errors import ConfigError, FetchError
-from presurge.files import atomic_path, locked, sha256_of, write_text, writing
+from presurge.files import atomic_path, locked, sha256_of, writing
 from presurge.progress import Progress, silent
 
 RETRIES = 3
 TIMEOUT_SECONDS = 30.0
-RECORD = "SHA256SUMS"
 
 _TABLE = "public.toml"
 _CHUNK = 1 << 18
@@ -40,12 +35,12 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
 class RemoteFile(Config):
-    """A file on the web; ``size`` in bytes and ``sha256`` where they are known."""
+    """A file on the web, with its checksum and, where it is known, its size in bytes."""
 
     file: str
     url: str
+    sha256: str
     size: int | None = None
-    sha256: str | None = None
 
     @property
     def size_text(self) -> str:
@@ -74,18 +69,13 @@ class PublicTrace(RemoteFile):
     settings: Mapping[str, str | int] = Field(default={"out": "data"})
     note: str | None = None
 
-    @property
-    def checksum_text(self) -> str:
-        """The checksum in words."""
-        return f"sha256 {self.sha256}" if self.sha256 else "recorded at first download"
-
     def to_dict(self, cache: Path) -> dict[str, Any]:
         """As JSON values, with its path in the cache and whether it is there."""
         path = cache / self.file
         public = self.model_dump(
             include={"name", "title", "file", "size", "sha256", "licence", "citation", "url"}
         )
-        return {**public, "checksum": self.checksum_text, "path": str(path), "cached": path.is_file()}
+        return {**public, "checksum": f"sha256 {self.sha256}", "path": str(path), "cached": path.is_file()}
 
 
 class _Table(Config):
@@ -133,15 +123,11 @@ class Fetched:
 
     Attributes:
         path: Where it is.
-        sha256: Its checksum.
         downloaded: Whether it was downloaded now or was there already.
-        recorded: Whether its checksum was recorded now because none is published.
     """
 
     path: Path
-    sha256: str
     downloaded: bool
-    recorded: bool
 
 
 def get_trace(
@@ -177,33 +163,25 @@ def fetch(
         StorageError: The file system refused. What has arrived is kept for the next attempt.
     """
     path = cache / remote.file
-    expected = _expected(remote, cache)
-    if path.is_file() and expected is not None:  # also in a cache that cannot be written
-        return Fetched(path=path, sha256=_checked(remote, path, expected), downloaded=False, recorded=False)
-    with locked(cache / ".lock"):
-        expected = _expected(remote, cache)
-        downloaded = not path.is_file()
-        part = path.with_name(path.name + ".part")
-        if downloaded:
-            digest = _download(remote, part, expected, progress, pause_seconds)
-        else:
-            digest = _checked(remote, path, expected)
-        if expected is None:
-            _record(cache, remote.file, digest)
-        if downloaded:
-            part.replace(path)
-    return Fetched(path=path, sha256=digest, downloaded=downloaded, recorded=expected is None)
+    downloaded = False
+    if not path.is_file():  # a cache that cannot be written may have it
+        with locked(cache / ".lock"):
+            downloaded = not path.is_file()
+            if downloaded:
+                part = path.with_name(path.name + ".part")
+                _download(remote, part, progress, pause_seconds)
+                part.replace(path)
+    if not downloaded and (difference := _difference(remote, path)):
+        hint = f"It is damaged or a different file. Delete it and fetch it again from {remote.url}"
+        raise FetchError(difference, where=str(path), hint=hint)
+    return Fetched(path=path, downloaded=downloaded)
 
 
-def _download(
-    remote: RemoteFile, part: Path, expected: str | None, progress: Progress, pause_seconds: float
-) -> str:
-    """Download into ``part``, over several connections if need be, and return its checksum."""
+def _download(remote: RemoteFile, part: Path, progress: Progress, pause_seconds: float) -> None:
+    """Download into ``part``, over several connections if need be, and check it."""
     reason = ""
     for attempt in range(1 + RETRIES):
         time.sleep(attempt * pause_seconds)
-        if expected is None:
-            part.unlink(missing_ok=True)  # without a checksum two halves may be of different files
         begun = part.exists()
         try:
             _receive(remote, part, progress)
@@ -219,9 +197,9 @@ def _download(
             if isinstance(cause, socket.gaierror):
                 break  # no network: a few seconds will not help
         else:
-            digest, difference = _compared(remote, part, expected)
+            difference = _difference(remote, part)
             if difference is None:
-                return digest
+                return
             part.unlink()
             reason = f"what arrived {difference}"
             if not begun:
@@ -270,45 +248,13 @@ def _receive(remote: RemoteFile, part: Path, progress: Progress) -> None:
         raise ConnectionError(f"the connection broke off after {have:,} of {total:,} bytes")
 
 
-def _checked(remote: RemoteFile, path: Path, expected: str | None) -> str:
-    """Return the checksum of a file in the cache.
-
-    Raises:
-        FetchError: It is not the published or recorded one.
-    """
-    digest, difference = _compared(remote, path, expected)
-    if difference is None:
-        return digest
-    hint = f"It is damaged or a different file. Delete it and fetch it again from {remote.url}"
-    raise FetchError(difference, where=str(path), hint=hint)
-
-
-def _compared(remote: RemoteFile, path: Path, expected: str | None) -> tuple[str, str | None]:
-    """The checksum of a file, and how the file differs from the expected one."""
+def _difference(remote: RemoteFile, path: Path) -> str | None:
+    """How a file differs from the published one; None if it does not."""
     size = path.stat().st_size
-    digest = sha256_of(path)
     if remote.size not in (None, size):
-        return digest, f"has {size:,} bytes, but the published file has {remote.size:,}"
-    if expected not in (None, digest):
-        source = "published" if remote.sha256 else f"recorded in {RECORD}"
-        return digest, f"has the SHA-256 {digest}, but {expected} is {source}"
-    return digest, None
-
-
-def _expected(remote: RemoteFile, cache: Path) -> str | None:
-    return remote.sha256 or _records(cache).get(remote.file)
-
-
-def _records(cache: Path) -> dict[str, str]:
-    """The recorded checksums by file name, in the form of ``sha256sum``."""
-    record = cache / RECORD
-    lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
-def _record(cache: Path, name: str, digest: str) -> None:
-    records = {**_records(cache), name: digest}
-    write_text(cache / RECORD, "".join(f"{records[name]}  {name}\n" for name in sorted(records)))
+        return f"has {size:,} bytes, but the published file has {remote.size:,}"
+    digest = sha256_of(path)
+    return None if digest == remote.sha256 else f"has the SHA-256 {digest}, but {remote.sha256} is published"
 
 
 def _megabytes(size: int) -> str:
