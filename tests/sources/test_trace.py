@@ -41,7 +41,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_burstgpt(tmp_path: Path) -> None:
     trace = open_trace(write(tmp_path / "a.csv", V1))
-    assert (trace.format, trace.clock, trace.rows, trace.has_elapsed) == ("burstgpt", "relative", 3, False)
+    assert (trace.format, trace.clock, trace.rows) == ("burstgpt", "relative", 3)
     assert (trace.first_us, trace.last_us) == (5_000_000, 118_000_000)
     events = trace.events.collect()
     assert events.schema == {
@@ -59,7 +59,6 @@ def test_burstgpt(tmp_path: Path) -> None:
 
 def test_burstgpt_with_elapsed_times(tmp_path: Path) -> None:
     trace = open_trace(write(tmp_path / "a.csv", V2))
-    assert trace.has_elapsed
     assert trace.events.collect()["elapsed_us"].to_list() == [1_250_000, None, None]
     assert "negative or infinite elapsed times taken as unknown: 1" in trace.notes
 

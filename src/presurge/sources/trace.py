@@ -1,10 +1,10 @@
 """Request traces: one row per request, scanned lazily, so that a trace may be larger than memory."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ Queries = Callable[[pl.LazyFrame], Sequence[pl.LazyFrame]]
 """Takes the events and returns what to compute from them."""
 
 _LARGEST = 2**53
-"""Larger token counts are not exact as floats, which is how the text of a number is first read."""
+"""Larger token counts are not exact as floats, which is how the text of a number is read."""
 _SUCCESS = (
     "0",
     "ok",
@@ -37,6 +37,8 @@ _SUCCESS = (
     "true",
 )
 _TOKENS = ("input_tokens", "output_tokens")
+_CHECKS = ["blank", "odd"]
+"""What is noted of every row beside its event."""
 _BATCH = 1_000_000
 _DISTINCT_AT_ONCE = 25_000_000
 """Stamps whose distinct values are counted together in an unsorted trace: about half a gigabyte."""
@@ -50,7 +52,6 @@ class Trace:
         path: The file.
         format: Name of its format.
         clock: Of its stamps.
-        has_elapsed: Whether the events have the column ``elapsed_us``.
         events: ``time_us`` (Int64), and where the file has them ``input_tokens``, ``output_tokens`` (Int64), ``failed``
             (Boolean: by the status, or without one no output token), ``elapsed_us`` (Int64, null where unknown), ``model``
             and ``log_type`` (String); in file order.
@@ -66,7 +67,6 @@ class Trace:
     path: Path
     format: str
     clock: Clock
-    has_elapsed: bool
     events: pl.LazyFrame = field(repr=False)
     rows: int
     first_us: int
@@ -103,219 +103,160 @@ def open_trace(
     file = open_file(source)
     with reading(file.path, file.data):
         wanted = trace_format(file, format, columns)
-        layout = _lay_out(file, wanted, time_unit, pl.Int64)
-        survey = _survey(layout, layout.scan, also)
-        if any(survey.counts[f"bad {column}"] for column in wanted.needs[1:]):
-            # Reading whole numbers as such is fastest; only a file that also writes them as 12.0 is read as decimals.
-            layout = _lay_out(file, wanted, time_unit, pl.Float64)
-            survey = _survey(layout, layout.scan, also)
-        (scan, counts, answers), dropped, notes = _cleaned(layout, survey, bad_rows, also)
+        form = _form_of(file, wanted, time_unit)
+        rows = _rows(file, wanted, form)
+        names = {TIME: wanted.time, **{n: column for n in _TOKENS if (column := getattr(wanted, n))}}
+        seen, answers = _survey(rows, list(names), also)
+        bad = {name: column for name, column in names.items() if seen[f"bad {name}"]}
+        if bad and bad_rows == "error":
+            raise _first_bad(file, rows, bad, sum(seen[f"bad {name}"] for name in bad))
+        counts = seen
+        if bad or seen["blank"]:
+            rows = rows.filter(~pl.col("blank")).drop_nulls(list(names))
+            counts, answers = _survey(rows, list(names), also)
     if not counts["rows"]:
         raise no_rows(file.path)
     first, last = counts["first"], counts["last"]
-    check_unit(layout.form, first, last, where=f"{file.path}, column {wanted.time!r}")
-    clock = layout.form.clock(first)
-    if counts.get("bad elapsed"):
-        notes.append(f"negative or infinite elapsed times taken as unknown: {counts['bad elapsed']:,}")
+    check_unit(form, first, last, where=f"{file.path}, column {wanted.time!r}")
+    clock = form.clock(first)
+    stamps = f"time stamps: {form.describe(clock)}"
+    dropped = seen["rows"] - seen["blank"] - counts["rows"]
     return Trace(
         path=file.path,
         format=wanted.name,
         clock=clock,
-        has_elapsed=wanted.elapsed in file.columns,
-        events=scan.select(_event_columns(layout, file.columns)),
+        events=rows.drop(_CHECKS),
         rows=counts["rows"],
         first_us=first,
         last_us=last,
         dropped=dropped,
-        failure="no output token" if layout.succeeded is None else f"by their {wanted.status}",
-        notes=(*file.notes, f"time stamps: {layout.form.describe(clock)}", *notes),
+        failure=f"by their {wanted.status}" if wanted.status in file.columns else "no output token",
+        notes=(*file.notes, stamps, *_notes(wanted, seen, bad, dropped, counts["odd"])),
         answers=answers,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How the columns of a file become the columns of the events."""
-
-    file: RowFile
-    format: TraceFormat
-    form: TimeForm
-    scan: pl.LazyFrame
-
-    @property
-    def stamp(self) -> pl.Expr:
-        return stamp_expr(self.format.time, self.form)
-
-    @property
-    def succeeded(self) -> pl.Expr | None:
-        """Whether the status of a request means success; None if the file has no status."""
-        if self.format.status not in self.file.columns:
-            return None
-        status = pl.col(str(self.format.status)).str.strip_chars().str.to_lowercase()
-        if self.format.ok:
-            return status.is_in([value.lower() for value in self.format.ok]).fill_null(False)
-        http = status.cast(pl.Float64, strict=False).is_between(100, 399).fill_null(False)
-        return http | status.is_in(_SUCCESS).fill_null(False)
-
-    def bad(self, column: str) -> pl.Expr:
-        """Whether a row has no usable value in one of the needed columns."""
-        if column == self.format.time:
-            return self.stamp.is_null()
-        value = pl.col(column)
-        wrong = value.is_null() | (value < 0) | (value > _LARGEST)
-        if self.scan.collect_schema()[column].is_integer():
-            return wrong
-        return wrong | value.is_nan() | (value != value.floor())
-
-    @property
-    def blank(self) -> pl.Expr:
-        """Whether a row is an empty line of text, or no request. A JSON object without a value is a request gone wrong."""
-        needs: Iterable[str] = self.format.needs if self.file.kind in ("csv", "log") else ()
-        if self.file.kind == "csv" and self.format.needs == (self.format.time,):
-            needs = self.file.columns
-        empty = pl.all_horizontal(pl.col(name).is_null() for name in needs) if needs else pl.lit(False)
-        if not self.format.only:
-            return empty
-        column, value = self.format.only
-        return empty | (pl.col(column) != value).fill_null(True)
-
-    @property
-    def read(self) -> list[str]:
-        """The columns from which the checks and the sums of a series are made."""
-        source = self.format
-        more = [source.elapsed, source.status, source.only[0] if source.only else None]
-        columns = [*source.needs, *(name for name in more if name is not None and name in self.file.columns)]
-        return [*dict.fromkeys((*columns, *self.blank.meta.root_names()))]
+def _notes(
+    source: TraceFormat, seen: Mapping[str, int], bad: Mapping[str, str], dropped: int, odd: int
+) -> Iterator[str]:
+    if seen["blank"]:
+        kind = f"rows other than {source.only[1]}" if source.only else "empty rows"
+        yield f"{kind} skipped: {seen['blank']:,}"
+    if bad:
+        found = ", ".join(f"{column}: {seen[f'bad {name}']:,}" for name, column in bad.items())
+        yield f"bad rows left out: {dropped:,} ({found})"
+    if odd:
+        yield f"negative or infinite elapsed times taken as unknown: {odd:,}"
 
 
-def _lay_out(file: RowFile, wanted: TraceFormat, unit: TimeUnit | None, tokens: type[pl.DataType]) -> _Layout:
-    sample = file.sample(wanted.time)
+def _form_of(file: RowFile, source: TraceFormat, unit: TimeUnit | None) -> TimeForm:
+    sample = file.sample(source.time)
     if sample.is_empty():
         raise no_rows(file.path)
-    where = f"{file.path}, column {wanted.time!r}"
-    form = detect_form(sample, unit=unit or wanted.time_unit, where=where)
-    numbers = pl.Int64 if form.unit == "ns" else pl.Float64
-    texts = (wanted.status, wanted.model, wanted.log_type, *wanted.only[:1])
-    kinds: dict[Any, type[pl.DataType]] = {**dict.fromkeys(texts, pl.String), wanted.elapsed: pl.Float64}
-    types = {name: kind for name, kind in kinds.items() if name in file.columns}
-    has_status = wanted.status in types
-    types |= {wanted.time: numbers if form.kind == "number" else pl.String}
+    return detect_form(sample, unit=unit or source.time_unit, where=f"{file.path}, column {source.time!r}")
+
+
+def _rows(file: RowFile, source: TraceFormat, form: TimeForm) -> pl.LazyFrame:
+    """The rows of a file as events, with null for what is missing or wrong, and beside them `_CHECKS`.
+
+    ``blank`` tells an empty line of text, and what is no request; a JSON object without a value is a request gone wrong.
+    ``odd`` tells elapsed times that cannot be.
+    """
+    has_status = source.status in file.columns
+    texts = (source.status, source.model, source.log_type, *source.only[:1])
+    types: dict[Any, type[pl.DataType]] = {**dict.fromkeys(texts, pl.String), source.elapsed: pl.Float64}
+    number = pl.Int64 if form.unit == "ns" else pl.Float64
+    types[source.time] = number if form.kind == "number" else pl.String
     # With a status, a failed request may have no tokens; only as text is none another thing than no number.
-    types |= dict.fromkeys(wanted.needs[1:], pl.String if has_status else tokens)
-    scan = file.scan(types)
-    if has_status:
-        scan = scan.with_columns(pl.col(str(wanted.status)).cast(pl.String))
-        failed = ~_Layout(file, wanted, form, scan).succeeded  # type: ignore[operator]
-        zeros = (
-            pl.when(failed & pl.col(c).is_null()).then(0).otherwise(pl.col(c)).alias(c)
-            for c in wanted.needs[1:]
-        )
-        scan = scan.with_columns(zeros)
-        types |= dict.fromkeys(wanted.needs[1:], tokens)
+    types |= dict.fromkeys(source.needs[1:], pl.String if has_status else pl.Float64)
+    scan = file.scan({name: kind for name, kind in types.items() if name in file.columns})
     stored = scan.collect_schema()
-    # Parquet keeps its own types: a decimal or a text there becomes the number that it would be in a CSV.
-    odd = [c for c in types if types[c].is_numeric() and not (stored[c].is_integer() or stored[c].is_float())]
-    scan = scan.with_columns(
-        pl.col(c).cast(types[c] if has_status else pl.Float64, strict=False) for c in odd
-    )
-    return _Layout(file, wanted, form, scan)
+
+    def number_of(column: str) -> pl.Expr:
+        kept = stored[column].is_integer() or stored[column].is_float()  # a Parquet file keeps its own types
+        return pl.col(column) if kept else pl.col(column).cast(pl.Float64, strict=False)
+
+    events = {TIME: stamp_expr(source.time, form)}
+    failed = ~_succeeded(source) if has_status else None
+    for name in _TOKENS:
+        if column := getattr(source, name):
+            value = number_of(column)
+            whole = value.is_between(0, _LARGEST) & (value == value.floor())
+            events[name] = pl.when(whole).then(value).cast(pl.Int64, strict=False)
+            if failed is not None:
+                events[name] = pl.when(failed & pl.col(column).is_null()).then(0).otherwise(events[name])
+    if failed is not None:
+        events["failed"] = failed
+    elif source.output_tokens:
+        events["failed"] = events["output_tokens"] == 0
+    odd = pl.lit(False)
+    if source.elapsed in file.columns:
+        seconds = number_of(str(source.elapsed)).cast(pl.Float64)
+        usable = (seconds >= 0) & seconds.is_finite()
+        odd = seconds.is_not_null() & ~usable
+        events[ELAPSED] = pl.when(usable).then((seconds * SECOND).round().cast(pl.Int64, strict=False))
+    for name in ("model", "log_type"):
+        if (column := getattr(source, name)) in file.columns:
+            events[name] = pl.col(column).cast(pl.String)
+    return scan.select(**events, blank=_blank(file, source), odd=odd)
 
 
-class _Survey(NamedTuple):
-    """Rows, what was counted in them, and the results of the queries computed along."""
+def _succeeded(source: TraceFormat) -> pl.Expr:
+    """Whether the status of a request means success."""
+    status = pl.col(str(source.status)).cast(pl.String).str.strip_chars().str.to_lowercase()
+    if source.ok:
+        return status.is_in([value.lower() for value in source.ok]).fill_null(False)
+    http = status.cast(pl.Float64, strict=False).is_between(100, 399).fill_null(False)
+    return http | status.is_in(_SUCCESS).fill_null(False)
 
-    scan: pl.LazyFrame
-    counts: dict[str, int]
-    answers: tuple[pl.DataFrame, ...]
+
+def _blank(file: RowFile, source: TraceFormat) -> pl.Expr:
+    needs: Iterable[str] = source.needs if file.kind in ("csv", "log") else ()
+    if file.kind == "csv" and source.needs == (source.time,):
+        needs = file.columns
+    blank = pl.all_horizontal(pl.col(name).is_null() for name in needs) if needs else pl.lit(False)
+    if source.only:
+        column, value = source.only
+        blank |= (pl.col(column) != value).fill_null(True)
+    return blank
 
 
-def _survey(layout: _Layout, scan: pl.LazyFrame, also: Queries | None) -> _Survey:
-    needs, elapsed, known = layout.format.needs, layout.format.elapsed, layout.read
+def _survey(
+    rows: pl.LazyFrame, needs: list[str], also: Queries | None
+) -> tuple[dict[str, int], tuple[pl.DataFrame, ...]]:
+    """What the checks count in the rows, and the answers to further queries on the events, in one pass."""
     wanted = [
         pl.len().alias("rows"),
-        layout.blank.sum().alias("blank"),
-        layout.stamp.min().alias("first"),
-        layout.stamp.max().alias("last"),
-        *(layout.bad(column).sum().alias(f"bad {column}") for column in needs),
+        pl.col(TIME).min().alias("first"),
+        pl.col(TIME).max().alias("last"),
+        pl.col(_CHECKS).sum(),
+        *((pl.col(name).is_null() & ~pl.col("blank")).sum().alias(f"bad {name}") for name in needs),
     ]
-    if elapsed in known:
-        value = pl.col(str(elapsed))
-        wanted.append((value.is_not_null() & ~_usable_elapsed(value)).sum().alias("bad elapsed"))
     if also is None:
-        return _Survey(scan, scan.select(wanted).collect(engine="streaming").row(0, named=True), ())
+        return rows.select(wanted).collect(engine="streaming").row(0, named=True), ()
     # The cache lets checks and queries share one reading of the file; none of it is kept.
-    shared = scan.select(known).cache()
-    queries = [shared.select(wanted), *also(shared.select(_event_columns(layout, known)))]
-    counts, *answers = pl.collect_all(queries, engine="streaming")
-    return _Survey(scan, counts.row(0, named=True), tuple(answers))
+    shared = rows.drop("model", "log_type", strict=False).cache()
+    counts, *answers = pl.collect_all(
+        [shared.select(wanted), *also(shared.drop(_CHECKS))], engine="streaming"
+    )
+    return counts.row(0, named=True), tuple(answers)
 
 
-def _cleaned(
-    layout: _Layout, survey: _Survey, bad_rows: BadRows, also: Queries | None
-) -> tuple[_Survey, int, list[str]]:
-    """Leave out blank and bad rows and survey the others again: (survey, bad rows dropped, notes)."""
-    notes, dropped = [], 0
-    if survey.counts["blank"]:
-        kind = f"rows other than {layout.format.only[1]}" if layout.format.only else "empty rows"
-        notes.append(f"{kind} skipped: {survey.counts['blank']:,}")
-        survey = _survey(layout, survey.scan.filter(~layout.blank), also)
-    counts = {c: survey.counts[f"bad {c}"] for c in layout.format.needs if survey.counts[f"bad {c}"]}
-    if counts and bad_rows == "error":
-        raise _first_bad(layout, counts)
-    if counts:
-        before = survey.counts["rows"]
-        good = ~pl.any_horizontal(layout.bad(column) for column in counts)
-        survey = _survey(layout, survey.scan.filter(good), also)
-        dropped = before - survey.counts["rows"]
-        found = ", ".join(f"{column}: {number:,}" for column, number in counts.items())
-        notes.append(f"bad rows left out: {dropped:,} ({found})")
-    return survey, dropped, notes
-
-
-def _usable_elapsed(value: pl.Expr) -> pl.Expr:
-    return (value >= 0) & value.cast(pl.Float64).is_finite()
-
-
-def _event_columns(layout: _Layout, known: Collection[str]) -> list[pl.Expr]:
-    """The columns of the events that can be made from the known ones; a bad row may give nulls."""
-    source, succeeded = layout.format, layout.succeeded
-    columns = [layout.stamp.alias(TIME)]
-    for column, name in ((source.input_tokens, "input_tokens"), (source.output_tokens, "output_tokens")):
-        if column is not None:
-            columns.append(pl.col(column).cast(pl.Int64, strict=False).alias(name))
-    if succeeded is not None:
-        columns.append((~succeeded).alias("failed"))
-    elif source.output_tokens is not None:
-        columns.append((pl.col(source.output_tokens).cast(pl.Int64, strict=False) == 0).alias("failed"))
-    if source.elapsed in known:
-        seconds = pl.col(str(source.elapsed))
-        elapsed = (seconds.cast(pl.Float64) * SECOND).round().cast(pl.Int64, strict=False)
-        columns.append(pl.when(_usable_elapsed(seconds)).then(elapsed).alias(ELAPSED))
-    for column, name in ((source.model, "model"), (source.log_type, "log_type")):
-        if column in known:
-            columns.append(pl.col(str(column)).cast(pl.String).alias(name))
-    return columns
-
-
-def _first_bad(layout: _Layout, counts: dict[str, int]) -> DataError:
+def _first_bad(file: RowFile, rows: pl.LazyFrame, bad: Mapping[str, str], count: int) -> DataError:
     """Find the first bad row, in a second pass that only a bad file costs."""
-    file = layout.file
-    wrong = {column: layout.bad(column) & ~layout.blank for column in counts}
     found = (
-        layout.scan.select(flag.alias(column) for column, flag in wrong.items())
-        .with_row_index("row")
-        .filter(pl.any_horizontal(*wrong))
+        rows.with_row_index("row")
+        .filter(~pl.col("blank"), pl.any_horizontal(pl.col(name).is_null() for name in bad))
         .head(1)
         .collect(engine="streaming")
         .row(0, named=True)
     )
     row = int(found["row"])
-    column = next(column for column in counts if found[column])
-    wanted = "a time" if column == layout.format.time else "a whole number of tokens"
-    rows = sum(counts.values())
+    name = next(name for name in bad if found[name] is None)
+    wanted = "a time" if name == TIME else "a whole number of tokens"
     return DataError(
-        f"{file.text_at(row, column)} is not {wanted} ({rows} bad value{'s' if rows > 1 else ''} in all)",
-        where=file.where(row, column),
+        f"{file.text_at(row, bad[name])} is not {wanted} ({count} bad value{'s' if count > 1 else ''} in all)",
+        where=file.where(row, bad[name]),
         hint="Fix the file, or leave such rows out (they are counted): `bad_rows=drop`",
     )
 
