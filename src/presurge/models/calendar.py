@@ -13,6 +13,8 @@ from presurge.series.scalers import Float64Array
 
 _ORDERS = ((DAY, range(1, 9)), (WEEK, range(1, 7)))
 """Harmonics of each period. The seventh of a week is the first of a day, so a week has six of its own."""
+_MANY = 100
+"""Times of which some fall on the same time of the week, as a rule, and need their sines only once."""
 _WEEKDAYS = tuple(order for order in range(8, 105) if order % 7)
 """Products of daily and weekly harmonics are further harmonics of the week: with them each weekday has a shape of its own."""
 
@@ -63,8 +65,12 @@ class Calendar(Config):
 
     def waves(self, time_B: IntArray) -> npt.NDArray[np.complex128]:
         """The same as complex numbers ``exp(i angle)``: complex128 [B, M]."""
+        if len(time_B) > _MANY:
+            time_U, place_B = np.unique(time_B % WEEK, return_inverse=True)
+        else:
+            time_U, place_B = time_B, np.arange(len(time_B))
         period_M, order_M = np.array(self.harmonics, np.int64).reshape(-1, 2).T
-        angle_BM = 2 * np.pi * ((time_B[:, None] * order_M) % period_M / period_M)
-        waves_BM = np.empty(angle_BM.shape, np.complex128)
-        waves_BM.real, waves_BM.imag = np.cos(angle_BM), np.sin(angle_BM)
-        return waves_BM
+        angle_UM = 2 * np.pi * ((time_U[:, None] * order_M) % period_M / period_M)
+        waves_UM = np.empty(angle_UM.shape, np.complex128)
+        waves_UM.real, waves_UM.imag = np.cos(angle_UM), np.sin(angle_UM)
+        return waves_UM[place_B]

@@ -191,6 +191,7 @@ class ChannelProblem:
         if len(self.learn_F[-1]) == 0:
             raise no_window(train, *size, panel.channels[0].name)
         self.few = len(self.learn_F[-1]) < FEW_WINDOWS
+        self.levels_PHL = smoothing_maps(SIMPLE if self.few else SIMPLE[-1:], *size)
         nested_F = [self.learn_F[0][:0], *self.learn_F]
         self.new_F = [np.setdiff1d(later, less, assume_unique=True) for less, later in pairwise(nested_F)]
         harmonics = [*self.calendars["calendar"].harmonics, *self.calendars["weekdays"].harmonics]
@@ -374,10 +375,9 @@ class ChannelProblem:
     def _level(self, joint: Moments) -> Float64Array:
         """The weights [W] of the level of a window: the last value, or smoothed with the least squared error."""
         width = self.context + self.horizon
-        maps_PHL = smoothing_maps(SIMPLE if self.few else SIMPLE[-1:], self.context, self.horizon)
         own = Moments(joint.n, joint.total_W[:width], joint.gram_WW[:width, :width])
-        best = squared_errors(own, maps_PHL, np.zeros(maps_PHL.shape[:2])).argmin() if self.few else 0
-        return np.concatenate((maps_PHL[best, 0], np.zeros(self.horizon)))
+        best = squared_errors(own, self.levels_PHL, np.zeros(self.levels_PHL.shape[:2])).argmin()
+        return np.concatenate((self.levels_PHL[best, 0], np.zeros(self.horizon)))
 
     def _pooled_errors(
         self, fits: Mapping[int, ChannelModel], terms: Sequence[str], ridges: int

@@ -45,12 +45,10 @@ def solve(
     rotated_LH = vectors_LL.T @ scatter_WW[:inputs, inputs:]
     usable_L = values_L > max(values_L[-1] * _RANK_TOLERANCE, np.finfo(np.float64).tiny)
     average = float(values_L[usable_L].sum()) / inputs
-    weights = []
-    for ridge in ridges:
-        penalty = max(ridge / moments.n, least) * average
-        factors_L = np.where(usable_L, 1 / np.where(usable_L, values_L + penalty, 1), 0)
-        weights.append((vectors_LL @ (rotated_LH * factors_L[:, None])).T)
-    weight_PHL = np.array(weights)
+    penalty_P1 = np.maximum(np.array(ridges)[:, None] / moments.n, least) * average
+    factor_PL = np.where(usable_L, 1 / np.where(usable_L, values_L + penalty_P1, 1), 0)
+    shrunk_PHL = factor_PL[:, None] * rotated_LH.T
+    weight_PHL = (shrunk_PHL.reshape(-1, inputs) @ vectors_LL.T).reshape(shrunk_PHL.shape)
     return weight_PHL, mean_W[inputs:] - weight_PHL @ mean_W[:inputs]
 
 
