@@ -56,7 +56,7 @@ def test_the_mean_of_bursts_has_no_bias_and_their_median_is_the_median(
     assert point["relative_bias"] < -0.3
     assert scores["rmse"] < point["rmse"]
     origins = usable_origins(model, data.panel, data.test)
-    made = IntervalTracker.of(model, data.panel).predict(origins)
+    made = IntervalTracker(model, data.panel).predict(origins)
     below = (targets_of(data.panel, origins, 3) <= made.median_BHC).mean()
     assert below == pytest.approx(0.5, abs=0.04)
 
@@ -97,10 +97,8 @@ def test_peaks_are_joint_over_the_steps(make_panel: MakePanel) -> None:
     data = dataset(make_panel(np.random.default_rng(4).gamma(4, 10, 5000)))
     model = fit_model("recent-mean", data, context=20, horizon=4).model
     origins = usable_origins(model, data.panel, data.test)
-    made = IntervalTracker.of(model, data.panel, peaks=True).predict(origins)
+    made = IntervalTracker(model, data.panel, peaks=True).predict(origins)
     assert made.peak is not None
-    assert made.peak.quantiles_BHQC is not None
-    assert made.quantiles_BHQC is not None
     largest = targets_of(data.panel, origins, 4).max(axis=1)
     for q, level in ((3, 0.1), (5, 0.5), (7, 0.9), (9, 0.975)):
         below = (largest <= made.peak.quantiles_BHQC[:, -1, q]).mean()
@@ -128,8 +126,7 @@ def test_items_of_different_size_have_intervals_of_their_own() -> None:
     fitted = fit_model("recent-mean", data, context=10, horizon=2)
     assert any("1 of 3 items have fewer than 100 calibration windows" in note for note in fitted.report.notes)
     origins = usable_origins(fitted.model, panel, data.test)
-    made = IntervalTracker.of(fitted.model, panel).predict(origins)
-    assert made.quantiles_BHQC is not None
+    made = IntervalTracker(fitted.model, panel).predict(origins)
     actual, item = targets_of(panel, origins, 2), panel.items_of(origins)
     inside = (actual >= made.quantiles_BHQC[:, :, 3]) & (actual <= made.quantiles_BHQC[:, :, 7])
     for k in (0, 1):

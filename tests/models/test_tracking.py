@@ -39,6 +39,12 @@ def calibrated(model: Forecaster, panel: Panel, train: Span, validation: Span) -
     return model
 
 
+def fixed(calibration: Calibration) -> Calibration:
+    """The calibration as it was measured, whatever errors follow."""
+    nothing = {name: 0 * getattr(calibration, name) for name in ("rates_HQC", "weight_C")}
+    return replace(calibration, **nothing)
+
+
 def usable(panel: Panel, span: Span, stride: int = 1) -> IntArray:
     origins = window_origins(panel, span, context=CONTEXT, horizon=HORIZON, stride=stride)
     return origins[complete(panel, origins, before=CONTEXT, after=0).all(axis=1)]
@@ -120,7 +126,7 @@ def test_quantiles_means_and_peaks_are_those_of_a_plain_loop(walk: Panel, kind: 
     assert model.calibration is not None
     weight_C = np.array([0.02, 0.0, 0.01, 0.03], np.float32)
     model.calibration = replace(model.calibration, weight_C=weight_C)
-    tracker = IntervalTracker.of(model, walk, peaks=True)
+    tracker = IntervalTracker(model, walk, peaks=True)
     origins = usable(walk, test, stride=97)
     found = [tracker.predict(part) for part in chunks(origins, 5)]
     own, tops = ([plain(model, walk, int(o), peak=peak) for o in origins] for peak in (False, True))
@@ -149,11 +155,10 @@ def test_neither_stride_nor_chunks_change_the_intervals_of_an_origin(stride: int
     train, validation, test = spans(panel, "0.2", "0.2", "0.6")
     model = calibrated(RecentMean(context=CONTEXT, horizon=HORIZON), panel, train, validation)
     every, some = usable(panel, test), usable(panel, test, stride)
-    whole = IntervalTracker.of(model, panel).predict(every)
-    tracker = IntervalTracker.of(model, panel)
+    whole = IntervalTracker(model, panel).predict(every)
+    tracker = IntervalTracker(model, panel)
     parts = [tracker.predict(part) for part in chunks(some, size)]
-    assert whole.quantiles_BHQC is not None
-    quantiles = np.concatenate([part.quantiles_BHQC for part in parts if part.quantiles_BHQC is not None])
+    quantiles = np.concatenate([part.quantiles_BHQC for part in parts])
     np.testing.assert_array_equal(quantiles, whole.quantiles_BHQC[np.isin(every, some)])
 
 
@@ -166,9 +171,9 @@ def test_tracks_in_pieces_give_the_same(walk: Panel, monkeypatch: pytest.MonkeyP
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
     origins = usable(walk, test)
-    whole = IntervalTracker.of(model, walk).predict(origins)
+    whole = IntervalTracker(model, walk).predict(origins)
     monkeypatch.setattr("presurge.models.tracking._VALUES_AT_ONCE", 1)
-    pieces = IntervalTracker.of(model, walk).predict(origins)
+    pieces = IntervalTracker(model, walk).predict(origins)
     np.testing.assert_array_equal(pieces.quantiles_BHQC, whole.quantiles_BHQC)  # type: ignore[arg-type]
     np.testing.assert_array_equal(pieces.followed_B, whole.followed_B)
     one_by_one = model.forecast(walk)
@@ -223,7 +228,7 @@ def test_a_forecast_says_what_its_intervals_follow(make_panel: MakePanel) -> Non
     assert "the last 1,000 rows" in told(0, 3000)
     assert "the last 501 rows" in told(0, 2501)
     assert model.calibration is not None
-    model.calibration = model.calibration.fixed()
+    model.calibration = fixed(model.calibration)
     assert told(0, 3000) == "as calibrated in training"
     model.calibration = None
     assert told(0, 3000) == "none: the model was never calibrated"
@@ -249,15 +254,13 @@ def test_nothing_of_the_future_is_known(walk: Panel) -> None:
     now = int(origins[-1])
     changed = walk.values.copy()
     changed[now + 1 :] = 99
-    before = IntervalTracker.of(model, walk).predict(origins)
-    after = IntervalTracker.of(model, walk.replace(values=changed)).predict(origins)
+    before = IntervalTracker(model, walk).predict(origins)
+    after = IntervalTracker(model, walk.replace(values=changed)).predict(origins)
     np.testing.assert_array_equal(before.quantiles_BHQC, after.quantiles_BHQC)  # type: ignore[arg-type]
     # and the last known row counts
     changed = walk.values.copy()
     changed[now] += 1000
-    other = IntervalTracker.of(model, walk.replace(values=changed)).predict(origins[-1:])
-    assert other.quantiles_BHQC is not None
-    assert before.quantiles_BHQC is not None
+    other = IntervalTracker(model, walk.replace(values=changed)).predict(origins[-1:])
     width = [
         found[..., -1, :] - found[..., 0, :] for found in (before.quantiles_BHQC[-1], other.quantiles_BHQC[0])
     ]
@@ -286,7 +289,7 @@ def test_on_stationary_counts_80_percent_intervals_cover_75_to_85(
     model = calibrated(Linear(context=12, horizon=HORIZON), panel, train, validation)
     assert 0.75 <= coverage(model, panel, test) <= 0.85
     assert model.calibration is not None
-    model.calibration = model.calibration.fixed()
+    model.calibration = fixed(model.calibration)
     assert 0.75 <= coverage(model, panel, test) <= 0.85
 
 
@@ -302,7 +305,7 @@ def test_after_a_change_of_scale_the_intervals_recover_and_fixed_ones_do_not(
     settled = Span(test.first + 500, test.last)
     assert 0.75 <= coverage(model, panel, settled) <= 0.85
     assert model.calibration is not None
-    model.calibration = model.calibration.fixed()
+    model.calibration = fixed(model.calibration)
     assert abs(coverage(model, panel, settled) - 0.8) > 0.19
 
 
@@ -319,7 +322,7 @@ def test_after_a_quiet_validation_part_the_intervals_open(make_panel: MakePanel)
 def test_quantiles_never_cross_and_counts_are_never_negative(walk: Panel) -> None:
     train, validation, test = spans(walk, "0.2", "0.1", "0.7")
     model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
-    quantiles = IntervalTracker.of(model, walk).predict(usable(walk, test)).quantiles_BHQC
+    quantiles = IntervalTracker(model, walk).predict(usable(walk, test)).quantiles_BHQC
     assert quantiles is not None
     assert (np.diff(quantiles, axis=2) >= 0).all()
     assert (quantiles[..., 0] >= 0).all()
@@ -381,10 +384,10 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
     last = panel.indptr[1:]
     origins = usable(panel, Span(last - rows + 1, last + HORIZON)) if rows > 1 else last - 1
     origins = origins[complete(panel, origins, before=CONTEXT, after=0).all(axis=1)]
-    batch = IntervalTracker.of(model, panel, peaks=True).predict(origins)
+    batch = IntervalTracker(model, panel, peaks=True).predict(origins)
     place = {int(origin): b for b, origin in enumerate(origins)}
     head = panel.take(Span(panel.indptr[:-1], last - rows))
-    tracker, compared = IntervalTracker.of(model, head, peaks=True), 0
+    tracker, compared = IntervalTracker(model, head, peaks=True), 0
     for row in range(rows):
         if row == rows // 2:
             stored = {
@@ -392,7 +395,7 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
                 for name, a in tracker.state().items()
             }
             short = head.take(Span(head.indptr[:-1], head.indptr[:-1] + 1))
-            tracker = IntervalTracker.of(model, short, peaks=True)
+            tracker = IntervalTracker(model, short, peaks=True)
             tracker.restore(stored)
         now = last - rows + row
         found = tracker.observe(panel.values[now], times_I=panel.times_of(now))
@@ -412,14 +415,15 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
 def test_a_row_is_observed_in_constant_time(walk: Panel) -> None:
     """One call of the model for a row, with one window an item, however long the history."""
     train, validation, _ = spans(walk, "0.2", "0.1", "0.7")
-    model = calibrated(LastValue(context=CONTEXT, horizon=HORIZON), walk, train, validation)
     asked: list[int] = []
 
-    def predict(batch: WindowBatch) -> Prediction:
-        asked.append(len(batch.origin_B))
-        return model.predict(batch)
+    class Asked(LastValue):
+        def predict(self, batch: WindowBatch) -> Prediction:
+            asked.append(len(batch.origin_B))
+            return super().predict(batch)
 
-    tracker = IntervalTracker(predict, walk, model.calibration, context=CONTEXT, horizon=HORIZON)
+    model = calibrated(Asked(context=CONTEXT, horizon=HORIZON), walk, train, validation)
+    tracker = IntervalTracker(model, walk)
     tracker.observe(walk.values[-2:])
     asked.clear()
     sizes = {sum(array.nbytes for array in tracker.state().values())}

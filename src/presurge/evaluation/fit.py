@@ -22,6 +22,7 @@ from presurge.models.linear.select import rolling_folds
 from presurge.models.registry import BASELINES, model_class
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
+from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
 from presurge.series.windows import window_origins
@@ -212,4 +213,4 @@ def _windows_of(
     whole = Windows("", origins, np.concatenate([p.actual() for p in pieces]), np.concatenate(centres))
     item_B = panel.items_of(origins)
     found = [whole.of(panel.items[item], item_B == item) for item in np.unique(item_B)]
-    return pieces[0].levels, found
+    return pieces[0].levels or QUANTILE_LEVELS, found

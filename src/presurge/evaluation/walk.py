@@ -70,7 +70,7 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
     """
     horizon, channels = models[0].horizon, len(panel.channels)
     for context in sorted({model.context for model in models}):
-        trackers = [(model, IntervalTracker.of(model, panel)) for model in models if model.context == context]
+        trackers = [(model, IntervalTracker(model, panel)) for model in models if model.context == context]
         for part in chunks(origins, chunk_size(context, horizon, channels)):
             batch = batch_of(panel, part, context, horizon)
             for model, tracker in trackers:
@@ -79,7 +79,8 @@ def walk(models: Sequence[Forecaster], panel: Panel, origins: IntArray) -> Itera
                 if model.name in BASELINES:
                     mean_BHC = median_BHC = model.predict(batch).point_BHC
                 spent = time.process_time() - began
-                yield Piece(model.name, panel, part, mean_BHC, median_BHC, quantiles_BHQC, levels, spent)
+                quantiles = quantiles_BHQC if levels else None
+                yield Piece(model.name, panel, part, mean_BHC, median_BHC, quantiles, levels, spent)
 
 
 def usable_origins(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> IntArray:

@@ -124,11 +124,7 @@ class Calibration:
     @property
     def follows(self) -> bool:
         """Whether later errors move anything."""
-        return bool(self.rates_HQC.any() or self.weight_C.any())
-
-    def fixed(self) -> Self:
-        """The calibration as it was measured, whatever errors follow."""
-        return replace(self, rates_HQC=np.zeros_like(self.rates_HQC), weight_C=np.zeros_like(self.weight_C))
+        return bool(self.rates_HQC.any())
 
     def first_channels(self, channels: int) -> Self:
         """The calibration of the first channels: without the peaks."""

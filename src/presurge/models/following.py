@@ -63,14 +63,20 @@ class Tracks:
         count_XHC, followed_X = np.zeros_like(bias_XHC, np.int64), np.zeros(group_X.shape, np.int64)
         return cls(quantiles_XHQC, bias_XHC, total_XHC, count_XHC, followed_X)
 
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The five arrays."""
+    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
         return self.quantiles_XHQC, self.bias_XHC, self.total_XHC, self.count_XHC, self.followed_X
+
+    def put(self, index: Any, tracks: "Tracks", chosen: Any) -> None:
+        """Replace some of the tracks by some of others."""
+        for array, other in zip(self._arrays(), tracks._arrays(), strict=True):
+            array[index] = other[chosen]
 
     def follow(
         self, actual_SXHC: FloatArray, centre_SXHZC: FloatArray, calibration: Calibration
     ) -> Iterator[Self]:
         """Move by S rows of errors, oldest first, and yield the tracks after each row.
+
+        Axes of X may be 1 where all tracks follow the same errors.
 
         Args:
             actual_SXHC: What came in at least one row, in original units; NaN moves nothing. H may be 1 for all steps.
@@ -80,25 +86,23 @@ class Tracks:
         errors_SXHZC = errors_of(actual_SXHC[..., None, :], centre_SXHZC, calibration.count_C)
         misses_SXHC = actual_SXHC - centre_SXHZC[..., 0, :]
         known_SXHC = ~np.isnan(misses_SXHC)
-        size_SXHC = np.where(known_SXHC, np.abs(errors_SXHZC[..., 0, :]), 0).astype(np.float64)
-        size_SXHC[0] += self.total_XHC  # so that any split of the rows adds in the same order, bit for bit
-        total_SXHC = size_SXHC.cumsum(axis=0)
+        misses_SXHC[~known_SXHC] = 0
+        sizes_SXHC = np.where(known_SXHC, np.abs(errors_SXHZC[..., 0, :]), 0)
         count_SXHC = self.count_XHC + known_SXHC.cumsum(axis=0)
         followed_SX = self.followed_X + known_SXHC.any(axis=(-2, -1)).cumsum(axis=0)
-        mean_SXHC = total_SXHC / np.maximum(count_SXHC, 1)
-        weight_SXHC = calibration.weight_C[..., None, :] * known_SXHC
-        misses_SXHC[~known_SXHC] = 0
+        least_SXHC = np.maximum(count_SXHC, 1)
         level_Q1 = np.array(calibration.levels)[:, None]
         low, high = (np.abs(level_Q1 - level).argmin() for level in (0.1, 0.9))
         up_HQC, rates_HQC = calibration.rates_HQC * level_Q1, calibration.rates_HQC.astype(np.float64)
-        learned = int(centre_SXHZC.shape[-2] > 1)
-        for s, errors_XHZC in enumerate(errors_SXHZC[..., learned:, :]):
-            quantiles_XHQC = self.quantiles_XHQC
+        weight_1C, learned = calibration.weight_C[..., None, :], int(centre_SXHZC.shape[-2] > 1)
+        for s, known_XHC in enumerate(known_SXHC):
+            quantiles_XHQC, errors_XHQC = self.quantiles_XHQC, errors_SXHZC[s, ..., learned:, :]
+            self.total_XHC += sizes_SXHC[s]
+            self.count_XHC, self.followed_X = count_SXHC[s], followed_SX[s]
             width_XHC = quantiles_XHQC[..., high, :] - quantiles_XHQC[..., low, :]
-            gain_XHC = known_SXHC[s] * np.maximum(width_XHC, mean_SXHC[s])
-            quantiles_XHQC += gain_XHC[..., None, :] * (up_HQC - rates_HQC * (errors_XHZC < quantiles_XHQC))
-            self.bias_XHC += weight_SXHC[s] * (misses_SXHC[s] - self.bias_XHC)
-            self.total_XHC, self.count_XHC, self.followed_X = total_SXHC[s], count_SXHC[s], followed_SX[s]
+            gain_XHC = known_XHC * np.maximum(width_XHC, self.total_XHC / least_SXHC[s])
+            quantiles_XHQC += gain_XHC[..., None, :] * (up_HQC - rates_HQC * (errors_XHQC < quantiles_XHQC))
+            self.bias_XHC += weight_1C * known_XHC * (misses_SXHC[s] - self.bias_XHC)
             yield self
 
     def follow_runs(
@@ -106,14 +110,13 @@ class Tracks:
     ) -> Iterator[Self]:
         """Move tracks [G, R] by the errors of J origins of R runs, and yield the tracks as each origin knows them."""
         yield self
-        steps, shape = np.arange(actual_RJHC.shape[2]), self.total_XHC.shape
+        steps = np.arange(actual_RJHC.shape[2])
         for part_S in chunks(np.arange(1, actual_RJHC.shape[1]), _ROWS_AT_ONCE):
             due_SH = part_S[:, None] - 1 - steps  # step h of the forecast of h rows ago is now known
             actual_SRHC = actual_RJHC[:, due_SH, steps].swapaxes(0, 1)
             actual_SRHC[np.broadcast_to((due_SH < 0)[:, None, :, None], actual_SRHC.shape)] = np.nan
             centre_SRHZC = centre_RJHZC[:, due_SH, steps].swapaxes(0, 1)
-            actual_SXHC = np.broadcast_to(actual_SRHC[:, None], (len(part_S), *shape))
-            yield from self.follow(actual_SXHC, centre_SRHZC[:, None], calibration)
+            yield from self.follow(actual_SRHC[:, None], centre_SRHZC[:, None], calibration)
 
 
 class Windows(NamedTuple):

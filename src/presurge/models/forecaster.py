@@ -267,20 +267,17 @@ class Forecaster(ABC):
                 hint=f"Ask for 1 to {self.horizon}{train}.",
             )
         series, origins = followed(history, future, spec, self.horizon)
-        tracked = IntervalTracker.of(self, series, peaks=True).predict(origins)
+        tracked = IntervalTracker(self, series, peaks=True).predict(origins)
         made = _at_levels(tracked, levels, spec.count_mask)
-        quantiles_BHQC = made.quantiles_BHQC
-        if quantiles_BHQC is None:
-            quantiles_BHQC = made.mean_BHC[:, :, None][:, :, :0]  # Q is 0
         stamps = series.stamps
         if stamps is not None:
             stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
-        peak = made.peak and Peak(*(part[:, rows - 1] for part in made.peak[:3] if part is not None))
+        peak = Peak(*(part[:, rows - 1] for part in made.peak[:3])) if made.peak else None
         return Forecast(
             mean=made.mean_BHC[:, :rows],
             median=made.median_BHC[:, :rows],
-            quantiles=quantiles_BHQC[:, :rows],
-            levels=made.levels if quantiles_BHQC.size else (),
+            quantiles=made.quantiles_BHQC[:, :rows],
+            levels=made.levels,
             origin=series.times_of(origins),
             step=history.step,
             channels=spec.targets,
@@ -292,14 +289,14 @@ class Forecaster(ABC):
             flags=self._cautions(tracked, made.levels, history.items, rows),
             stamps=stamps,
             trained=self.trained,
-            peak=peak or None,
+            peak=peak,
         )
 
     def _cautions(
         self, made: Tracked, levels: tuple[float, ...], items: tuple[str, ...], rows: int
     ) -> tuple[str, ...]:
         """What the reader of a forecast must know of its means and outer quantiles."""
-        if self.calibration is None or made.quantiles_BHQC is None:
+        if self.calibration is None:
             return ()
         ends = at_levels(
             made.quantiles_BHQC[:, :rows], made.levels, (0.1, 0.9), self.fitted_spec().count_mask
@@ -383,7 +380,7 @@ def _at_levels(made: Tracked, levels: Sequence[float] | None, count_C: npt.NDArr
             setting="levels",
             hint="Name at least one, for example `levels=0.5,0.9,0.99`.",
         )
-    if made.quantiles_BHQC is None or len(made.levels) < 2:
+    if len(made.levels) < 2:
         raise ConfigError(
             "the model has no calibrated quantiles",
             setting="levels",
