@@ -145,6 +145,23 @@ def test_your_own_model_and_ours_are_ranked_on_the_same_windows(
     assert own[0] > 0, "what a model says of itself does not count beside others"
 
 
+def test_no_window_of_a_ranking_misses_a_minute(minutes: pl.DataFrame) -> None:
+    """The error of the last value, by hand."""
+    gappy = pl.concat([minutes[:215], minutes[216:]])
+    register_model("wrapped")(Wrapped)
+    manager = ModelManager()
+    for kind in ("wrapped", "last-value"):
+        manager.add_model(ModelConfig(kind, sequence_length=10, prediction_horizon=2))
+    manager.train_all_models(gappy)
+    tokens = gappy[["Request_tokens_sum", "Response_tokens_sum"]].to_numpy().astype(np.float64)
+    ends = np.array([end for end in range(len(gappy) - 47, len(gappy) - 1) if not 213 < end < 225])
+    for step in (0, 1):
+        error = np.abs(tokens[ends - 1] - tokens[ends + step]).sum(axis=0) / tokens[ends + step].sum(axis=0)
+        ours = manager.active_models["last-value"].rolling_errors[step]
+        assert ours == pytest.approx(error.mean(), rel=1e-5)
+    assert manager.active_models["wrapped"].rolling_errors
+
+
 def test_a_predictor_without_models_says_so(requests: pl.DataFrame) -> None:
     predictor = EnhancedRequestPredictor()
     for attempt in (

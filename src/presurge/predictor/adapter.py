@@ -23,7 +23,6 @@ from presurge.predictor.interface import BasePredictor, PredictionResult, Traini
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.panel import IntArray, Panel
-from presurge.series.windows import whole
 from presurge.training.config import TrainerConfig, require_torch
 from presurge.workflows.config import TrainConfig
 from presurge.workflows.evaluate import fit, score_fitted
@@ -147,7 +146,7 @@ class ForecasterPredictor(BasePredictor):
         evaluation = score_fitted([fitted], dataset)
         self.model.error = measured_error(evaluation, self.model.name)
         scores = evaluation.scores[self.model.name]
-        self._measure(panel, usable_origins(self.model, panel, validation))
+        self.measure(panel, usable_origins(self.model, panel, validation))
         self.measured_on, self.baseline_errors = fingerprint(data, part), {}
         self.trained_until = int(history.times_us[-1])
         losses = [epoch.get("validation_loss", epoch.get("train_loss", np.nan)) for epoch in report.history]
@@ -174,16 +173,7 @@ class ForecasterPredictor(BasePredictor):
             },
         )
 
-    def measure_from(self, data: Frame, ends: IntArray) -> None:
-        """Measure the rolling errors of the forecasts that follow the first ``end`` rows of a sorted frame, for each end."""
-        panel = read_history(data).panel
-        rows = np.flatnonzero(
-            panel.observed.any(axis=1)
-        )  # one for each row of the frame; requests lack the first
-        origins = rows[ends - 1 - (len(data) - len(rows))]
-        self._measure(panel, origins[whole(panel, origins, context=self.model.context, horizon=0)])
-
-    def _measure(self, panel: Panel, origins: IntArray) -> None:
+    def measure(self, panel: Panel, origins: IntArray) -> None:
         """Measure what ``predict`` gives from some rows: the means, as one number each."""
         sums = ScoreSums(self.model.horizon, (), np.ones(len(panel.channels)))
         for piece in walk([self.model], panel, origins):

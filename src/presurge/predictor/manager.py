@@ -6,19 +6,22 @@ Shapes: B origins, H horizon, 2 for request and response tokens.
 import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from presurge.errors import DataError
 from presurge.evaluation.metrics import ScoreSums
 from presurge.models.registry import BASELINES, LAGGED
 from presurge.predictor.adapter import ForecasterPredictor
 from presurge.predictor.config import ModelConfig, Share, Whole, checked, logger
-from presurge.predictor.frames import Frame, fingerprint, in_order, tokens_of
+from presurge.predictor.frames import Frame, fingerprint, in_order, read_history, tokens_of
 from presurge.predictor.interface import BasePredictor, PredictionResult, TrainingResult, model_registry
 from presurge.progress import Progress, silent
+from presurge.series.windows import complete
 
 ORIGINS = 50
 """Number of forecasts that measure the models where one of them is the user's own, and may be slow."""
@@ -88,7 +91,8 @@ class ModelManager:
         trained = [model for name, model in self.active_models.items() if self.results[name].success]
         naive = _naive(trained, data, part)
         if not all(isinstance(model, ForecasterPredictor) for model in trained):
-            _measure([*trained, *naive], in_order(data), part)
+            with suppress(DataError):  # rows that only a model of the user's own can read
+                _measure([*trained, *naive], in_order(data), part)
         self.baseline_errors = {m.model_name: m.rolling_errors for m in naive if m.rolling_errors}
         for model in trained:
             model.measured_on, model.baseline_errors = self._rows, self.baseline_errors
@@ -182,32 +186,44 @@ def _reason(error: Exception, what: str) -> str:
 
 
 def _measure(models: list[BasePredictor], data: Frame, validation_split: float) -> None:
-    """Give all models the rolling errors of their forecasts from the same evenly spaced validation rows."""
-    rows, horizon = len(data), max(model.config.prediction_horizon for model in models)
-    first = max(rows - int(rows * validation_split), *(model.config.sequence_length + 1 for model in models))
+    """Give all models the rolling errors of their forecasts from the same evenly spaced validation rows.
+
+    No minute is missing in their windows. A model that gives no forecast from one of them has no rolling errors.
+
+    Raises:
+        DataError: A row cannot be used.
+    """
+    for model in models:
+        model.rolling_errors = ()
+    panel, rows = read_history(data).panel, len(data)
+    context = max(model.config.sequence_length for model in models)
+    horizon = max(model.config.prediction_horizon for model in models)
+    first = max(rows - int(rows * validation_split), context + 1)
     ends = np.unique(np.linspace(first, max(first, rows - horizon), ORIGINS).astype(np.int64))
+    ends = ends[ends + horizon <= rows]
+    present = np.flatnonzero(
+        panel.observed.any(axis=1)
+    )  # a row of the frame each, where requests lack the first
+    origins = present[ends - 1 - (rows - len(present))]
+    whole = complete(panel, origins, before=context, after=horizon).all(axis=1)
     for model in models:
         if isinstance(model, ForecasterPredictor):
-            model.measure_from(data, ends)
+            model.measure(panel, origins[whole])
         else:
-            _measure_own(model, data, ends.tolist())
+            _measure_own(model, data, ends[whole].tolist())
 
 
 def _measure_own(model: BasePredictor, data: Frame, ends: list[int]) -> None:
-    """Measure a model of the user by asking for forecasts; it has no rolling errors if one of them fails."""
-    horizon, sums = (
-        model.config.prediction_horizon,
-        ScoreSums(model.config.prediction_horizon, (), np.ones(2)),
-    )
-    tokens_N2, model.rolling_errors = tokens_of(data).astype(np.float32), ()
+    """Measure a model of the user by asking for forecasts after some of the first rows of a frame."""
+    horizon, tokens_N2 = model.config.prediction_horizon, tokens_of(data).astype(np.float32)
+    sums = ScoreSums(horizon, (), np.ones(2))
     for end in ends:
         result = forecast(model, data.head(end), horizon)
-        mean_H2 = np.array([result.request_tokens, result.response_tokens], np.float32).T
-        actual_H2 = tokens_N2[end : end + horizon]
-        if mean_H2.shape != actual_H2.shape:
+        if result.error is not None:
             logger.warning("The error of %s could not be measured, so it is not ranked", model.model_name)
             return
-        sums.add(actual_H2[None], mean_H2[None], mean_H2[None])
+        mean_H2 = np.array([result.request_tokens, result.response_tokens], np.float32).T
+        sums.add(tokens_N2[None, end : end + horizon], mean_H2[None], mean_H2[None])
     model.keep_errors(sums.scores()["wape"])
 
 
