@@ -1,6 +1,7 @@
 """Columns of a table as times, items and numbers; an error names the first cell at fault."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from presurge.errors import DataError
-from presurge.series.panel import ChannelKind
+from presurge.series.panel import Channel, ChannelKind
 from presurge.series.timestamps import TimeForm, TimeUnit, check_unit, detect_form, stamp_expr
 from presurge.sources.files import RowFile, no_rows, quoted
 
@@ -159,16 +160,20 @@ def _is_level(column: str) -> bool:
     return _LEVEL.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower()) is not None
 
 
-def exact_total(rows: Rows, column: str, numbers: pl.Series) -> int:
-    """The sum of whole numbers as a Python int.
+def exact_totals(rows: Rows, channels: Sequence[Channel], numbers: Sequence[pl.Series]) -> dict[str, int]:
+    """The sums of the counts that are whole numbers.
 
     Raises:
-        DataError: It does not fit into 64 bits.
+        DataError: One does not fit into 64 bits.
     """
-    if float(numbers.cast(pl.Float64).sum()) >= 2.0**63:
-        raise DataError(
-            "the sum of the values does not fit into 64 bits",
-            where=f"{rows.file.path}, column {column!r}",
-            hint=f"Declare it a gauge: `kind={column}=gauge`",
-        )
-    return int(numbers.sum())
+    totals = {}
+    for channel, column in zip(channels, numbers, strict=True):
+        if channel.kind == "count" and column.dtype.is_integer():
+            if float(column.cast(pl.Float64).sum()) >= 2.0**63:
+                raise DataError(
+                    "the sum of the values does not fit into 64 bits",
+                    where=f"{rows.file.path}, column {channel.name!r}",
+                    hint=f"Declare it a gauge: `kind={channel.name}=gauge`",
+                )
+            totals[channel.name] = int(column.sum())
+    return totals

@@ -15,12 +15,12 @@ import polars as pl
 from presurge.errors import ConfigError, DataError, within
 from presurge.series.frequency import format_step, infer_step, parse_step
 from presurge.series.panel import Channel, ChannelKind, FloatArray, IntArray, Panel
-from presurge.series.timestamps import TimeForm, TimeUnit
+from presurge.series.timestamps import TimeUnit
 from presurge.sources.columns import (
     Rows,
     choose_kind,
     doubt_about,
-    exact_total,
+    exact_totals,
     read_items,
     read_numbers,
     read_stamps,
@@ -107,30 +107,35 @@ def read_table(
         ConfigError: ``step`` or ``kinds`` cannot be used.
     """
     file = open_file(source)
-    kinds = kinds or {}
+    width = None if step is None else parse_step(step)
     needed = [time, *([item] if item else []), *values]
     check_columns(file, needed)
-    for name, kind in kinds.items():
-        if name not in values or kind not in ("count", "gauge"):
-            raise ConfigError(
-                f"{name}={kind} is not the kind of a value column",
-                setting="kind",
-                hint=f"Write COLUMN=count or COLUMN=gauge for one of: {', '.join(values)}.",
-            )
     with reading(file.path, file.data):
         rows = without_blank(file, file.read(list(dict.fromkeys(needed))))
     stamp_N, form = read_stamps(rows, time, time_unit)
     item_N, items = read_items(rows, item)
-    numbers = [read_numbers(rows, name) for name in values]
-    channels = tuple(
-        Channel(name, kind=choose_kind(rows, name, column, kinds.get(name)))
-        for name, column in zip(values, numbers, strict=True)
+    channels, numbers, doubts = _read_channels(rows, values, kinds or {})
+    gaps, unsorted, duplicates = _gaps(stamp_N, item_N)
+    with within(str(file.path)):
+        width = width or infer_step(np.concatenate(([0], np.cumsum(gaps))))
+        start, indptr, cell_N, off_grid = _lay_grid(stamp_N, item_N, len(items), width)
+    totals = exact_totals(rows, channels, numbers)
+    zero = [fill == "zero" or (fill == "auto" and channel.kind == "count") for channel in channels]
+    filled, empty = _fill_grid(int(indptr[-1]), cell_N, numbers, channels, zero)
+    clock = form.clock(int(stamp_N.min()))
+    panel = Panel(
+        values=filled, channels=channels, step=width, start=start, items=items, indptr=indptr, clock=clock
     )
-    parsed = _Parsed(rows, stamp_N, form, item_N, items, channels, numbers)
-    table = _bucketed(parsed, None if step is None else parse_step(step), fill)
-    inferred = [pair for pair in zip(channels, numbers, strict=True) if pair[0].name not in kinds]
-    doubts = [doubt_about(channel.name, column, channel.kind) for channel, column in inferred]
-    return replace(table, notes=(*table.notes, *filter(None, doubts)))
+    counts = TableCounts(
+        rows=len(stamp_N),
+        unsorted=unsorted,
+        duplicates=duplicates,
+        off_grid=off_grid,
+        empty_buckets=empty,
+        missing={column.name: column.null_count() for column in numbers},
+    )
+    notes = [f"time stamps: {form.describe(clock)}", *_notes(counts, panel, zero, guessed=step is None)]
+    return Table(panel=panel, counts=counts, totals=totals, notes=(*notes, *doubts))
 
 
 read_frame = read_table
@@ -156,53 +161,24 @@ def read_guide_csv(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parsed:
-    """The columns of a table as numbers: a stamp, an item number and a value per channel for each of N rows."""
-
-    rows: Rows
-    stamp_N: IntArray
-    form: TimeForm
-    item_N: IntArray
-    items: tuple[str, ...]
-    channels: tuple[Channel, ...]
-    numbers: Sequence[pl.Series]
-
-
-def _bucketed(parsed: _Parsed, step: int | None, fill: Fill) -> Table:
-    stamp_N, channels, where = parsed.stamp_N, parsed.channels, str(parsed.rows.file.path)
-    gaps, unsorted, duplicates = _gaps(stamp_N, parsed.item_N)
-    with within(where):
-        width = infer_step(np.concatenate(([0], np.cumsum(gaps)))) if step is None else step
-    totals = {
-        channel.name: exact_total(parsed.rows, channel.name, numbers)
-        for channel, numbers in zip(channels, parsed.numbers, strict=True)
-        if channel.kind == "count" and numbers.dtype.is_integer()
-    }
-    grid = _lay_grid(stamp_N, parsed.item_N, len(parsed.items), width, where=where)
-    zero = [fill == "zero" or (fill == "auto" and channel.kind == "count") for channel in channels]
-    filled, empty = _fill_grid(grid, parsed.numbers, channels, zero)
-    clock = parsed.form.clock(int(stamp_N.min()))
-    panel = Panel(
-        values=filled,
-        channels=channels,
-        step=width,
-        start=grid.start,
-        items=parsed.items,
-        indptr=grid.indptr,
-        clock=clock,
-    )
-    counts = TableCounts(
-        rows=len(stamp_N),
-        unsorted=unsorted,
-        duplicates=duplicates,
-        off_grid=grid.off_grid,
-        empty_buckets=empty,
-        missing={c.name: numbers.null_count() for c, numbers in zip(channels, parsed.numbers, strict=True)},
-    )
-    notes = _notes(counts, panel, zero, guessed=step is None)
-    notes = [f"time stamps: {parsed.form.describe(clock)}", *notes]
-    return Table(panel=panel, counts=counts, totals=totals, notes=tuple(notes))
+def _read_channels(
+    rows: Rows, values: Sequence[str], kinds: Mapping[str, ChannelKind]
+) -> tuple[tuple[Channel, ...], list[pl.Series], list[str]]:
+    """The value columns as channels, their numbers, and where the kind of one may be wrong."""
+    for name, kind in kinds.items():
+        if name not in values or kind not in ("count", "gauge"):
+            raise ConfigError(
+                f"{name}={kind} is not the kind of a value column",
+                setting="kind",
+                hint=f"Write COLUMN=count or COLUMN=gauge for one of: {', '.join(values)}.",
+            )
+    channels, numbers, doubts = [], [], []
+    for name in values:
+        numbers.append(read_numbers(rows, name))
+        channels.append(Channel(name, kind=choose_kind(rows, name, numbers[-1], kinds.get(name))))
+        if name not in kinds and (doubt := doubt_about(name, numbers[-1], channels[-1].kind)):
+            doubts.append(doubt)
+    return tuple(channels), numbers, doubts
 
 
 def _gaps(stamp_N: IntArray, item_N: IntArray) -> tuple[IntArray, int, int]:
@@ -218,28 +194,19 @@ def _gaps(stamp_N: IntArray, item_N: IntArray) -> tuple[IntArray, int, int]:
     return gaps[same & (gaps > 0)], unsorted, int(np.count_nonzero(same & (gaps == 0)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Grid:
-    """The buckets of a table.
-
-    Attributes:
-        start: int64 [items], first bucket of each item, microseconds since the Unix epoch.
-        indptr: int64 [items + 1], rows of each item.
-        cell_N: int64, the row of the grid into which each row of the table falls.
-        off_grid: Rows of the table whose stamp is not the beginning of its bucket.
-    """
-
-    start: IntArray
-    indptr: IntArray
-    cell_N: IntArray
-    off_grid: int
-
-
-def _lay_grid(stamp_N: IntArray, item_N: IntArray, items: int, step: int, *, where: str) -> _Grid:
+def _lay_grid(
+    stamp_N: IntArray, item_N: IntArray, items: int, step: int
+) -> tuple[IntArray, IntArray, IntArray, int]:
     """Lay buckets of one step over the stamps of every item, from its first to its last.
 
     An item whose stamps are all congruent modulo the step keeps its phase: hours logged at ten past stay at ten past.
     Otherwise its buckets begin at multiples of the step since the Unix epoch.
+
+    Returns:
+        start: int64 [items], first bucket of each item, microseconds since the Unix epoch.
+        indptr: int64 [items + 1], rows of each item.
+        cell_N: int64, the row of the grid into which each row of the table falls.
+        off_grid: Rows of the table whose stamp is not the beginning of its bucket.
 
     Raises:
         DataError: There would be more than `MAX_ROWS` buckets.
@@ -256,15 +223,10 @@ def _lay_grid(stamp_N: IntArray, item_N: IntArray, items: int, step: int, *, whe
         enough = next((each for each in usual if int(rows.max()) * step // each < MAX_ROWS // 10), usual[-1])
         raise DataError(
             f"{len(stamp_N):,} rows would become {int(indptr[-1]):,} buckets of {format_step(step)}",
-            where=where,
             hint=f"Give a larger step, such as `step={format_step(enough)}`, and check the first and the last stamp.",
         )
-    return _Grid(
-        start=first * step + phase,
-        indptr=indptr,
-        cell_N=bucket_N - first[item_N] + indptr[item_N],
-        off_grid=int(np.count_nonzero(phase_N != phase[item_N])),
-    )
+    cell_N = bucket_N - first[item_N] + indptr[item_N]
+    return first * step + phase, indptr, cell_N, int(np.count_nonzero(phase_N != phase[item_N]))
 
 
 def _ends(value_N: IntArray, item_N: IntArray, items: int) -> tuple[IntArray, IntArray]:
@@ -277,7 +239,11 @@ def _ends(value_N: IntArray, item_N: IntArray, items: int) -> tuple[IntArray, In
 
 
 def _fill_grid(
-    grid: _Grid, values: Sequence[pl.Series], channels: Sequence[Channel], zero: Sequence[bool]
+    rows: int,
+    cell_N: IntArray,
+    values: Sequence[pl.Series],
+    channels: Sequence[Channel],
+    zero: Sequence[bool],
 ) -> tuple[FloatArray, int]:
     """Put the values of N rows into R buckets: sum counts, average gauges.
 
@@ -287,12 +253,11 @@ def _fill_grid(
     Returns:
         float32 [R, C] with NaN where missing, and the number of buckets without a row.
     """
-    rows = int(grid.indptr[-1])
     filled = np.empty((rows, len(channels)), np.float32)
     filled[:] = np.where(np.array(zero), np.float32(0), np.float32(np.nan))
     # Columns have numbers for names here: a channel may be called anything.
-    frame = pl.DataFrame({"cell": grid.cell_N} | {str(c): column for c, column in enumerate(values)})
-    if len(grid.cell_N) > 1 and not bool((np.diff(grid.cell_N) > 0).all()):  # some rows share a bucket
+    frame = pl.DataFrame({"cell": cell_N} | {str(c): column for c, column in enumerate(values)})
+    if not (np.diff(cell_N) > 0).all():  # some rows share a bucket
         merged = [_merge(str(c), frame[str(c)].dtype, channel.kind) for c, channel in enumerate(channels)]
         frame = frame.group_by("cell").agg(merged)
     cells = frame["cell"].to_numpy()
