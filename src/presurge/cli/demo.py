@@ -48,7 +48,7 @@ def demo(options: DemoOptions, common: Common) -> None:
                 **result.trained.evaluation.to_dict(),
                 **result.forecast.to_dict(),
                 "comparison": result.comparison.to_dict() if result.comparison is not None else None,
-                "report": str(result.trained.report),
+                "report": str(result.run / "report.html"),
             }
         )
         return
@@ -59,4 +59,4 @@ def demo(options: DemoOptions, common: Common) -> None:
         print_evaluation(result.comparison, as_json=False)
     console.result("\nForecast of the next three minutes\n")
     console.result(forecast_text(result.forecast))
-    console.result(f"\nReport: {result.trained.report.resolve()}")
+    console.result(f"\nReport: {(result.run / 'report.html').resolve()}")

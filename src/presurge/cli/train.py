@@ -164,7 +164,7 @@ def train(
     if fitted.model.refits and not fitted.report.history:
         _warn_without_effect(learning, resolved.model)
     print_evaluation(result.evaluation, as_json=common.json)
-    console.say(f"Model:  {run.out / 'models'}\nReport: {result.report}")
+    console.say(f"Model:  {run.out / 'models'}\nReport: {run.out / 'report.html'}")
 
 
 def _resolved(file: ConfigFile, *groups: Options) -> "TrainConfig":

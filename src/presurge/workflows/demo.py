@@ -23,6 +23,7 @@ NETWORKS = {"mlp:stride": 10, "gru:stride": 10, "gru:calendar": True}
 class DemoResult:
     """The results of the demo; ``comparison``, of networks on the same windows, is None if torch is not installed."""
 
+    run: Path
     trained: TrainResult
     comparison: Evaluation | None
     forecast: Forecast
@@ -39,4 +40,4 @@ def run_demo(out: Path, *, rows: int, days: float, seed: int, progress: Progress
     if find_spec("torch") is not None:
         configs = resolve_each(["dlinear", "mlp", "gru"], {"epochs": 5}, NETWORKS)
         comparison = backtest(dataset, configs.values(), progress=progress)
-    return DemoResult(trained=trained, comparison=comparison, forecast=predict(run, data))
+    return DemoResult(run=run, trained=trained, comparison=comparison, forecast=predict(run, data))

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from presurge.models.forecaster import Forecaster
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.training.interruption import TrainingInterrupted, restarted
+from presurge.training.loggers import MetricLogger
 from presurge.workflows.config import TrainConfig
 from presurge.workflows.evaluate import final_fit, fit, score_beside_baselines
 from presurge.workflows.runs import (
@@ -35,17 +37,19 @@ logger = logging.getLogger("presurge.train")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainResult:
-    """The results of a training run.
+    """A trained model and what was measured of it.
 
     Attributes:
-        fitted: The model that was scored; the stored one, unless that was fitted again to all rows.
-        evaluation: Its scores over the test rows, beside the baselines.
-        report: Path of the HTML page.
+        model: The model to keep, with its measured error.
+        fitted: The fit that was scored: that of the model, unless it was fitted again to all rows.
+        evaluation: The scores over the test rows, beside the baselines.
+        record: How and on what the model was trained, for its ``config.json``.
     """
 
+    model: Forecaster
     fitted: Fitted
     evaluation: Evaluation
-    report: Path
+    record: dict[str, Any]
 
 
 def train(
@@ -83,8 +87,9 @@ def train(
     ):
         logger.info("Presurge %s, settings %s", __version__, config.model_dump_json())
         logger.info("Data %s", dataset.source)
+        settings = config.model_dump(mode="json")
         if not resume:  # a resumed run may yet be refused, and keeps its settings until then
-            files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
+            files.write_json(directory / SETTINGS_FILE, settings)
         training = config.training(directory=directory / CHECKPOINTS, resume=resume, loggers=tuple(loggers))
         try:
             fitted = fit(dataset, config, training=training, progress=progress)
@@ -93,36 +98,19 @@ def train(
             raise
         if not fitted.report.history:
             forget_training(directory)
-        files.write_json(directory / SETTINGS_FILE, config.model_dump(mode="json"))
+        files.write_json(directory / SETTINGS_FILE, settings)
         done = finish(fitted, dataset, config, split=split, progress=progress)
-        fitted, evaluation = done.fitted, done.evaluation
         save_run_model(directory, done.model, done.record)
-        settings = config.model_dump(mode="json")
         summary = RunSummary(
-            directory=directory, fitted=fitted, dataset=dataset, config=settings, evaluation=evaluation
+            directory=directory,
+            fitted=done.fitted,
+            dataset=dataset,
+            config=settings,
+            evaluation=done.evaluation,
+            next_command=next_command,
         )
-        page = _write_reports(replace(summary, next_command=next_command), plots=plots, progress=progress)
-        final = {"parameters": fitted.report.n_parameters, **fitted.model.error}
-        for one in loggers if fitted.report.history else loggers[1:]:
-            one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
-    return TrainResult(fitted=fitted, evaluation=evaluation, report=page)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Finished:
-    """A model to keep.
-
-    Attributes:
-        model: The model, with its measured error.
-        fitted: The fit that was scored: that of the model, unless it was fitted again to all rows.
-        evaluation: The scores over the test rows, beside the baselines.
-        record: How and on what the model was trained, for its ``config.json``.
-    """
-
-    model: Forecaster
-    fitted: Fitted
-    evaluation: Evaluation
-    record: dict[str, Any]
+        _write_reports(summary, loggers, plots=plots, progress=progress)
+    return done
 
 
 def finish(
@@ -132,7 +120,7 @@ def finish(
     *,
     split: dict[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Finished:
+) -> TrainResult:
     """Score a fit beside the baselines; then fit to all rows, if the configuration says so."""
     evaluation = score_beside_baselines(fitted, dataset, season=config.season, progress=progress)
     final = None
@@ -148,7 +136,7 @@ def finish(
     model.error = fitted.model.error = measured_error(evaluation, model.name)
     record = _training_record(fitted, dataset, config, split or {}, final)
     record["verdicts"] = list(evaluation.verdicts())
-    return Finished(model=model, fitted=fitted, evaluation=evaluation, record=record)
+    return TrainResult(model=model, fitted=fitted, evaluation=evaluation, record=record)
 
 
 def _keep_best(dataset: Dataset, config: TrainConfig, directory: Path, split: dict[str, Any]) -> None:
@@ -192,15 +180,19 @@ def _rows_seen(fitted: Fitted, dataset: Dataset) -> int:
     return len(dataset.fit_span if fitted.model.refits else dataset.train)
 
 
-def _write_reports(summary: RunSummary, *, plots: bool, progress: Progress | None) -> Path:
+def _write_reports(
+    summary: RunSummary, loggers: Sequence[MetricLogger], *, plots: bool, progress: Progress | None
+) -> None:
     for sentence in summary.evaluation.verdicts():
         logger.info(sentence)
-    directory = summary.directory
+    directory, report = summary.directory, summary.fitted.report
     files.write_json(directory / "metrics.json", summary.evaluation.to_dict())
     files.write_text(directory / "training_report.txt", report_text(summary))
     page = write_report(directory, summary, plots=plots, progress=progress)
     logger.info("Wrote %s", page)
-    return page
+    final = {"parameters": report.n_parameters, **summary.fitted.model.error}
+    for one in loggers if report.history else loggers[1:]:
+        one.finish(final, sorted((directory / "plots").glob("*.png")) if plots else [])
 
 
 def _check(dataset: Dataset, config: TrainConfig, directory: Path, *, resume: bool) -> None:
