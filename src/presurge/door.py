@@ -23,15 +23,15 @@ from presurge.models.forecaster import Forecaster
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.forecast import Forecast
-from presurge.series.frequency import DAY, SECOND, WEEK, format_step
+from presurge.series.frequency import DAY, WEEK, format_step
 from presurge.series.holidays import of_holidays
 from presurge.series.panel import Panel
 from presurge.sources.frames import Frame
 from presurge.sources.table import DUPLICATES
 from presurge.workflows import evaluate as workflow
 from presurge.workflows.config import TrainConfig, check_model, resolve_config, resolve_each
-from presurge.workflows.dataset import TableConfig, load_dataset, load_series
-from presurge.workflows.predict import GapRule, PredictConfig, forecast_items, history_table, load_future
+from presurge.workflows.dataset import TableConfig, load_dataset
+from presurge.workflows.predict import GapRule, PredictConfig, forecast_items, load_future, load_history
 from presurge.workflows.train import finish
 
 if TYPE_CHECKING:
@@ -297,13 +297,10 @@ class Model:
                 )
                 raise HistoryError(what, setting="data", hint=hint)
             return self.history
-        source, table = opened(data), None
-        if not isinstance(source, Panel):
-            table = history_table(source, self.forecaster, {"training": self.record}, reading_of(columns))
-        step = f"{self.forecaster.fitted_spec().step // SECOND}s"
-        series = load_series(source, table, step=step)
+        source = opened(data)
+        series = load_history(source, self.forecaster, self.record, reading_of(columns))
         _warn_of_duplicates(series.notes)
-        return _Past(series.panel, Form.of(data, source, table), table)
+        return _Past(series.panel, Form.of(data, source, series.table), series.table)
 
     def save(self, directory: Path | str) -> None:
         """Write the model directory, which ``presurge.load`` and every command of ``presurge`` read.

@@ -205,8 +205,7 @@ class DataOptions(Split, SeriesOptions):
             raise ConfigError(what, setting="step", where=str(self.data), hint=hint)
         dataset = load_dataset(
             series,
-            config,
-            channels=changes.get("values") if config is None else None,
+            channels=changes.get("values"),
             known=(*changes.get("known", ()), *of_holidays(self.holidays)),
             observed=changes.get("observed", ()),
             test_fraction=self.test_fraction,

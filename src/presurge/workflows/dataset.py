@@ -1,8 +1,7 @@
 """Load DATA, whether a prepared directory, a table or a trace, as a panel and its parts."""
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,22 +15,19 @@ from presurge.errors import ConfigError, DataError, within
 from presurge.files import sha256_of
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import MINUTE, SECOND, parse_step
-from presurge.series.holidays import is_holidays, with_holidays
+from presurge.series.holidays import with_holidays
 from presurge.series.panel import Channel, ChannelKind, Panel
 from presurge.series.spans import Span
-from presurge.series.timestamps import format_stamp
 from presurge.sources.columns import read_items, read_numbers, without_blank
 from presurge.sources.files import RowFile, check_columns, open_file
 from presurge.sources.formats import LOAD_CHANNELS
 from presurge.sources.table import read_table
+from presurge.workflows.edges import covered_rows, rows_over
 from presurge.workflows.prepare import trace_panel
-from presurge.workflows.prepare.aggregate import covered_rows
 from presurge.workflows.prepare.directory import MANIFEST, MANIFEST_FORMAT
 
 Fill = Literal["auto", "zero", "missing"]
 _EDGE_NOTE = "Edge rows that the trace covers only in part are left out of training and scoring."
-_FRESH = 3
-"""Steps after the present within which a stamp still belongs to it: clocks differ, and some logs stamp the end of a step."""
 
 
 class TableConfig(Config):
@@ -62,7 +58,7 @@ class TableConfig(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Series:
-    """A panel and where it came from; ``channels`` are those to forecast unless others are asked for."""
+    """A panel and where it came from; ``channels``, without covariates, are forecast unless others are asked for."""
 
     panel: Panel
     channels: tuple[str, ...]
@@ -96,9 +92,9 @@ def load_dataset(
         table: How to read a table.
         step: Time between two rows, for a request trace (default: 60 s).
         channels: Which channels of a prepared directory or a trace to forecast (default: requests and tokens).
-        known: Its channels that are covariates with a known future; a table names its own. Those of public holidays are made:
+        known: Further channels that are covariates with a known future. Those of public holidays are made:
             ``holidays:COUNTRY[-SUBDIVISION][@ZONE]``, such as ``holidays:DE-BY`` or ``holidays:US@America/New_York``.
-        observed: Its channels that are covariates known up to now; a table names its own.
+        observed: Further channels that are covariates known up to now.
         test_fraction: Share of the rows, at the end, that is only scored (default: that of a prepared directory, else 0.2).
         validation_fraction: Share of the rows before the test rows (default: that of a prepared directory, else 0.2).
 
@@ -107,13 +103,9 @@ def load_dataset(
         ConfigError: A fraction is impossible.
     """
     series = path if isinstance(path, Series) else load_series(path, table, step=step)
-    if table is not None:
-        known, observed = (*table.known, *filter(is_holidays, known)), table.observed
-    elif isinstance(path, Panel):
-        roles = {
-            role: tuple(c.name for c in path.channels if c.role == role) for role in ("known", "observed")
-        }
-        known, observed = (*roles["known"], *filter(is_holidays, known)), roles["observed"]
+    roles = {c.name: c.role for c in series.panel.channels}
+    known = (*(name for name, role in roles.items() if role == "known"), *known)
+    observed = (*(name for name, role in roles.items() if role == "observed"), *observed)
     panel = _chosen(series, channels, known, observed)
     notes = series.notes
     if series.split is not None and test_fraction is None and validation_fraction is None:
@@ -167,19 +159,14 @@ def load_series(
     step: str | None = None,
     now: int | None = None,
 ) -> Series:
-    """Load DATA as one panel, with a split only if it was prepared with one, and without rows that are not finished.
-
-    A row covers the step that its stamp begins. Where a channel counts, rows whose step is not over ``now`` are left out, and
-    a note says so: half a minute of requests would look like a drop in load. Gauges are left out from the first row that is
-    stamped after a ``now`` that is given.
+    """Load DATA as one panel, with a split only if it was prepared with one, and without rows whose step is not over.
 
     Args:
         source: A prepared directory, a table (with ``table``), a request trace or minute file of a known format; or a panel,
             which is taken as it is.
         table: How to read a table.
         step: Time between two rows, for a request trace (default: 60 s) or the answer of a Prometheus server.
-        now: Microseconds since the Unix epoch, or on the clock of the data; by default the system clock, for stamps that are
-            dates and at most a few steps from it.
+        now: What time it is (``edges.rows_over``).
 
     Raises:
         DataError: The input cannot be read.
@@ -187,48 +174,22 @@ def load_series(
     if isinstance(source, Panel):
         origin: dict[str, Any] = {"path": "panel", "format": "panel"}
         return Series(panel=source, channels=source.channel_names, source=origin)
-    return _finished(_read_series(source, table, step), now)
+    return _until(_read_series(source, table, step), now)
 
 
-def _finished(series: Series, now: int | None) -> Series:
-    """A series without the rows that are not finished; see ``load_series``.
-
-    Raises:
-        DataError: No row is finished.
-    """
-    panel, clock = series.panel, time.time() * SECOND
-    counts = panel.count_mask.any()
-    if panel.stamps is not None or (now is None and not (counts and panel.clock == "utc")):
+def _until(series: Series, now: int | None) -> Series:
+    """A series without the rows that are not over; a note names them."""
+    panel = series.panel
+    over, note, _ = rows_over(panel, now, series.source["path"])
+    if note is None:
         return series
-    moment = int(clock) if now is None else now
-    ends = panel.start + np.diff(panel.indptr) * panel.step  # of the last steps
-    known = moment if counts else moment + panel.step  # a gauge is known from its stamp on
-    late = np.maximum(-((known - ends) // panel.step), 0)
-    if now is None:
-        late[late > _FRESH] = 0
-    kept = Span(panel.indptr[:-1], np.maximum(panel.indptr[:-1], panel.indptr[1:] - late))
-    if len(kept) == len(panel):
-        return series
-    if not len(kept):
-        raise DataError(
-            f"no row was over at {format_stamp(moment, panel.clock)}",
-            setting="now",
-            where=series.source["path"],
-            hint="Give a later time, or data that begin earlier.",
-        )
-    first = format_stamp(int((ends - late * panel.step)[late > 0].min()), panel.clock)
-    seconds = format_stamp(moment // SECOND * SECOND, panel.clock)
-    dropped = len(panel) - len(kept)
-    rows = "1 row" if dropped == 1 else f"{dropped:,} rows"
-    verb = "was" if dropped == 1 else "were"
-    note = f"left out {rows} from {first} on, which {verb} not over at {seconds} (`now`)"
     split = None
     if series.split is not None:
         train, validation, test = (
-            Span(np.minimum(part.first, kept.last), np.minimum(part.last, kept.last)) for part in series.split
+            Span(np.minimum(part.first, over.last), np.minimum(part.last, over.last)) for part in series.split
         )
         split = train, validation, test
-    return replace(series, panel=panel.take(kept), notes=(*series.notes, note), split=split)
+    return replace(series, panel=panel.take(over), notes=(*series.notes, note), split=split)
 
 
 def _read_series(source: Path | RowFile, table: TableConfig | None, step: str | None) -> Series:
@@ -248,6 +209,7 @@ def _read_series(source: Path | RowFile, table: TableConfig | None, step: str | 
         columns["kinds"] = {name: kind for name, kind in table.kinds.items() if name not in ratios}
         read = read_table(source, values=list(dict.fromkeys(parts)), **columns)
         panel, kind, notes, main = read.panel.with_ratios(ratios), "table", tuple(read.notes), tuple(values)
+        panel = panel.with_roles(known=table.known, observed=table.observed)
         if table.static:
             panel = _with_features(panel, source, table)
     else:
@@ -296,50 +258,42 @@ def _load_prepared(directory: Path) -> Series:
                 where=str(path),
                 hint="Prepare the data again with this version.",
             )
-        origin = {"path": str(directory), "format": "prepared", "trace": manifest["source"]}
-        if "table" in manifest:
-            series = _read_series(directory / manifest["series"], TableConfig(**manifest["table"]), None)
-            panel = _without_edges(series.panel, **manifest["partial_edges"])
-            notes = [*manifest["notes"], *([_EDGE_NOTE] if len(panel) < len(series.panel) else [])]
-            return replace(series, panel=panel, source=origin, notes=tuple(notes))
-        channels = tuple(
-            Channel(**channel) for channel in (*manifest["channels"], *manifest["extra_channels"])
-        )
-        path = directory / manifest["series"]
-        frame = pl.read_parquet(path, columns=[channel.name for channel in channels])
+        series = _stored(directory, manifest)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         hint = "Prepare the data again."
         raise DataError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+    panel, edges, notes, split = series.panel, manifest["partial_edges"], list(manifest["notes"]), None
+    covered = covered_rows(panel, (edges["first"], edges["last"]), directory)
+    if len(covered) < len(panel):
+        notes.append(_EDGE_NOTE)
+    if "split" in manifest:
+        parts = (
+            np.clip(manifest["split"][name], covered.first, covered.last) for name in ("train", "val", "test")
+        )
+        train, validation, test = (Span(part[:1] - covered.first, part[1:] - covered.first) for part in parts)
+        split = train, validation, test
+    return replace(series, panel=panel.take(covered), notes=tuple(notes), split=split)
+
+
+def _stored(directory: Path, manifest: Mapping[str, Any]) -> Series:
+    """The series of a prepared directory with all of its rows."""
+    path = directory / manifest["series"]
+    origin = {"path": str(directory), "format": "prepared", "trace": manifest["source"]}
+    if "table" in manifest:
+        series = _read_series(path, TableConfig(**manifest["table"]), None)
+        if manifest.get("now") is not None:
+            series = _until(series, manifest["now"])
+        return replace(series, source=origin)
+    main, extra = ([Channel(**c) for c in manifest[key]] for key in ("channels", "extra_channels"))
+    frame = pl.read_parquet(path, columns=[channel.name for channel in (*main, *extra)])
     panel = Panel(
         values=frame.to_numpy().astype(np.float32),
-        channels=channels,
+        channels=(*main, *extra),
         step=manifest["step_seconds"] * SECOND,
         start=np.array([manifest["start_us"]]),
         clock=manifest["clock"],
     )
-    edges, notes = manifest["partial_edges"], list(manifest["notes"])
-    covered = covered_rows(panel, (edges["first"], edges["last"]), directory)
-    if len(covered) < len(panel):
-        notes.append(_EDGE_NOTE)
-    parts = (
-        np.clip(manifest["split"][name], covered.first, covered.last) for name in ("train", "val", "test")
-    )
-    train, validation, test = (Span(part[:1] - covered.first, part[1:] - covered.first) for part in parts)
-    return Series(
-        panel=panel.take(covered),
-        channels=tuple(channel["name"] for channel in manifest["channels"]),
-        source=origin,
-        notes=tuple(notes),
-        split=(train, validation, test),
-    )
-
-
-def _without_edges(panel: Panel, *, first: bool, last: bool) -> Panel:
-    """The rows of a table that its log covers completely: without the first and the last moment of all, if it does not."""
-    times = panel.times()
-    begin, end = panel.indptr[:-1], panel.indptr[1:]
-    begin = begin + (first & (panel.start == times.min()))
-    return panel.take(Span(begin, np.maximum(begin, end - (last & (times[end - 1] == times.max())))))
+    return Series(panel=panel, channels=tuple(channel.name for channel in main), source=origin)
 
 
 def _tail(span: Span, fraction: float | None, setting: str) -> tuple[Span, Span]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from presurge import files
-from presurge.errors import HistoryError, within
+from presurge.errors import within
 from presurge.evaluation import backtest as evaluation
 from presurge.evaluation.backtest import Evaluation, Scoring
 from presurge.evaluation.fit import Fitted, fit_model
@@ -19,13 +19,14 @@ from presurge.evaluation.report.summary import in_words
 from presurge.evaluation.rolling import Keep, forecast_file, forecast_frame, rounds
 from presurge.models import registry
 from presurge.models.forecaster import FitReport, Forecaster
+from presurge.models.history import matching_channels
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
-from presurge.series.frequency import SECOND, format_step, parse_step
+from presurge.series.frequency import parse_step
 from presurge.training.config import TrainingConfig
 from presurge.workflows.config import TrainConfig, resolve_each
-from presurge.workflows.dataset import examined, load_dataset, load_series
-from presurge.workflows.predict import history_table
+from presurge.workflows.dataset import examined, load_dataset
+from presurge.workflows.predict import load_history
 
 logger = logging.getLogger("presurge.fit")
 
@@ -234,30 +235,19 @@ def evaluate(
         HistoryError: The data do not fit the model.
     """
     model, config = registry.load(model_directory)
-    spec = model.fitted_spec()
+    training, spec = config["training"], model.fitted_spec()
     given = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
-    fractions = config["training"].get("split", {}) | {k: v for k, v in given.items() if v is not None}
-    source = examined(data)
-    reading = history_table(source, model, config, table)
-    dataset = load_dataset(
-        load_series(source, reading, step=f"{spec.step // SECOND}s", now=now),
-        reading,
-        channels=[channel.name for channel in spec.targets],
-        known=[channel.name for channel in spec.known],
-        observed=[channel.name for channel in spec.channels if channel.role == "observed"],
-        **fractions,
-    )
-    if dataset.panel.step != spec.step:
-        raise HistoryError(
-            f"the data have a step of {format_step(dataset.panel.step)}, the model one of {format_step(spec.step)}",
-            where=str(data),
-            hint=f"Bring the data to {format_step(spec.step)} with `step`, or prepare it again.",
-        )
+    fractions = training.get("split", {}) | {k: v for k, v in given.items() if v is not None}
+    series = load_history(examined(data), model, training, table, now=now)
+    with within(str(data)):
+        panel = matching_channels(series.panel.with_ratios(c.name for c in spec.channels), spec)
+    names = [channel.name for channel in spec.targets]
+    dataset = load_dataset(replace(series, panel=panel), channels=names, **fractions)
     report = FitReport(model=model.name, n_windows=0, n_parameters=model.n_parameters, cpu_seconds=0.0)
     fitted = Fitted(model=model, report=report, cpu_seconds=0.0)
-    season = config["training"].get("settings", {}).get("season")  # the baselines of the training
+    season = training.get("settings", {}).get("season")  # the baselines of the training
     found = score_beside_baselines(fitted, dataset, stride=stride, season=season, progress=progress)
-    seen = _seen_rows(model, dataset, config["training"].get("data", {}))
+    seen = _seen_rows(model, dataset, training.get("data", {}))
     for sentence in seen:
         logger.warning("%s", sentence)
     return replace(found, notes=(*seen, *found.notes)), dataset.notes

@@ -23,7 +23,7 @@ from presurge.series.panel import Panel
 from presurge.series.timestamps import format_stamp
 from presurge.sources.files import RowFile
 from presurge.sources.formats import recognise_file
-from presurge.workflows.dataset import TableConfig, examined, load_series
+from presurge.workflows.dataset import Series, TableConfig, examined, load_series
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
@@ -96,14 +96,36 @@ def predict(
         ModelError: The model directory is damaged or unsafe.
     """
     model, record = registry.load(model_directory)
-    spec = model.fitted_spec()
-    step = f"{spec.step // SECOND}s"
-    source = examined(history)
-    reading = history_table(source, model, record, table)
-    series = load_series(source, reading, step=step, now=config.now)
-    known = None if future is None else load_future(examined(future), model, reading)
+    series = load_history(examined(history), model, record["training"], table, now=config.now)
+    known = None if future is None else load_future(examined(future), model, series.table)
     made = forecast_items(model, series.panel, config, future=known)
     return replace(made, flags=(*made.flags, *(note for note in series.notes if note.endswith("(`now`)"))))
+
+
+def load_history(
+    source: Path | RowFile | Panel,
+    model: Forecaster,
+    training: Mapping[str, Any],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    now: int | None = None,
+) -> Series:
+    """Load rows of a model's series: read as the training table was or by the columns' names, with changes.
+
+    Args:
+        source: A file, a prepared directory, or a panel, which is taken as it is.
+        model: A fitted model.
+        training: How the model was trained, as its ``config.json`` says.
+        changes: Settings of ``TableConfig`` that differ from those of the training table.
+        now: What time it is, as for ``load_series``.
+
+    Raises:
+        HistoryError: The file is of no known format and lacks a column of the model.
+        ConfigError: The changes do not say which columns to read.
+        DataError: The file cannot be read.
+    """
+    table = _history_table(source, model, training, changes) if isinstance(source, RowFile) else None
+    return load_series(source, table, step=f"{model.fitted_spec().step // SECOND}s", now=now)
 
 
 def load_future(source: Path | RowFile, model: Forecaster, history: TableConfig | None) -> Panel:
@@ -231,26 +253,14 @@ def _behind(forecast: Forecast, history: Panel) -> tuple[str, ...]:
     return (f"the history of these items ends before that of the others: {', '.join(named)}{more}",)
 
 
-def history_table(
-    source: Path | RowFile,
-    model: Forecaster,
-    config: dict[str, Any],
-    changes: Mapping[str, Any] | None = None,
+def _history_table(
+    source: RowFile, model: Forecaster, training: Mapping[str, Any], changes: Mapping[str, Any] | None
 ) -> TableConfig | None:
-    """How to read a file of the model's series: as the training table was read or by the columns' names, with changes.
-
-    None if the file is a prepared directory, a request trace or a minute file of a known format.
-
-    Raises:
-        HistoryError: The file is of no known format and lacks a column of the model.
-        ConfigError: The changes do not say which columns to read.
-    """
-    if not isinstance(source, RowFile):
-        return None
+    """How to read a file of the model's series (see ``load_history``); None if it is of a known format."""
     channels = [channel for channel in model.fitted_spec().channels if not is_holidays(channel.name)]
     roles = {"values": "target", "known": "known", "observed": "observed"}
     columns = {key: tuple(c.name for c in channels if c.role == role) for key, role in roles.items()}
-    base = config["training"].get("table") or {}
+    base = training.get("table") or {}
     changes = dict(changes or {})
     if not base and not {"time", "values"} <= set(changes):
         time = changes.get("time") or _time_column(source, [channel.name for channel in channels])
@@ -285,7 +295,8 @@ def _future_table(
         )
     if not isinstance(source, RowFile):
         return None
-    time = history.time if history else _time_column(source, tuple(kinds))
+    alike = history is not None and history.time in source.columns
+    time = history.time if history and alike else _time_column(source, tuple(kinds))
     if time is None:
         return None
     item = history.item if history else None

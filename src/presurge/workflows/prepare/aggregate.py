@@ -28,6 +28,7 @@ from presurge.sources.files import RowFile, RowFrame, open_file
 from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
 from presurge.sources.synthetic import is_synthetic
 from presurge.sources.trace import BadRows, FailureRule, Trace, check_trace, counted, open_trace
+from presurge.workflows.edges import covered_rows
 from presurge.workflows.prepare.burstgpt import PARTS, channel_values, guide_columns, guide_sums, name_of
 
 EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
@@ -283,22 +284,6 @@ def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[st
     )
     covered = covered_rows(panel, found.partial, file.path)
     return panel.take(covered), str(found.source["format"]), found.notes
-
-
-def covered_rows(panel: Panel, partial: tuple[bool, bool], where: Path) -> Span:
-    """The rows of a series that its trace covers completely, without the partial ones at its edges.
-
-    Raises:
-        DataError: There are none.
-    """
-    covered = Span(np.array([int(partial[0])]), np.array([len(panel) - int(partial[1])]))
-    if (covered.last <= covered.first).any():
-        raise DataError(
-            f"no bucket of {format_step(panel.step)} is covered completely ({len(panel)} rows in all)",
-            where=str(where),
-            hint="The trace is too short for this step: use a longer trace or a smaller `step`.",
-        )
-    return covered
 
 
 def _statistics(trace: Trace, buckets: Buckets, totals: Totals) -> dict[str, Any]:
