@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from presurge import files
 from presurge.errors import ConfigError, DataError, StorageError
 from presurge.progress import silent
 from presurge.series.buckets import Buckets
@@ -380,9 +379,9 @@ def test_an_interrupted_run_leaves_what_was_there(trace, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         return rename(*_)
 
-    rename = files._rename
+    rename = Path.rename
     if moment == "while moving":
-        monkeypatch.setattr(files, "_rename", stops)
+        monkeypatch.setattr(Path, "rename", stops)
         progress = silent
     else:
 
