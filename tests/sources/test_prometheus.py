@@ -364,3 +364,6 @@ def test_whole_numbers_of_samples_are_levels(tmp_path: Path) -> None:
         panel = load_series(tmp_path / source, step="60s").panel
         assert panel.channels[0].kind == "gauge"
         np.testing.assert_array_equal(panel.values, np.full((10, 1), 3.5, np.float32))
+    now = ("--now", str(START + 300))  # a level is known from its stamp on
+    assert main(["prepare", str(tmp_path / "a.json"), "--out", str(tmp_path / "data"), *now]) == 0
+    assert len(load_series(tmp_path / "data").panel) == 6

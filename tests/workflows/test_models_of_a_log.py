@@ -1,6 +1,7 @@
 """A log of several models becomes a fleet: a series for each model, and nothing is lost."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,43 @@ def test_train_and_predict_each_model(
     assert "--split: cannot be used with --model" in capsys.readouterr().err
     assert main([*words.split(), "--step", "5m"]) == 2
     assert "data: --step: the rows are 1m apart, not 5m" in capsys.readouterr().err
+
+
+START = 1_772_409_600  # 2 March 2026
+
+
+def log(path: Path, seconds: int) -> Path:
+    """Requests of two models every ten seconds."""
+    stamps = pl.Series("t", (START + np.arange(0, seconds, 10)) * 1_000_000).cast(pl.Datetime("us", "UTC"))
+    models = ["a", "b"] * (len(stamps) // 2)
+    pl.DataFrame({"t": stamps, "llm": models}).write_csv(path)
+    return path
+
+
+@pytest.mark.parametrize("column", [{}, {"model": "llm"}])
+def test_rows_that_were_not_over_when_the_log_was_read_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: dict[str, str]
+) -> None:
+    columns = {"time": "t", **column}
+    running, over = log(tmp_path / "running.csv", 600 + 20), log(tmp_path / "over.csv", 600)
+    wanted = prepare(over, tmp_path / "over", PrepareConfig(columns=columns))
+    now = (START + 600 + 25) * 1_000_000
+    for name, said, clock in (
+        ("fixed", now, 0),
+        ("fresh", None, now),
+        ("late", None, now + 900 * 1_000_000),
+    ):
+        monkeypatch.setattr(time, "time", lambda us=clock: us / 1e6)
+        found = prepare(running, tmp_path / name, PrepareConfig(columns=columns, now=said, dense=not column))
+        ours, theirs = (pl.read_parquet(tmp_path / one / "series.parquet") for one in (name, "over"))
+        if name == "late":  # the log ends in the middle of a minute, whatever the clock says
+            assert "last bucket only in part" in found.notes[-1 - len(column)]
+            assert ours.height > theirs.height
+            continue
+        # Without the clock, only the stamps can tell that the log ends a little before the end of a minute.
+        assert ours.drop("partial", strict=False).equals(theirs.drop("partial", strict=False))
+        assert found.totals == wanted.totals
+        assert any("not over at 2026-03-02T00:10:25Z (`now`)" in note for note in found.notes)
+        assert load_series(tmp_path / name).panel.values[:, 0].tolist() == ours["requests"].to_list()
+    with pytest.raises(DataError, match="no row was over"):
+        prepare(running, tmp_path / "x", PrepareConfig(columns=columns, now=START * 1_000_000))

@@ -17,6 +17,7 @@ from presurge.cli.options import (
     TableOptions,
     Windows,
     listed,
+    moment,
     say_notes,
     setting_pairs,
 )
@@ -149,7 +150,7 @@ def evaluate(
             table=table.changes(),
             stride=options.stride,
             **split.fractions(),
-            now=table.moment(),
+            now=moment(table.now),
             progress=progress,
         )
     say_notes(notes)

@@ -99,17 +99,6 @@ class TableOptions(Options):
     fill: Literal["auto", "zero", "missing"] | None = None
     now: Annotated[str | None, "TIME"] = None
 
-    def moment(self) -> int | None:
-        """What time it is, in microseconds since the Unix epoch or on the clock of the data; None if not given.
-
-        Raises:
-            ConfigError: It is no time.
-        """
-        from presurge.series.frequency import SECOND
-        from presurge.sources.prometheus import parse_moment
-
-        return None if self.now is None else parse_moment(self.now, "now") * SECOND
-
     def changes(self) -> dict[str, Any]:
         """The options that were given, by their names in ``TableConfig``.
 
@@ -198,7 +187,7 @@ class DataOptions(Split, SeriesOptions):
                 f"{' and '.join(lonely)} cannot be used without `time` and `value`",
                 hint="Name the columns of the table.",
             )
-        series = load_series(examined(self.data), config, step=self.step, now=self.moment())
+        series = load_series(examined(self.data), config, step=self.step, now=moment(self.now))
         if self.step is not None and series.panel.step != parse_step(self.step):
             what = f"the rows are {format_step(series.panel.step)} apart, not {self.step}"
             hint = "Leave it out, or make the series again with this step."
@@ -213,6 +202,18 @@ class DataOptions(Split, SeriesOptions):
         )
         say_notes(dataset.notes)
         return dataset
+
+
+def moment(text: str | None) -> int | None:
+    """What time it is, in microseconds since the Unix epoch or on the clock of the data; None if not given.
+
+    Raises:
+        ConfigError: It is no time.
+    """
+    from presurge.series.frequency import SECOND
+    from presurge.sources.prometheus import parse_moment
+
+    return None if text is None else parse_moment(text, "now") * SECOND
 
 
 def listed(texts: list[str], setting: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import typer
 
 from presurge.cli.command import Options
 from presurge.cli.console import console, flag, format_table
-from presurge.cli.options import CommonWithModels, ModelDirectory, TableOptions, listed
+from presurge.cli.options import CommonWithModels, ModelDirectory, TableOptions, listed, moment
 from presurge.errors import spelled
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def predict(
     given: dict[str, Any] = {
         "horizon": options.horizon,
         "fill_gaps": options.fill_gaps,
-        "now": table.moment(),
+        "now": moment(table.now),
         "items": listed(options.items, "items") or None,
         "max_age": options.max_age,
         "levels": listed(options.levels, "levels") or None,

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from presurge.cli.command import Options, command
 from presurge.cli.console import console, format_table
-from presurge.cli.options import Common, listed, say_notes
+from presurge.cli.options import Common, listed, moment, say_notes
 from presurge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class ReadingOptions(Options):
         format: Format of the log (default: recognised by the columns).
         time_unit: Unit of numeric timestamps (default: inferred from their magnitude).
         bad_rows: Stop at a bad timestamp or token count, or drop the row.
+        now: What time it is: a date and time, seconds since 1970, or now-1h; rows whose step is not over are left out (default: the system clock, for stamps close to it).
     """
 
     time: Annotated[str | None, "COL"] = None
@@ -75,6 +76,7 @@ class ReadingOptions(Options):
     format: str | None = None
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     bad_rows: Literal["error", "drop"] = "error"
+    now: Annotated[str | None, "TIME"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +324,8 @@ def _config(*classes: Options) -> "PrepareConfig":
     given = {name: value for options in classes for name, value in options.given().items()}
     if "step" in given:
         given["step"] = parse_step(given["step"])
+    if "now" in given:
+        given["now"] = moment(given["now"])
     names = ("time", "input_tokens", "output_tokens", "status", "ok", "model")
     given["columns"] = {name: given[name] for name in names if name in given}
     if "ok" in given:

@@ -50,8 +50,7 @@ def rows_over(panel: Panel, now: int | None, where: str) -> tuple[Span, str | No
     Raises:
         DataError: No row is over.
     """
-    moment = int(time.time() * SECOND) if now is None else now
-    counts = panel.count_mask.any()
+    moment, counts = moment_of(now), panel.count_mask.any()
     if panel.stamps is not None or (now is None and not counts):
         return panel.full_span(), None, moment
     ends = panel.start + np.diff(panel.indptr) * panel.step  # of the last steps
@@ -64,12 +63,16 @@ def rows_over(panel: Panel, now: int | None, where: str) -> tuple[Span, str | No
     return over, note_on(dropped, len(panel), first, moment, panel.clock, where), moment
 
 
+def moment_of(now: int | None) -> int:
+    """What time it is in microseconds: ``now``, or by the system clock."""
+    return int(time.time() * SECOND) if now is None else now
+
+
 def steps_left(ends: IntArray, step: int, clock: Clock, now: int | None) -> IntArray:
     """How many of the last steps of some series, which end at ``ends``, are not over; arguments as of ``rows_over``."""
     if now is None and clock != "utc":
         return np.zeros_like(ends)
-    moment = int(time.time() * SECOND) if now is None else now
-    late: IntArray = np.maximum(-((moment - ends) // step), 0)
+    late: IntArray = np.maximum(-((moment_of(now) - ends) // step), 0)
     return late if now is not None else np.where(late > _FRESH, 0, late)
 
 

@@ -15,7 +15,6 @@ from presurge.series.buckets import (
     TIME,
     Buckets,
     Totals,
-    bucket,
     bucket_queries,
     bucketed,
     check_conserved,
@@ -24,11 +23,11 @@ from presurge.series.frequency import MINUTE, SECOND, check_step, format_step
 from presurge.series.panel import Channel, Clock, Panel
 from presurge.series.spans import Span
 from presurge.series.timestamps import TimeForm, TimeUnit, format_stamp
-from presurge.sources.files import RowFile, RowFrame, open_file
-from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
+from presurge.sources.files import RowFile, open_file
+from presurge.sources.formats import GUIDE_SERIES, GUIDE_TIME, LOAD_CHANNELS, recognise_file
 from presurge.sources.synthetic import is_synthetic
 from presurge.sources.trace import BadRows, FailureRule, Trace, check_trace, counted, open_trace
-from presurge.workflows.edges import covered_rows
+from presurge.workflows.edges import covered_rows, moment_of, note_on, steps_left
 from presurge.workflows.prepare.burstgpt import PARTS, channel_values, guide_columns, guide_sums, name_of
 
 EXTRA_CHANNELS = (Channel("failures", "requests", "count"), Channel("in_flight", "requests", "gauge"))
@@ -51,6 +50,7 @@ class PrepareConfig:
         columns: Its columns by their names in ``TraceFormat``, to read any log of requests.
         time_unit: Unit of numeric timestamps; by default the format or their magnitude decides.
         bad_rows: Whether a bad row is an error or is dropped.
+        now: What time it is (``edges.rows_over``): rows whose step is not over are left out.
 
     Raises:
         ConfigError: The step or the split is impossible.
@@ -66,6 +66,7 @@ class PrepareConfig:
     columns: Mapping[str, Any] = field(default_factory=dict)
     time_unit: TimeUnit | None = None
     bad_rows: BadRows = "error"
+    now: int | None = None
 
     def __post_init__(self) -> None:
         check_step(self.step)
@@ -127,6 +128,27 @@ class Aggregate:
         )
         return replace(self, buckets=buckets, partial=_partial(buckets, self.partial))
 
+    def until(self, now: int | None, step: int) -> Self:
+        """The same without the last steps of ``step`` microseconds that are not over; a note says how many they are.
+
+        Raises:
+            DataError: None is over.
+        """
+        whole = self.buckets
+        end = (whole.last // step + 1) * step
+        left = int(steps_left(np.array([end]), step, self.clock, now)[0])
+        if not left:
+            return self
+        limit, moment = end - left * step, moment_of(now)
+        rows = end // step - whole.first // step
+        note = note_on(min(left, rows), rows, limit, moment, self.clock, self.source["path"])
+        kept = slice(int(np.searchsorted(whole.index_N, limit // whole.step)))
+        sums = {name: values[kept] for name, values in whole.sums.items()}
+        buckets = replace(whole, index_N=whole.index_N[kept], sums=sums, last=limit - 1)
+        totals = {name: total for name, total in buckets.totals().items() if name in self.totals}
+        notes, partial = (*self.reading_notes, note), _partial(buckets, (self.partial[0], False))
+        return replace(self, buckets=buckets, totals=totals, partial=partial, reading_notes=notes)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What reading the input changed, and which edge buckets the input covers only in part."""
@@ -135,7 +157,7 @@ class Aggregate:
         return (*self.reading_notes, edge_note) if edges else self.reading_notes
 
 
-def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Aggregate:
+def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> tuple[Trace, Aggregate]:
     """Open a request trace, check it and sum it over buckets of ``step`` microseconds, all in one streamed pass.
 
     Raises:
@@ -153,67 +175,41 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> Agg
     requests = trace.rows - (failures if config.failures == "drop" else 0)
     check_conserved({"requests": requests}, totals, where)
     check_conserved(totals, buckets.totals(), f"{where}, buckets of {format_step(step)}")
-    return Aggregate(
+    treated = "counted as requests too" if config.failures == "keep" else "left out of requests and tokens"
+    note = (f"{failures:,} failed requests ({trace.failure}) are {treated}",) if failures else ()
+    return trace, Aggregate(
         buckets=buckets,
         totals=totals,
         clock=trace.clock,
-        source=describe_source(file, trace.format),
-        reading_notes=_reading_notes(trace, totals, config),
+        source=_describe_source(file, trace.format),
+        reading_notes=(*trace.notes, *note),
         partial=_partial(buckets),
         statistics=_statistics(trace, buckets, totals) if config.analyze and step == SECOND else None,
     )
 
 
-def _reading_notes(trace: Trace, totals: Totals, config: PrepareConfig) -> tuple[str, ...]:
-    failures = totals.get("failures", 0)
-    treated = "counted as requests too" if config.failures == "keep" else "left out of requests and tokens"
-    note = (f"{failures:,} failed requests ({trace.failure}) are {treated}",) if failures else ()
-    return (*trace.notes, *note)
+def count_models(source: Path | RowFile, config: PrepareConfig) -> tuple[Aggregate, pl.DataFrame]:
+    """Sum a request log over buckets, in all and for each of its models, from the first request of the model to the end.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Fleet:
-    """A request log, summed over buckets for each of its models.
-
-    Attributes:
-        file: The sums as a table.
-        totals: The sums over the rows of the log itself.
-        partial: Whether the log covers its first and its last bucket only in part.
-        notes: What reading the log changed.
-    """
-
-    file: RowFile
-    totals: Totals
-    partial: tuple[bool, bool]
-    notes: tuple[str, ...]
-
-
-def count_models(source: Path | RowFile, config: PrepareConfig) -> Fleet:
-    """Sum a request log over buckets for each of its models, from the first request of the model to the end of the log.
+    Returns:
+        The sums over all models, and a table with a row for each model and ``time`` that has requests, or ends the log.
 
     Raises:
         DataError: It cannot be read, its stamps or sums do not fit into buckets, or a request was lost.
         FormatError: Its columns fit no known format, or several.
     """
-    file, step = open_file(source), config.step
-    trace = open_trace(file, **config.reading)
-    rows = counted(trace.events, config.failures, by=["model"]).drop(ELAPSED, strict=False)
-    with within(str(file.path)):
-        buckets, totals = bucket(rows.drop("model"), step)
+    trace, found = count_trace(source, config.step, config)
+    found, step = found.until(config.now, config.step), config.step
+    events = trace.events.filter(pl.col(TIME) <= found.buckets.last)
+    rows = counted(events, config.failures, by=["model"]).drop(ELAPSED, strict=False)
     key = [pl.col("model").fill_null("no model"), (pl.col(TIME) // step * step).alias(TIME)]
     frame = rows.group_by(key).agg(pl.exclude("model", TIME).sum()).collect(engine="streaming")
-    check_conserved(totals, {name: int(frame[name].sum()) for name in totals}, str(file.path))
-    ends = frame.select(pl.col("model").unique(), pl.lit(buckets.last // step * step, pl.Int64).alias(TIME))
-    frame = pl.concat([frame, ends.join(frame, ["model", TIME], "anti")], how="diagonal").fill_null(0)
+    check_conserved(found.totals, {name: int(frame[name].sum()) for name in found.totals}, str(trace.path))
+    last = pl.lit(found.buckets.last // step * step, pl.Int64).alias(TIME)
+    ends = frame.select(pl.col("model").unique(), last).join(frame, ["model", TIME], "anti")
+    frame = pl.concat([frame, ends], how="diagonal").fill_null(0).sort("model", TIME)
     time = pl.col(TIME).cast(pl.Datetime("us", "UTC")) if trace.clock == "utc" else pl.col(TIME) // SECOND
-    values = [channel.name for channel in LOAD_CHANNELS if channel.name in totals]
-    read: dict[str, Any] = {"time": "time", "values": values, "item": "model", "fill": "zero"}
-    read |= {"step": f"{step // SECOND}s", "kinds": dict.fromkeys(values, "count")}
-    series = frame.sort("model", TIME).select(time.alias("time"), pl.exclude(TIME))
-    found = RowFrame.of(series, str(file.path), table=read)
-    return Fleet(
-        file=found, totals=totals, partial=_partial(buckets), notes=_reading_notes(trace, totals, config)
-    )
+    return found, frame.select(time.alias("time"), pl.exclude(TIME))
 
 
 def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
@@ -224,27 +220,23 @@ def read_guide_file(source: Path | RowFile) -> tuple[Aggregate, pl.DataFrame]:
     """
     file = open_file(source)
     frame, step = guide_columns(file)
-    rows = guide_sums(frame, step)
-    _, summary = bucket_queries(rows, step)
-    # There is nothing to group: the rows are in order, and each is a bucket.
-    each = rows.select((pl.col(TIME) // step).alias("bucket"), pl.exclude(TIME))
-    buckets, totals = bucketed(pl.collect_all([each, summary]), step)
-    # The last row covers its whole step, not only the instant of its stamp.
-    buckets = replace(buckets, last=buckets.last + step - 1)
-    check_conserved(totals, buckets.totals(), f"{file.path}, buckets of {format_step(step)}")
+    start_N = frame[GUIDE_TIME].to_numpy() * SECOND
+    sums, last = guide_sums(frame, step), int(start_N[-1]) + step - 1  # it covers its whole step
+    buckets = Buckets(step=step, index_N=start_N // step, sums=sums, first=int(start_N[0]), last=last)
+    totals = {name: total for name, total in buckets.totals().items() if name != BUSY}
     flags = frame["Partial"].cast(pl.Boolean) if "Partial" in frame.columns else pl.Series([False])
     found = Aggregate(
         buckets=buckets,
-        totals={name: total for name, total in totals.items() if name != BUSY},
+        totals=totals,
         clock=TimeForm(kind="number").clock(buckets.first),
-        source=describe_source(file, GUIDE_SERIES),
+        source=_describe_source(file, GUIDE_SERIES),
         reading_notes=() if "failures" in totals else ("The file does not say which requests failed.",),
         partial=_partial(buckets, (bool(flags[0]), bool(flags[-1]))),
     )
     return found, frame
 
 
-def describe_source(file: RowFile, form: str) -> dict[str, Any]:
+def _describe_source(file: RowFile, form: str) -> dict[str, Any]:
     """Describe an input for the manifest: path, format and size, and whether it is labelled as synthetic."""
     label = {"synthetic": True} if is_synthetic(file.path) else {}
     size = {"bytes": file.data.stat().st_size} if file.data.is_file() else {}  # a frame has no file
@@ -272,7 +264,7 @@ def trace_panel(source: Path | RowFile, step: int) -> tuple[Panel, str, tuple[st
         found, _ = read_guide_file(file)
         found = found.coarsen(max(step, found.buckets.step))
     else:
-        found = count_trace(file, step, PrepareConfig())
+        _, found = count_trace(file, step, PrepareConfig())
     values = channel_values(found.buckets)
     channels = tuple(channel for channel in (*LOAD_CHANNELS, *EXTRA_CHANNELS) if channel.name in values)
     panel = Panel(

@@ -14,7 +14,8 @@ import polars as pl
 from presurge.errors import DataError
 from presurge.series.buckets import BUSY, TIME, Buckets, Totals
 from presurge.series.frequency import SECOND, infer_step
-from presurge.sources.columns import Rows, read_numbers, without_blank
+from presurge.series.panel import IntArray
+from presurge.sources.columns import Rows, exact_total, read_numbers, without_blank
 from presurge.sources.files import RowFile, check_columns, reading
 from presurge.sources.formats import GUIDE_COLUMNS, GUIDE_COUNTS, GUIDE_TIME
 
@@ -113,12 +114,12 @@ def series_frame(compressed: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def guide_sums(frame: pl.DataFrame, step: int) -> pl.LazyFrame:
-    """The rows of a second or minute file as ``series.buckets.bucket`` takes them."""
-    sums = [pl.col(column).alias(name) for name, column in COUNTS.items() if column in frame.columns]
+def guide_sums(frame: pl.DataFrame, step: int) -> dict[str, IntArray]:
+    """The sums of a second or minute file, int64 [R] by name, as ``Buckets`` has them."""
+    sums = {name: frame[column].to_numpy() for name, column in COUNTS.items() if column in frame.columns}
     if "In_flight" in frame.columns:
-        sums.append((pl.col("In_flight") * step).round().cast(pl.Int64).alias(BUSY))
-    return frame.lazy().select((pl.col(GUIDE_TIME) * SECOND).alias(TIME), *sums)
+        sums[BUSY] = (frame["In_flight"] * step).round().cast(pl.Int64).to_numpy()
+    return sums
 
 
 def guide_columns(file: RowFile) -> tuple[pl.DataFrame, int]:
@@ -147,6 +148,7 @@ def _whole_numbers(rows: Rows, column: str) -> pl.Series:
     if bad.any():
         hint = "Write the file again from the trace with `presurge prepare`."
         raise rows.complain("{} is not a whole number from 0", column, bad, hint)
+    exact_total(rows, column, numbers)
     return numbers.cast(pl.Int64)
 
 

@@ -15,7 +15,6 @@ from presurge.progress import Progress
 from presurge.series.buckets import TIME, Totals, check_conserved
 from presurge.series.frequency import SECOND
 from presurge.series.spans import Span
-from presurge.sources.files import RowFile
 from presurge.sources.formats import GUIDE_COLUMNS, LOAD_CHANNELS
 from presurge.workflows.prepare import burstgpt
 from presurge.workflows.prepare.aggregate import EXTRA_CHANNELS, Aggregate
@@ -129,9 +128,7 @@ def write_split(
     series = burstgpt.series_frame(minutes)
     check_conserved(found.totals, {column: int(series[column].sum()) for column in found.totals}, SERIES)
     series.write_parquet(folder / SERIES, compression="uncompressed")
-    manifest = {
-        "format": MANIFEST_FORMAT,
-        "format_version": 1,
+    content = {
         "step_seconds": found.buckets.step // SECOND,
         "clock": found.clock,
         "series": SERIES,
@@ -142,30 +139,30 @@ def write_split(
         "split": split,
         "totals": found.totals,
         "source": found.source,
-        "partial_edges": {"first": found.partial[0], "last": found.partial[1]},
-        "notes": list(found.notes),
-        "presurge_version": __version__,
     }
-    write_json(folder / MANIFEST, manifest)
+    manifest = _write_manifest(folder, 1, content, found.partial, found.notes)
     return manifest, [*written, Path(SERIES), Path(MANIFEST)]
 
 
 def write_table(
     folder: Path,
-    file: RowFile,
-    table: dict[str, Any],
+    frame: pl.DataFrame,
+    content: dict[str, Any],
     notes: Sequence[str],
-    *,
     partial: tuple[bool, bool] = (False, False),
 ) -> dict[str, Any]:
-    """Write the rows of a table and last the manifest, which says how to read them, and return it."""
-    file.scan().collect().write_parquet(folder / SERIES, compression="lz4")
+    """Write the rows of a table and last the manifest, and return it; its ``content`` says how to read them."""
+    frame.write_parquet(folder / SERIES, compression="lz4")
+    return _write_manifest(folder, 2, {"series": SERIES, **content}, partial, notes)
+
+
+def _write_manifest(
+    folder: Path, version: int, content: dict[str, Any], partial: tuple[bool, bool], notes: Sequence[str]
+) -> dict[str, Any]:
     manifest = {
         "format": MANIFEST_FORMAT,
-        "format_version": 2,
-        "series": SERIES,
-        "table": table,
-        "source": {"path": str(file.path), "format": "table"},
+        "format_version": version,
+        **content,
         "partial_edges": {"first": partial[0], "last": partial[1]},
         "notes": list(notes),
         "presurge_version": __version__,

@@ -7,14 +7,16 @@ the step, parts of the split. Nothing is written unless all of them agree.
 from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 from presurge.errors import ConfigError, DataError
 from presurge.files import staged
 from presurge.progress import Progress, silent
 from presurge.series.frequency import SECOND
 from presurge.sources.files import RowFile, open_file
-from presurge.sources.formats import GUIDE_SERIES, recognise_file
+from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
 from presurge.sources.table import read_table
+from presurge.workflows.edges import rows_over
 from presurge.workflows.prepare import aggregate, burstgpt, directory
 from presurge.workflows.prepare.aggregate import PrepareConfig
 from presurge.workflows.prepare.directory import Prepared
@@ -41,8 +43,9 @@ def prepare(
     name = config.name_for(file.path)
     by_second = config.dense or config.analyze
     progress("Reading the trace", 0.0)
-    found = aggregate.count_trace(file, SECOND if by_second else config.step, config)
+    _, found = aggregate.count_trace(file, SECOND if by_second else config.step, config)
     progress("Reading the trace", 1.0)
+    found = found.until(config.now, config.step)
     coarse = found.coarsen(config.step) if by_second else found
     minutes = burstgpt.compressed_frame(coarse.buckets, coarse.partial)
     with staged(out) as folder:
@@ -60,22 +63,28 @@ def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     step = max(config.step, read_table(file, **file.table).panel.step)
     settings = {**file.table, "step": f"{step // SECOND}s"}
     table = read_table(file, **settings)
-    values = int(table.panel.observed.sum())
-    notes = (*file.notes, *table.notes)
+    over, note, moment = rows_over(table.panel, config.now, str(file.path))
+    panel, notes = table.panel.take(over), (*file.notes, *table.notes)
+    content: dict[str, Any] = {"table": settings, "source": {"path": str(file.path), "format": "table"}}
+    content |= {"now": moment} if note else {}  # whoever reads the rows leaves out the same ones
     with staged(out) as folder:
-        manifest = directory.write_table(folder, file, settings, notes)
-    return Prepared(out, directory.TABLE_FILES, len(table.panel), step, {"values": values}, notes, manifest)
+        manifest = directory.write_table(folder, file.scan().collect(), content, notes)
+    notes, totals = (*notes, *([note] if note else [])), {"values": int(panel.observed.sum())}
+    return Prepared(out, directory.TABLE_FILES, len(panel), step, totals, notes, manifest)
 
 
 def _prepare_models(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     """A prepared directory with an item for each model of a request log."""
     hint = "Leave one of them out: `model` makes a series for each model."
     _refuse(config, ("dense", "analyze", "split", "name"), "cannot be used with `model`", hint)
-    found = aggregate.count_models(file, config)
-    frame, table = found.file.scan().collect(), dict(found.file.table)
+    found, frame = aggregate.count_models(file, config)
+    values = [channel.name for channel in LOAD_CHANNELS if channel.name in found.totals]
+    table: dict[str, Any] = {"time": "time", "values": values, "item": "model", "fill": "zero"}
+    table |= {"step": f"{config.step // SECOND}s", "kinds": dict.fromkeys(values, "count")}
+    content = {"table": table, "source": {"path": str(file.path), "format": "table"}}
     notes = (*found.notes, f"a series for each of {frame['model'].n_unique():,} models")
     with staged(out) as folder:
-        manifest = directory.write_table(folder, found.file, table, notes, partial=found.partial)
+        manifest = directory.write_table(folder, frame, content, notes, found.partial)
     return Prepared(out, directory.TABLE_FILES, len(frame), config.step, found.totals, notes, manifest)
 
 
@@ -98,8 +107,9 @@ def prepare_dense(
     """
     file = open_file(trace or _existing(out / f"{config.name or burstgpt.NAME}.csv", "TRACE"))
     progress("Reading the trace", 0.0)
-    found = aggregate.count_trace(file, SECOND, config)
+    _, found = aggregate.count_trace(file, SECOND, config)
     progress("Reading the trace", 1.0)
+    found = found.until(config.now, SECOND)
     with staged(out) as folder:
         written = directory.write_dense(folder, config.name_for(file.path), found, progress)
     return Prepared.of(found, out, written)
@@ -126,7 +136,8 @@ def prepare_compress(
     if config.format is None and recognise_file(file) == GUIDE_SERIES:
         found = aggregate.read_guide_file(file)[0].coarsen(config.step)
     else:
-        found = aggregate.count_trace(file, config.step, config)
+        _, found = aggregate.count_trace(file, config.step, config)
+        found = found.until(config.now, config.step)
     progress("Reading the input", 1.0)
     minutes, name = burstgpt.compressed_frame(found.buckets, found.partial), config.name_for(file.path)
     with staged(out) as folder:
