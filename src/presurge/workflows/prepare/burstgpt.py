@@ -14,8 +14,8 @@ import polars as pl
 from presurge.errors import DataError
 from presurge.series.buckets import BUSY, TIME, Buckets, Totals
 from presurge.series.frequency import SECOND, infer_step
-from presurge.series.panel import IntArray
-from presurge.sources.columns import Rows, exact_total, read_numbers, without_blank
+from presurge.series.panel import Channel, IntArray
+from presurge.sources.columns import Rows, exact_totals, read_numbers, without_blank
 from presurge.sources.files import RowFile, check_columns, reading
 from presurge.sources.formats import GUIDE_COLUMNS, GUIDE_COUNTS, GUIDE_TIME
 
@@ -148,7 +148,7 @@ def _whole_numbers(rows: Rows, column: str) -> pl.Series:
     if bad.any():
         hint = "Write the file again from the trace with `presurge prepare`."
         raise rows.complain("{} is not a whole number from 0", column, bad, hint)
-    exact_total(rows, column, numbers)
+    exact_totals(rows, [Channel(column, kind="count")], [numbers])
     return numbers.cast(pl.Int64)
 
 
