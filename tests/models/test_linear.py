@@ -370,7 +370,7 @@ def test_series_that_go_astray_do_not_explode(make_panel: MakePanel, name: str) 
 @pytest.mark.parametrize("transform", ["identity", "sqrt", "log1p"])
 @pytest.mark.parametrize("context", [[3.0, 5.0], [2.0, 40.0], [-1.0, 5.0]])
 def test_forecasts_are_clamped_to_what_was_seen_widened_by_half(transform: str, context: list[float]) -> None:
-    scale = Scale.fit([np.array([1.0, 9.0, 25.0])], transform, [""])  # type: ignore[arg-type]
+    scale = Scale.fit({"": np.array([1.0, 9.0, 25.0])}, transform)  # type: ignore[arg-type]
     window_BL = scale.forward(np.array([context]))
     seen = scale.forward(np.array([1.0, 25.0, *context]))
     low, high = seen.min(), seen.max()

@@ -112,4 +112,4 @@ def test_windows_of_several_series_side_by_side(seed: int, width: int, series: i
 def test_some_columns_in_other_sizes() -> None:
     windows = np.random.default_rng(6).normal(size=(50, 4))
     size = np.array([1.0, 3.0])
-    close(moments_written_out(windows).take([2, 0], size), windows[:, [2, 0]] * size)
+    close(moments_written_out(windows).take(np.array([2, 0]), size), windows[:, [2, 0]] * size)

@@ -36,7 +36,7 @@ from presurge.models.linear.select import (
 )
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.models.smoothing import SIMPLE, smoothing_maps
-from presurge.series.panel import FloatArray, Panel
+from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, batch_of, chunks, targets_of
@@ -158,13 +158,13 @@ class ChannelFit(NamedTuple):
     n_windows: int
 
 
-class _Best(NamedTuple):
-    """The best candidate so far, its error with its handicap, and all that were tried."""
+class _Candidate(NamedTuple):
+    """Some terms on one scale with the best ridge, as fitted to the folds; a row for each ridge; and the last fold's error."""
 
     chosen: dict[str, Any]
+    rows: Sequence[dict[str, Any]]
     at_fold: dict[int, ChannelModel]
-    lowest: float
-    candidates: list[dict[str, Any]]
+    last: float
 
 
 class ChannelProblem:
@@ -194,14 +194,18 @@ class ChannelProblem:
         self.levels_PHL = smoothing_maps(SIMPLE if self.few else SIMPLE[-1:], *size)
         nested_F = [self.learn_F[0][:0], *self.learn_F]
         self.new_F = [np.setdiff1d(later, less, assume_unique=True) for less, later in pairwise(nested_F)]
+        self.usable = [f for f, judge in enumerate(self.judge_F) if len(judge) and len(self.learn_F[f])]
         harmonics = [*self.calendars["calendar"].harmonics, *self.calendars["weekdays"].harmonics]
         self.calendar = Calendar(step=panel.step, harmonics=tuple(harmonics))
         self.covariates = Scaler.fit(panel.take(train).values[:, 1:], "standard")
+        self.covariate_PR = np.nan_to_num(self.covariates.scale(panel.values[:, 1:])).T
         y_IR = [panel.values[a:b, 0] for a, b in zip(train.first, train.last, strict=True)]
         observed_IR = [y_R[~np.isnan(y_R)].astype(np.float64) for y_R in y_IR]
         self.train_IR = {name: y_R for name, y_R in zip(panel.items, observed_IR, strict=True) if y_R.size}
         self.unit_I = item_sizes(panel, train)[:, 0]
+        self.counts = panel.channels[0].kind == "count"
         self.known = [channel.role == "known" for channel in panel.channels[1:]]
+        self.columns = self._columns()
 
     def choose(self, term_sets: Sequence[Mapping[str, bool]]) -> ChannelFit:
         """Choose by the pooled error over the folds, and fit the winner to all training windows.
@@ -220,49 +224,43 @@ class ChannelProblem:
             "ridge": DEFAULT_RIDGE if self.config.ridge is None else self.config.ridge,
             "error": None,
         }
-        best = _Best(chosen, {}, np.inf, [])
-        usable = [f for f, judge in enumerate(self.judge_F) if len(judge) and len(self.learn_F[f])]
-        for terms, name in product(term_sets, scales if usable else ()):
-            best = self._better(best, scales[name], terms, {f: moments[name][f] for f in usable})
+        best, tried = _Candidate(chosen, (), {}, np.inf), []
+        if self.usable:
+            pairs = product(term_sets, scales)
+            tried = [self._judged(scales[name], terms, moments[name]) for terms, name in pairs]
+            best = min(tried, key=_handicapped)
         name, terms = best.chosen["transform"], {term: best.chosen[term] for term in term_sets[0]}
-        joint_F = moments[name]
-        reactions = self.config.reactions if terms.get("weekdays") else "off"
-        if reactions == "on" or (reactions == "auto" and usable):
-            joint_F, terms = self._with_reactions(joint_F, scales[name]), {**terms, "reactions": True}
-            tried = best._replace(chosen={**best.chosen, "reactions": True}, lowest=np.inf)
-            if usable:
-                tried = self._better(tried, scales[name], terms, {f: joint_F[f] for f in usable})
-            if reactions == "on" or self._clearly_better(tried, best, max(usable)):
-                best = tried
+        scale, joint_F = scales[name], moments[name]
+        use = self.config.reactions if terms.get("weekdays") else "off"
+        if use == "on" or (use == "auto" and self.usable):
+            joint_F, terms = self._with_reactions(joint_F, scale), {**terms, "reactions": True}
+            reacting = best._replace(chosen={**best.chosen, "reactions": True})
+            if self.usable:
+                reacting = self._judged(scale, terms, joint_F)
+                tried.append(reacting)
+            if use == "on" or _clearly_better(reacting, best):
+                best = reacting
         used = [term for term in terms if best.chosen.get(term)]
-        model = self._solve(joint_F[-1], scales[name], used, [best.chosen["ridge"]])
-        return ChannelFit(model, best.chosen, best.candidates, best.at_fold, len(self.learn_F[-1]))
+        model = self._solve(joint_F[-1], scale, used, [best.chosen["ridge"]])
+        rows = [row for one in tried for row in one.rows]
+        return ChannelFit(model, best.chosen, rows, best.at_fold, len(self.learn_F[-1]))
 
-    def _better(
-        self, best: "_Best", scale: Scale, terms: Mapping[str, bool], joint_F: Mapping[int, Moments]
-    ) -> "_Best":
-        """Try some terms on one scale with every ridge: what is best now, and all candidates so far."""
+    def _judged(self, scale: Scale, terms: Mapping[str, bool], joint_F: Sequence[Moments]) -> _Candidate:
+        """Fit some terms on one scale to the folds with every ridge, and choose the ridge."""
         ridges = RIDGES if self.config.ridge is None else (self.config.ridge,)
         used = [term for term in terms if terms[term]]
-        fits = {f: self._solve(joint, scale, used, ridges) for f, joint in joint_F.items()}
-        errors = self._pooled_errors(fits, used, len(ridges)).tolist()
-        rows = [
+        fits = {f: self._solve(joint_F[f], scale, used, ridges) for f in self.usable}
+        sums_FKP = np.array([self._errors(f, fit, used) for f, fit in fits.items()])
+        error_P = _pooled(sums_FKP.sum(axis=0))
+        rows: list[dict[str, Any]] = [
             {"transform": scale.transform, **terms, "ridge": ridge, "error": error}
-            for ridge, error in zip(ridges, errors, strict=True)
+            for ridge, error in zip(ridges, error_P.tolist(), strict=True)
         ]
-        best.candidates.extend(rows)
-        p = errors.index(min(errors))
+        p = int(error_P.argmin())
         own = slice(p * self.horizon, (p + 1) * self.horizon)
         at_fold = {f: fit.rows(own) for f, fit in fits.items()}
-        rows[p]["wql"] = wql = self._wql(at_fold, used)
-        level = wql / (1 - WEEKDAYS_MARGIN if "weekdays" in used else 1)
-        return best if level >= best.lowest else _Best(rows[p], at_fold, level, best.candidates)
-
-    def _clearly_better(self, tried: _Best, best: _Best, last: int) -> bool:
-        """Whether reactions pay in all folds together, and by a margin in the last, which learned from most rows."""
-        pairs = [(one, [term for term in TERMS if one.chosen.get(term)]) for one in (tried, best)]
-        (new,), (old,) = (self._pooled_errors({last: one.at_fold[last]}, used, 1) for one, used in pairs)
-        return bool(tried.lowest < best.lowest and new < (1 - REACTIONS_MARGIN) * old)
+        rows[p]["wql"] = self._wql(at_fold, used)
+        return _Candidate(rows[p], rows, at_fold, float(_pooled(sums_FKP[-1])[p]))
 
     def _scales(self) -> dict[TransformName, Scale]:
         """The scales to choose from: roots and logarithms only of channels that are never negative."""
@@ -273,25 +271,31 @@ class ChannelProblem:
             names = (self.config.transform,)
         elif low >= 0 and high > 0:
             names = ("identity", "sqrt", "log1p")
-        return {name: Scale.fit(list(self.train_IR.values()), name, list(self.train_IR)) for name in names}
+        return {name: Scale.fit(self.train_IR, name) for name in names}
 
-    def _standard(self, scale: Scale) -> Float64Array:
-        """The target on one scale, float64 [R]; rows of items without training values have no window and are missing."""
-        panel, x_R = self.panel, np.full(len(self.panel), np.nan)
-        rows = [panel.rows_of(item) for item, name in enumerate(panel.items) if name in self.train_IR]
-        for own, row in zip(scale.standard([panel.values[row, 0] for row in rows]), rows, strict=True):
-            x_R[row] = own
-        return x_R
+    def _columns(self) -> dict[str, IntArray]:
+        """Where the joint moments hold the inputs of each term, after the target and beside the rows of covariates."""
+        width = self.context + self.horizon
+        row_PW = np.arange(width * (1 + len(self.known))).reshape(-1, width)[1:]
+        rows = [
+            row_W if known else row_W[: self.context] for row_W, known in zip(row_PW, self.known, strict=True)
+        ]
+        end, slow = width * (1 + len(self.known)), self.calendars["calendar"].size // 2
+        wave_2M = end + np.arange(self.calendar.size).reshape(2, -1)  # sines, then cosines
+        return {
+            "covariates": np.concatenate([row_PW[:0].reshape(-1), *rows]),
+            "calendar": wave_2M[:, :slow].reshape(-1),
+            "weekdays": wave_2M[:, slow:].reshape(-1),
+            "reactions": end + self.calendar.size + np.arange(3 * self.calendars["reactions"].size),
+        }
 
     def _moments_by_fold(self, scales: dict[TransformName, Scale]) -> dict[TransformName, list[Moments]]:
         """For each scale, the joint moments of the windows of every fold and of all; every window is summed once."""
-        x_TR = np.array([self._standard(scale) for scale in scales.values()])
-        covariate_PR = np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T
-        time_R, width = self.panel.times(), self.context + self.horizon
-        calendar = self.calendar
+        x_TR = np.array([scale.standard(self.panel) for scale in scales.values()])
+        width, calendar, time_R = self.context + self.horizon, self.calendar, self.panel.times()
         joint_FT = [
             joint_moments(
-                x_TR, covariate_PR, new, width, calendar=calendar, time_R=time_R, context=self.context
+                x_TR, self.covariate_PR, new, width, calendar=calendar, time_R=time_R, context=self.context
             )
             for new in self.new_F
         ]
@@ -300,25 +304,19 @@ class ChannelProblem:
 
     def _with_reactions(self, joint_F: Sequence[Moments], scale: Scale) -> list[Moments]:
         """The moments of every fold with those of the reactions, which are no sums over windows and are written out."""
-        daily, width = self.calendars["reactions"], self.context + self.horizon
-        series = [self._standard(scale), *np.nan_to_num(self.covariates.scale(self.panel.values[:, 1:])).T]
-        times_R, more_F = self.panel.times(), []
-        old = len(joint_F[0].total_W)
-        for new in self.new_F:
-            own, cross_WK = no_moments(3 * daily.size), np.zeros((old, 3 * daily.size))
+        daily, width, old = self.calendars["reactions"], self.context + self.horizon, len(joint_F[0].total_W)
+        series, times_R = (scale.standard(self.panel), *self.covariate_PR), self.panel.times()
+        own, cross_WK = no_moments(3 * daily.size), np.zeros((old, 3 * daily.size))
+        wider_F = []
+        for joint, new in zip(joint_F, self.new_F, strict=True):
             for part in chunks(new, max(1, _VALUES_AT_ONCE // old)):
                 time_B = times_R[part + self.context - 1]
                 windows = [sliding_window_view(one_R, width)[part] for one_R in series]
                 terms_BK = products(windows[0][:, : self.context], daily.terms(time_B))
                 own += moments_written_out(terms_BK)
                 cross_WK += np.concatenate((*windows, self.calendar.terms(time_B)), axis=1).T @ terms_BK
-            gram = np.block([[np.zeros((old, old)), cross_WK], [cross_WK.T, own.gram_WW]])
-            more_F.append(Moments(0, np.concatenate((np.zeros(old), own.total_W)), gram))
-        pad = (0, 3 * daily.size)
-        wider_F = [
-            Moments(one.n, np.pad(one.total_W, pad), np.pad(one.gram_WW, (pad, pad))) for one in joint_F
-        ]
-        return [one + more for one, more in zip(wider_F, accumulate(more_F), strict=True)]
+            wider_F.append(joint.beside(own, cross_WK))
+        return wider_F
 
     def _solve(
         self, joint: Moments, scale: Scale, terms: Sequence[str], ridges: Sequence[float]
@@ -329,48 +327,33 @@ class ChannelProblem:
         one ridge suits both.
         """
         context, width = self.context, self.context + self.horizon
-        rows_P = [width if known else context for known in self.known]
-        end = width * (1 + len(rows_P))
-        sines, cosines = np.arange(end, end + self.calendar.size).reshape(2, -1)
-        slow = self.calendars["calendar"].size // 2
-        columns = {
-            "weight": range(context),
-            "covariates": [width * (1 + p) + row for p, rows in enumerate(rows_P) for row in range(rows)],
-            "calendar": [*sines[:slow], *cosines[:slow]],
-            "weekdays": [*sines[slow:], *cosines[slow:]],
-            "reactions": range(end + self.calendar.size, len(joint.total_W)),
-        }
         level_W = self._level(joint)
         differences = joint.relative_to(level_W)
         if self.few:
             differences = replace(differences, total_W=np.zeros_like(differences.total_W))  # without a bias
         own = np.trace(differences.gram_WW[:context, :context])
-        size = float(np.sqrt(max(own, 0) / (joint.n * context))) or 1.0
-        used = [column for term in terms for column in columns[term]]
-        order = [*range(context), *used, *range(context, width)]
         size_X = np.ones(len(joint.total_W))
-        size_X[width:] = size
-        reaction_K = np.array(columns["reactions"], np.int64)
-        size_X[reaction_K] /= np.sqrt(joint.gram_WW.diagonal()[reaction_K] / joint.n) + _TINY
-        inputs = context + len(used)
+        size_X[width:] = float(np.sqrt(max(own, 0) / (joint.n * context))) or 1.0
+        if "reactions" in terms:
+            reactions = self.columns["reactions"]
+            size_X[reactions] /= np.sqrt(joint.gram_WW.diagonal()[reactions] / joint.n) + _TINY
+        used = np.concatenate([np.arange(context), *(self.columns[term] for term in terms)])
+        order = np.concatenate([used, np.arange(context, width)])
         sums = differences.take(order, size_X[order])
-        weight_PHI, bias_PH = solve(sums, inputs, ridges, least=_SMALLEST_RIDGE)
+        weight_PHI, bias_PH = solve(sums, len(used), ridges, least=_SMALLEST_RIDGE)
         if self.few:
             left_P, all_P = (squared_errors(sums, part * weight_PHI, bias_PH) for part in (1, 0))
             weight_PHI *= (joint.n / (joint.n + _DOUBT * left_P / (all_P + _TINY)))[:, None, None]
-        weight_NI = weight_PHI.reshape(-1, inputs)
-        weights = {
-            "weight": without_anchor(weight_NI[:, :context], level_W[:context]),
-            "bias": bias_PH.reshape(-1),
-        }
-        for term in terms:
-            begin, context = context, context + len(columns[term])
-            weights[term] = size_X[columns[term]] * weight_NI[:, begin:context]
+        weight_NI = size_X[used] * weight_PHI.reshape(-1, len(used))
+        ends = np.cumsum([context, *(len(self.columns[term]) for term in terms)])[:-1]
+        weight_NL, *further = np.split(weight_NI, ends, axis=1)
+        weights = {"weight": without_anchor(weight_NL, level_W[:context]), "bias": bias_PH.reshape(-1)}
+        weights |= zip(terms, further, strict=True)
         if "covariates" in weights:  # from their scale to original units
-            weights["covariates"] /= np.repeat(self.covariates.scale_C, rows_P)
-            weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, rows_P)
-        floor = 0.0 if self.panel.channels[0].kind == "count" else -np.inf
-        return ChannelModel(scale, weights, floor)
+            length_P = [width if known else context for known in self.known]
+            weights["covariates"] /= np.repeat(self.covariates.scale_C, length_P)
+            weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, length_P)
+        return ChannelModel(scale, weights, 0.0 if self.counts else -np.inf)
 
     def _level(self, joint: Moments) -> Float64Array:
         """The weights [W] of the level of a window: the last value, or smoothed with the least squared error."""
@@ -379,37 +362,26 @@ class ChannelProblem:
         best = squared_errors(own, self.levels_PHL, np.zeros(self.levels_PHL.shape[:2])).argmin()
         return np.concatenate((self.levels_PHL[best, 0], np.zeros(self.horizon)))
 
-    def _pooled_errors(
-        self, fits: Mapping[int, ChannelModel], terms: Sequence[str], ridges: int
-    ) -> Float64Array:
-        """The geometric mean of WAPE and RMSE over mean size, over all folds, for each ridge: float64 [P].
+    def _errors(self, f: int, model: ChannelModel, terms: Sequence[str]) -> Float64Array:
+        """Sums over the windows that judge in a fold, every item in its size: float64 [4, P].
 
-        Every item counts in its size.
+        Absolute and squared errors of each ridge, absolute actual values, and the number of values.
         """
-        sums_KP, size, count = np.zeros((2, ridges)), 0.0, 0
-        for f, model in fits.items():
-            origins = self.judge_F[f] + self.context - 1
-            errors = window_errors(
-                partial(self._forecast, model, terms),
-                self.panel,
-                origins,
-                self.context,
-                self.horizon,
-                absolute_and_squared,
-            )
-            weight_B = 1 / self.unit_I[self.panel.items_of(origins)]
-            error_KBP = np.concatenate([error_KBP1[..., 0] for error_KBP1 in errors], axis=1)
-            sums_KP += np.stack((weight_B @ error_KBP[0], weight_B**2 @ error_KBP[1]))
-            actual_BH1 = targets_of(self.panel, origins, self.horizon)
-            size += float(weight_B @ np.abs(actual_BH1).sum(axis=(1, 2), dtype=np.float64))
-            count += actual_BH1.size
-        pooled_P: Float64Array = np.sqrt(sums_KP[0] * np.sqrt(sums_KP[1] * count)) / (size or 1.0)
-        return pooled_P
+        origins = self.judge_F[f] + self.context - 1
+        forecast = partial(self._forecast, model, terms)
+        weight_B = 1 / self.unit_I[self.panel.items_of(origins)]
+        errors = window_errors(
+            forecast, self.panel, origins, self.context, self.horizon, absolute_and_squared
+        )
+        error_KBP = np.concatenate([error_KBP1[..., 0] for error_KBP1 in errors], axis=1)
+        actual_BH = targets_of(self.panel, origins, self.horizon)[:, :, 0]
+        size = weight_B @ np.abs(actual_BH).sum(axis=1, dtype=np.float64)
+        sums = (weight_B @ error_KBP[0], weight_B**2 @ error_KBP[1], size, actual_BH.size)
+        return np.array(np.broadcast_arrays(*sums))
 
     def _wql(self, fits: Mapping[int, ChannelModel], terms: Sequence[str]) -> float:
         """The weighted quantile loss over all folds of forecasts with the quantiles of their errors in each."""
         most = min(_MOST_SCORED, max(1, _VALUES_AT_ONCE // (self.context + 20 * self.horizon)))
-        counts = self.panel.channels[0].kind == "count"
         total = size = 0.0
         for f, model in fits.items():
             origins = thinned(self.judge_F[f] + self.context - 1, most)
@@ -417,7 +389,7 @@ class ChannelProblem:
             actual_BH = targets_of(self.panel, origins, self.horizon)[:, :, 0] / unit_B1
             batch = batch_of(self.panel, origins, self.context, self.horizon)
             point_BH = self._forecast(model, terms, batch)[:, :, 0] / unit_B1
-            total += float(quantile_loss(actual_BH, point_BH, counts=counts).sum())
+            total += float(quantile_loss(actual_BH, point_BH, counts=self.counts).sum())
             size += float(np.abs(actual_BH).sum())
         return total / (size or 1.0)
 
@@ -425,3 +397,22 @@ class ChannelProblem:
         """Forecasts of some windows: float64 [B, N, 1]."""
         inputs = further_inputs(terms, self.calendars, batch)
         return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
+
+
+def _pooled(sums_KP: Float64Array) -> Float64Array:
+    """The geometric mean of WAPE and RMSE over mean size, for each ridge: float64 [P]."""
+    absolute_P, squared_P, size_P, n_P = sums_KP
+    pooled_P: Float64Array = np.sqrt(absolute_P * np.sqrt(squared_P * n_P)) / np.where(size_P > 0, size_P, 1)
+    return pooled_P
+
+
+def _handicapped(one: _Candidate) -> float:
+    """What the folds judge a candidate by."""
+    level: float = one.chosen["wql"] / (1 - WEEKDAYS_MARGIN if one.chosen.get("weekdays") else 1)
+    return level
+
+
+def _clearly_better(reacting: _Candidate, best: _Candidate) -> bool:
+    """Whether reactions pay in all folds together, and by a margin in the last, which learned from most rows."""
+    better: bool = reacting.chosen["wql"] < best.chosen["wql"]
+    return better and reacting.last < (1 - REACTIONS_MARGIN) * best.last

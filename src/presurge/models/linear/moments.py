@@ -8,7 +8,6 @@ multiplied out in chunks.
 Shapes: R rows, B windows, S series, T scales of one series, P covariates, M harmonics, K = 2 M calendar terms.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +45,11 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.n + other.n, self.total_W + other.total_W, self.gram_WW + other.gram_WW)
 
+    def beside(self, more: "Moments", cross_WV: Float64Array) -> "Moments":
+        """The moments of the same windows with V further values each, and the sums of the products of both."""
+        gram = np.block([[self.gram_WW, cross_WV], [cross_WV.T, more.gram_WW]])
+        return Moments(self.n, np.concatenate((self.total_W, more.total_W)), gram)
+
     def relative_to(self, anchor_A: Float64Array) -> "Moments":
         """The moments after each window's level, ``window[:A] @ anchor_A``, is taken off its first A values."""
         size = len(anchor_A)
@@ -55,7 +59,7 @@ class Moments:
         gram_WW[:, :size] -= (gram_WW[:, :size] @ anchor_A)[:, None]
         return Moments(self.n, total_W, gram_WW)
 
-    def take(self, columns: Sequence[int], size: Float64Array) -> "Moments":
+    def take(self, columns: IntArray, size: Float64Array) -> "Moments":
         """The moments of some of the values, each multiplied by its entry of ``size``."""
         gram = self.gram_WW[np.ix_(columns, columns)]
         return Moments(self.n, self.total_W[columns] * size, gram * np.outer(size, size))
@@ -174,12 +178,11 @@ def joint_moments(
         own += moments_written_out(terms_BK)
         for s, x_R in enumerate(x_SR):
             cross_SKW[s] += terms_BK.T @ sliding_window_view(x_R, width)[part]
-    result = []
-    for plain, cross_KW in zip(plain_T, cross_SKW, strict=False):
-        cross_KX = np.concatenate((cross_KW, *cross_SKW[len(plain_T) :]), axis=1)
-        gram = np.block([[plain.gram_WW, cross_KX.T], [cross_KX, own.gram_WW]])
-        result.append(Moments(plain.n, np.concatenate((plain.total_W, own.total_W)), gram))
-    return result
+    cross_PKW = cross_SKW[len(x_TR) :]
+    return [
+        plain.beside(own, np.concatenate((cross_KW, *cross_PKW), axis=1).T)
+        for plain, cross_KW in zip(plain_T, cross_SKW, strict=False)
+    ]
 
 
 def _calendar_moments(

@@ -7,16 +7,17 @@ not hold is measured by each context.
 Shapes: I items, B windows, X either of them, L context, N outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from presurge.series.panel import FloatArray
+from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import TRANSFORMS, Float64Array, TransformName
 from presurge.series.windows import WindowBatch
 
+_NAMES = ("unit", "centre", "spread", "low", "high")
 _UNIT = 0.1
 """Unit of an item as a share of its mean size: where the logarithm turns from straight to curved."""
 _STILL = 1e-9
@@ -46,27 +47,33 @@ class Scale:
     high_X1: Float64Array
 
     @classmethod
-    def fit(cls, values: Sequence[Float64Array], transform: TransformName, items: Sequence[str]) -> Self:
-        """Fit to the observed training values of some items, at least one of each."""
-        rows = np.array([_measured(y_1R[None], transform)[:, 0, 0] for y_1R in values])
-        return cls(transform, tuple(items), *rows.T[:, :, None])
+    def fit(cls, values: Mapping[str, Float64Array], transform: TransformName) -> Self:
+        """Fit to the observed training values of some items by their names, at least one of each."""
+        rows = np.array([_measured(y_R[None], transform)[:, 0, 0] for y_R in values.values()])
+        return cls(transform, tuple(values), *rows.T[:, :, None])
 
     def of(self, batch: WindowBatch, context_BL: FloatArray) -> "Scale":
         """The scale of every window of a batch: that of its item, or of its context if the item is new."""
         if len(self.items) == 1:
             return self
-        places = {name: place for place, name in enumerate(self.items)}
-        place_B = np.array([places.get(name, -1) for name in batch.items])[batch.item_B]
-        arrays_KB1 = np.array([array_I1[place_B] for array_I1 in self._arrays()])
-        if (new_B := place_B < 0).any():
+        arrays_KB1 = self._of_items(batch.items)[:, batch.item_B]
+        if (new_B := np.isnan(arrays_KB1[0, :, 0])).any():
             arrays_KB1[:, new_B] = _measured(context_BL[new_B].astype(np.float64), self.transform)
         return Scale(self.transform, (), *arrays_KB1)
 
-    def standard(self, y_IR: Sequence[FloatArray]) -> list[Float64Array]:
-        """The rows of every item in z, less its centre and over its spread."""
+    def standard(self, panel: Panel) -> Float64Array:
+        """The first channel in z, less the centre and over the spread of its item [R]; NaN in items without a scale."""
+        arrays_KI = self._of_items(panel.items)[:, :, 0]
+        unit_R, centre_R, spread_R, *_ = np.repeat(arrays_KI, np.diff(panel.indptr), axis=1)
         forward = TRANSFORMS[self.transform].forward
-        columns = zip(y_IR, self.unit_X1[:, 0], self.centre_X1[:, 0], self.spread_X1[:, 0], strict=True)
-        return [(forward(y_R.astype(np.float64) / u) - c) / s for y_R, u, c, s in columns]
+        x_R: Float64Array = (forward(panel.values[:, 0].astype(np.float64) / unit_R) - centre_R) / spread_R
+        return x_R
+
+    def _of_items(self, names: Sequence[str]) -> Float64Array:
+        """Unit, centre, spread, low and high of some items: float64 [5, I, 1], NaN of those that are new."""
+        places = {name: place for place, name in enumerate(self.items)}
+        known_KX1 = np.pad(np.array(self._arrays()), ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)
+        return known_KX1[:, [places.get(name, -1) for name in names]]
 
     def forward(self, y_XL: FloatArray | Float64Array) -> Float64Array:
         """Original units to z; missing stays missing."""
@@ -92,18 +99,16 @@ class Scale:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        names = ("unit", "centre", "spread", "low", "high")
-        values = {name: array_X1[:, 0].tolist() for name, array_X1 in zip(names, self._arrays(), strict=True)}
+        values = {
+            name: array_X1[:, 0].tolist() for name, array_X1 in zip(_NAMES, self._arrays(), strict=True)
+        }
         return {"transform": self.transform, "items": list(self.items), **values}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``; a version that knew one scale only wrote plain numbers."""
-        rest = {
-            f"{name}_X1": np.array(value[name], np.float64).reshape(-1, 1)
-            for name in ("unit", "centre", "spread", "low", "high")
-        }
-        return cls(transform=value["transform"], items=tuple(value.get("items", ("",))), **rest)
+        """The inverse of ``to_dict``."""
+        arrays = [np.array(value[name], np.float64)[:, None] for name in _NAMES]
+        return cls(value["transform"], tuple(value["items"]), *arrays)
 
     def _arrays(self) -> tuple[Float64Array, ...]:
         return self.unit_X1, self.centre_X1, self.spread_X1, self.low_X1, self.high_X1
