@@ -268,23 +268,6 @@ def test_one_series_keeps_its_scale_under_any_name(make_panel: MakePanel) -> Non
     np.testing.assert_array_equal(one, other)
 
 
-def test_a_model_with_one_scale_for_all_loads(make_panel: MakePanel) -> None:
-    panel = make_panel(hourly(3, own_shapes=False), kinds="c")
-    model = Linear(context=5, horizon=3)
-    model.fit(panel, panel.full_span())
-    document, arrays = model.document()
-    (scale,) = document["state"]["scales"]
-    old = {"transform": scale["transform"]} | {
-        key: scale[key][0] for key in ("unit", "centre", "spread", "low", "high")
-    }
-    document["state"]["scales"] = [old]
-    arrays = {k: a if k.endswith(".weight") else a * old["spread"] for k, a in arrays.items()}
-    again = registry.from_document(document, arrays, where="memory")
-    assert isinstance(again, Linear)
-    span = panel.full_span()
-    np.testing.assert_allclose(forecasts(again, panel, span)[0], forecasts(model, panel, span)[0], rtol=1e-6)
-
-
 def test_gaps_are_left_out(make_panel: MakePanel) -> None:
     y = arma(900, 11)
     holed = y.copy()
@@ -495,18 +478,6 @@ def test_reactions_win_by_a_margin_only(make_panel: MakePanel) -> None:
     report = Linear(context=12, horizon=3).fit(panel, panel.full_span())
     assert any(row.get("reactions") for row in report.candidates)
     assert not report.chosen["c0"].get("reactions")
-
-
-def test_a_model_saved_without_weekdays_loads(make_panel: MakePanel) -> None:
-    panel = make_panel(hourly(3, own_shapes=False), kinds="c")
-    model = Linear(context=5, horizon=3)
-    model.fit(panel, panel.full_span())
-    document, arrays = model.document()
-    document["state"]["harmonics"] = [list(pair) for pair in document["state"]["harmonics"]["calendar"]]
-    again = registry.from_document(document, arrays, where="memory")
-    assert isinstance(again, Linear)
-    span = panel.full_span()
-    np.testing.assert_array_equal(forecasts(again, panel, span)[0], forecasts(model, panel, span)[0])
 
 
 def test_saved_and_loaded_bit_by_bit_with_calendar(make_panel: MakePanel, tmp_path: Path) -> None:

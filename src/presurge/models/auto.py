@@ -126,7 +126,7 @@ class Auto(Forecaster):
         report, judged = linear.fit_with_folds(panel, train, validation, progress=progress)
         rivals: list[dict[str, Any]] = []
         best: dict[str, dict[str, Any]] = {}
-        folds = [_Judged.of(fold, own, panel) for fold, own in judged if challengers]
+        folds = [_Judged.of(fold, own, panel) for fold, own in judged.values() if challengers]
         enough = min((len(fold.origins) for fold in folds), default=0) >= _FEWEST_WINDOWS
         for done, name in enumerate(challengers if enough else (), 1):
             for rival, won in self._challenge(name, panel, folds):
