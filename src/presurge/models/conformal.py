@@ -10,6 +10,7 @@ of each item with enough windows of its own; Z centres: the points and, from a m
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
@@ -88,9 +89,8 @@ class Calibration:
         """
         centre_BHZC = centre if centre.ndim == 4 else centre[:, :, None, :]
         _, horizon, _, channels = centre_BHZC.shape
-        names, counts = np.unique(item_B if item_B is not None else (), return_counts=True)
-        items = {str(n): int(k) for n, k in zip(names, counts, strict=True) if k >= OWN_WINDOWS}
-        items = items if len(names) > 1 else {}
+        counts = Counter(item_B or ())
+        items = {name: n for name, n in sorted(counts.items()) if n >= OWN_WINDOWS and len(counts) > 1}
         residuals = np.zeros((1 + len(items), horizon, len(levels), channels), np.float32)
         bias = np.zeros((1 + len(items), horizon, channels), np.float32)
         for k, name in enumerate((None, *items)):
@@ -101,7 +101,7 @@ class Calibration:
             residuals[k] = conformal_quantiles(own_BHZC, levels)
             if 0.5 in levels:
                 q = levels.index(0.5)
-                own_BHC = own_BHZC[:, :, q if own_BHZC.shape[2] > 1 else 0]
+                own_BHC = own_BHZC[:, :, min(q, own_BHZC.shape[2] - 1)]
                 moved_HC = _beyond_chance(residuals[k, :, q], own_BHC, math.pi / 2)
                 residuals[k, :, q] = moved_HC if len(own_BHC) >= MEDIAN_WINDOWS else 0
             error_BHC = actual - made[:, :, 0]
@@ -244,21 +244,17 @@ def conformal_quantiles(residual_BHZC: FloatArray, levels: tuple[float, ...]) ->
     The quantile 0.5 is the plain median.
     """
     ordered_BHZC = np.sort(residual_BHZC, axis=0)  # NaN last
-    n_HZC = (~np.isnan(ordered_BHZC)).sum(axis=0)
-    ranks_HQC = np.empty((2, len(n_HZC), len(levels), n_HZC.shape[2]), np.int64)
-    for q, level in enumerate(levels):
-        n_HC = n_HZC[:, q if n_HZC.shape[1] > 1 else 0]
-        if level == 0.5:
-            ranks_HQC[:, :, q] = (n_HC + 1) // 2, n_HC // 2 + 1
-        else:
-            exact = (n_HC + 1) * level
-            ranks_HQC[:, :, q] = np.ceil(exact) if level > 0.5 else np.floor(exact)
-    if not len(ordered_BHZC):
-        return np.zeros(ranks_HQC.shape[1:], np.float32)
-    place_HQC = (np.clip(ranks_HQC, 1, np.maximum(n_HZC, 1)) - 1).astype(np.int64)
-    spread_BHQC = np.broadcast_to(ordered_BHZC, (len(ordered_BHZC), *place_HQC.shape[1:]))
-    low, high = (np.take_along_axis(spread_BHQC, place[None], axis=0)[0] for place in place_HQC)
-    result: FloatArray = np.where(n_HZC > 0, (low + high) / 2, 0).astype(np.float32)
+    windows, horizon, _, channels = ordered_BHZC.shape
+    ordered_BHQC = np.broadcast_to(ordered_BHZC, (windows, horizon, len(levels), channels))
+    n_HQC, level_Q1 = (~np.isnan(ordered_BHQC)).sum(axis=0), np.array(levels)[:, None]
+    if not windows:
+        return np.zeros(n_HQC.shape, np.float32)
+    exact_HQC = (n_HQC + 1) * level_Q1
+    rank_HQC = np.where(level_Q1 > 0.5, np.ceil(exact_HQC), np.floor(exact_HQC))
+    sides_HQC = [np.where(level_Q1 == 0.5, middle, rank_HQC) for middle in ((n_HQC + 1) // 2, n_HQC // 2 + 1)]
+    places_HQC = [(side_HQC.clip(1, np.maximum(n_HQC, 1)) - 1).astype(np.int64) for side_HQC in sides_HQC]
+    low, high = (np.take_along_axis(ordered_BHQC, place[None], axis=0)[0] for place in places_HQC)
+    result: FloatArray = np.where(n_HQC > 0, (low + high) / 2, 0).astype(np.float32)
     return result
 
 

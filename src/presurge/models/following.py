@@ -161,14 +161,12 @@ def with_chosen_rates(calibration: Calibration, folds: Sequence[Sequence[Windows
     chosen = [_choices(calibration, folds, k) for k in range(len(folds))]
     loss_GQC, squared_GC = (np.sum([one[k] for one in chosen], axis=0) for k in (0, 1))
     bias_GC = np.mean([one[2] for one in chosen], axis=0)
-    tail_Q, channels = is_tail(calibration.levels), np.arange(loss_GQC.shape[2])
+    tail_Q = is_tail(calibration.levels)
     centre_GC, tail_GC = loss_GQC[:_CENTRES, ~tail_Q].sum(axis=1), loss_GQC[_CENTRES:, tail_Q].sum(axis=1)
     slow_C = (centre_GC <= _SLOWER * centre_GC.min(axis=0)).argmax(axis=0)
     fast_C = len(_RATES) - 1 - (tail_GC <= _FASTER * tail_GC.min(axis=0))[::-1].argmax(axis=0)
-    rates_GHC = _rates(len(calibration.rates_HQC), len(channels))
-    rates_HQC = np.where(
-        tail_Q[:, None], rates_GHC[fast_C, :, channels].T[:, None], rates_GHC[slow_C, :, channels].T[:, None]
-    )
+    rates_GH = _rates(len(calibration.rates_HQC))
+    rates_HQC = np.where(tail_Q[:, None], rates_GH[fast_C].T[:, None], rates_GH[slow_C].T[:, None])
     harm_GC = squared_GC / np.where(squared_GC[-1] > 0, squared_GC[-1], 1) + bias_GC
     harm_GC[[0, -1]] += _CLEARLY
     best_C = harm_GC.argmin(axis=0)
@@ -180,10 +178,10 @@ def with_chosen_rates(calibration: Calibration, folds: Sequence[Sequence[Windows
     )
 
 
-def _rates(horizon: int, channels: int) -> FloatArray:
-    """The rates to choose from: [G, H, C]."""
+def _rates(horizon: int) -> FloatArray:
+    """The rates to choose from: [G, H]."""
     steps = np.arange(1, horizon + 1)
-    return np.stack([np.repeat((rate / steps**power)[:, None], channels, 1) for rate, power in _RATES])
+    return np.stack([rate / steps**power for rate, power in _RATES])
 
 
 def _choices(
@@ -205,12 +203,8 @@ def _choices(
     )
     items, actual_RJHC, centre_RJHZC = _runs(folds[fold])
     _, _, horizon, channels = actual_RJHC.shape
-    rates_GHC = _rates(horizon, channels)
-    start = replace(
-        start,
-        rates_HQC=np.repeat(rates_GHC[:, None, :, None], len(levels), 3),
-        weight_C=np.array(_WEIGHTS)[:, None, None],
-    )
+    rates_G1H11 = _rates(horizon)[:, None, :, None, None]
+    start = replace(start, rates_HQC=rates_G1H11, weight_C=np.array(_WEIGHTS)[:, None, None])
     tracks = Tracks.begin(start, np.tile(start.groups_of(items), (len(_RATES), 1)))
     states = tracks.follow_runs(actual_RJHC, centre_RJHZC, start)
     level_Q1 = np.array(levels)[:, None]
@@ -240,9 +234,7 @@ def _runs(windows: Sequence[Windows]) -> tuple[list[str], FloatArray, FloatArray
     runs = []
     for one in windows:
         number_B = (one.origins_B - one.origins_B[0]) // (2 * BLOCK)
-        cuts = np.flatnonzero(np.diff(number_B)) + 1
-        parts = np.split(np.arange(len(number_B)), cuts)
-        runs += [(one, part) for part in parts]
+        runs += [(one, np.flatnonzero(number_B == number)) for number in np.unique(number_B)]
     _, horizon, centres, channels = windows[0].centre_BHZC.shape
     most = max(1, _VALUES_AT_ONCE // (horizon * channels))
     runs = [runs[k] for k in np.unique(np.linspace(0, len(runs) - 1, most).round().astype(np.int64))]

@@ -17,7 +17,7 @@ from presurge.config import Config
 from presurge.errors import ConfigError, HistoryError, ModelError
 from presurge.models import plugins
 from presurge.models.conformal import Calibration, at_levels, in_words, supported
-from presurge.models.history import followed, matching_history
+from presurge.models.history import followed, matching_channels, unfit_items
 from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast, Peak
@@ -103,13 +103,8 @@ class SeriesSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "channels": [asdict(channel) for channel in self.channels],
-            "step_seconds": self.step // SECOND,
-            "clock": self.clock,
-            "items": list(self.items),
-            "features": list(self.features),
-        }
+        value = asdict(self)
+        return value | {"step_seconds": value.pop("step") // SECOND}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "SeriesSpec":
@@ -258,7 +253,9 @@ class Forecaster(ABC):
             ConfigError: A level does not lie between 0 and 1, or the model has no quantiles.
         """
         spec = self.fitted_spec()
-        history = matching_history(panel, spec, self.context)
+        history = matching_channels(panel, spec)
+        for unfit in unfit_items(history, self.context).values():
+            raise unfit
         rows = self.horizon if horizon is None else horizon
         if not 1 <= rows <= self.horizon:
             train = f", or train with `horizon={rows}`" if rows > 0 else ""
@@ -302,9 +299,9 @@ class Forecaster(ABC):
             made.quantiles_BHQC[:, :rows], made.levels, (0.1, 0.9), self.fitted_spec().count_mask
         )
         mean_BHC, flags = made.mean_BHC[:, :rows], []
-        for c, channel in enumerate(self.fitted_spec().targets):
-            mean_BH, low_BH, high_BH = mean_BHC[..., c], ends[:, :, 0, c], ends[:, :, 1, c]
-            away = ~np.isclose(mean_BH, np.clip(mean_BH, low_BH, high_BH), rtol=1e-6, atol=0, equal_nan=True)
+        inside_BHC = np.clip(mean_BHC, ends[:, :, 0], ends[:, :, 1])
+        away_BHC = ~np.isclose(mean_BHC, inside_BHC, rtol=1e-6, atol=0, equal_nan=True)
+        for channel, away in zip(self.fitted_spec().targets, away_BHC.T, strict=True):
             if share := int(away.sum()):
                 flags.append(
                     f"the mean of {channel.name} lies outside the 80 % interval in {share} of {away.size} rows: a few "
@@ -348,9 +345,18 @@ class Forecaster(ABC):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], arrays: store.Arrays) -> Self:
-        """Rebuild a model from what ``save`` wrote."""
-        if "calibration" in config and config["settings"].get("loss") == "quantile":
-            _check_learned(config["calibration"]["levels"])
+        """Rebuild a model from what ``save`` wrote.
+
+        Raises:
+            ModelError: It learned the quantiles of other levels than those of today.
+        """
+        levels = tuple(config.get("calibration", {}).get("levels", QUANTILE_LEVELS))
+        if config["settings"].get("loss") == "quantile" and levels != QUANTILE_LEVELS:
+            names = [", ".join(f"{level:g}" for level in some) for some in (levels, QUANTILE_LEVELS)]
+            raise ModelError(
+                f"the model learned the quantiles {names[0]}, and this version of Presurge forecasts {names[1]}",
+                hint="Train it again.",
+            )
         own, arrays = cls.config_class.model_validate(config["settings"]), dict(arrays)
         spec, calibration = SeriesSpec.from_dict(config["series"]), None
         if "calibration" in config:
@@ -393,17 +399,3 @@ def _at_levels(made: Tracked, levels: Sequence[float] | None, count_C: npt.NDArr
         tops_BHQC = np.maximum(tops_BHQC, np.maximum.accumulate(found, axis=1))
         peak = peak._replace(quantiles_BHQC=tops_BHQC, levels=wanted)
     return made._replace(quantiles_BHQC=found, levels=wanted, peak=peak)
-
-
-def _check_learned(levels: Sequence[float]) -> None:
-    """Refuse a model that learned the quantiles of other levels than those of today.
-
-    Raises:
-        ModelError: It did.
-    """
-    if tuple(levels) != QUANTILE_LEVELS:
-        names = [", ".join(f"{level:g}" for level in some) for some in (levels, QUANTILE_LEVELS)]
-        raise ModelError(
-            f"the model learned the quantiles {names[0]}, and this version of Presurge forecasts {names[1]}",
-            hint="Train it again.",
-        )

@@ -14,19 +14,6 @@ if TYPE_CHECKING:
     from presurge.models.forecaster import SeriesSpec
 
 
-def matching_history(panel: Panel, spec: "SeriesSpec", context: int) -> Panel:
-    """The channels of a history that the model reads.
-
-    Raises:
-        HistoryError: Another step, a missing channel or static feature, fewer rows than the context, or a missing value
-            in it.
-    """
-    history = matching_channels(panel, spec)
-    for unfit in unfit_items(history, context).values():
-        raise unfit
-    return history
-
-
 def matching_channels(panel: Panel, spec: "SeriesSpec") -> Panel:
     """The channels of a history that the model reads, whatever its rows hold.
 
