@@ -7,7 +7,6 @@ As dates, each of the four ranges runs from 1973 to 5138. Text is ISO-8601 or si
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import reduce
 from typing import Literal
 
 import polars as pl
@@ -27,6 +26,7 @@ _UNIT_NAMES: dict[TimeUnit, str] = {
 }
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _RELATIVE_BELOW = 10**8
+_BELOW: dict[TimeUnit, float] = {"s": 1e11, "ms": 1e14, "us": 1e17}
 _COMPACT_DATE = "%Y%m%d"
 _NAIVE_PATTERNS = (
     "%Y-%m-%d %H:%M:%S%.f",
@@ -71,11 +71,8 @@ class TimeForm:
             return f"{_UNIT_NAMES[self.unit]} {since}"
         if self.kind == "duration":
             return "durations from an unknown origin"
-        return (
-            "date and time with a zone, converted to UTC"
-            if self.zoned
-            else "date and time without a zone, taken as UTC"
-        )
+        zone = "with a zone, converted to" if self.zoned else "without a zone, taken as"
+        return f"date and time {zone} UTC"
 
 
 def detect_form(sample: pl.Series, *, unit: TimeUnit | None = None, where: str) -> TimeForm:
@@ -91,16 +88,14 @@ def detect_form(sample: pl.Series, *, unit: TimeUnit | None = None, where: str) 
     """
     known = sample.drop_nulls()
     dtype = known.dtype
-    if isinstance(dtype, pl.Datetime):
-        return TimeForm(kind="datetime", zoned=dtype.time_zone is not None)
-    if dtype == pl.Date:
-        return TimeForm(kind="datetime")
-    if isinstance(dtype, pl.Duration):
+    if dtype in (pl.Date, pl.Datetime):
+        return TimeForm(kind="datetime", zoned=getattr(dtype, "time_zone", None) is not None)
+    if dtype == pl.Duration:
         return TimeForm(kind="duration")
     if known.is_empty():
         raise DataError("the time column is empty", where=where, hint="Check that it is the right column.")
-    if dtype.is_numeric() or dtype.is_decimal():
-        return _number_form(known, unit, as_written=dtype.is_integer())
+    if dtype.is_numeric():
+        return _number_form(known, unit)
     form = _text_form(known, unit) if dtype == pl.String else None
     if form is None:
         row = int(sample.is_not_null().arg_true()[0]) + 1
@@ -166,53 +161,41 @@ def stamp_words(stamp: int, clock: Clock) -> str:
 
 def _magnitude(value: float) -> tuple[TimeUnit, bool]:
     """The unit that a time of this size implies, and whether it is relative."""
-    if value < _RELATIVE_BELOW:
-        return "s", True
-    for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)):
-        if value < limit:
-            return unit, False  # type: ignore[return-value]
-    return "ns", False
+    return next((unit for unit, limit in _BELOW.items() if value < limit), "ns"), value < _RELATIVE_BELOW
 
 
-def _number_form(known: pl.Series, unit: TimeUnit | None, *, as_written: bool) -> TimeForm:
+def _number_form(known: pl.Series, unit: TimeUnit | None) -> TimeForm:
+    """How numbers, or text that writes numbers, are meant."""
     if unit is not None:
         return TimeForm(kind="number", unit=unit, given=True)
     numbers = known.cast(pl.Float64)
-    if as_written and _are_compact_dates(numbers):
-        return TimeForm(kind="text", patterns=(_COMPACT_DATE,))
+    if numbers.is_between(19_000_101, 21_001_231).all() and numbers.n_unique() > 1:
+        # Consecutive seconds soon leave the calendar; whole numbers that do not are dates such as 20240131.
+        dates = known.cast(pl.String).str.to_date(_COMPACT_DATE, strict=False)
+        if not dates.has_nulls():
+            return TimeForm(kind="text", patterns=(_COMPACT_DATE,))
     return TimeForm(kind="number", unit=_magnitude(abs(float(numbers[0])))[0])
 
 
-def _are_compact_dates(numbers: pl.Series) -> bool:
-    """Whether all numbers are dates such as 20240131. Consecutive seconds soon leave the calendar."""
-    if not numbers.is_between(19_000_101, 21_001_231).all() or numbers.n_unique() < 2:
-        return False
-    dates = numbers.cast(pl.Int64).cast(pl.String).str.to_date(_COMPACT_DATE, strict=False)
-    return bool((numbers == numbers.floor()).all()) and dates.null_count() == 0
-
-
 def _text_form(known: pl.Series, unit: TimeUnit | None) -> TimeForm | None:
+    """How text is written, with the fewest patterns that read every readable stamp: each costs a pass over the text.
+
+    A column may mix forms (with and without a fraction or a time of day), but not stamps with and without zones.
+    """
     text = known.str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.count() * 2 >= len(numbers):
-        return _number_form(numbers.drop_nulls(), unit, as_written=True)
+        return _number_form(text.filter(numbers.is_not_null()), unit)
     for zoned, patterns in ((True, _ZONED_PATTERNS), (False, _NAIVE_PATTERNS)):
-        read = {pattern: pl.select(_parse(pl.lit(text), pattern)).to_series() for pattern in patterns}
-        if any(stamps.count() for stamps in read.values()):
-            # A column may mix forms (with and without a fraction or a time of day), but not stamps with and without zones.
-            useful = sorted((p for p in patterns if read[p].count()), key=lambda p: read[p].null_count())
-            return TimeForm(kind="text", patterns=_without_needless(useful, read), zoned=zoned)
+        read = {p: pl.select(_parse(pl.lit(text), p).is_not_null()).to_series() for p in patterns}
+        useful, so_far = [], pl.repeat(False, len(text), dtype=pl.Boolean, eager=True)
+        for pattern in sorted(patterns, key=lambda p: read[p].sum(), reverse=True):
+            if (read[pattern] & ~so_far).any():
+                useful.append(pattern)
+                so_far |= read[pattern]
+        if useful:
+            return TimeForm(kind="text", patterns=tuple(useful), zoned=zoned)
     return None
-
-
-def _without_needless(patterns: list[str], read: dict[str, pl.Series]) -> tuple[str, ...]:
-    """The fewest patterns, best first, that together read every readable stamp: each costs a pass over the text."""
-    chosen: list[str] = []
-    for pattern in patterns:
-        so_far = reduce(lambda a, b: a | b, (read[p].is_not_null() for p in chosen)) if chosen else None
-        if so_far is None or (read[pattern].is_not_null() & ~so_far).any():
-            chosen.append(pattern)
-    return tuple(chosen)
 
 
 def _parse(text: pl.Expr, pattern: str) -> pl.Expr:
