@@ -54,12 +54,14 @@ class WindowBatch:
         names, kept = [c.name for c in self.channels], [c.name for c in channels]
         if names == kept:
             return self
-        future_BHK = self.future_BHK
-        if future_BHK is not None:
-            known = [c.name for c in self.channels if c.role == "known"]
-            future_BHK = future_BHK[:, :, [known.index(c.name) for c in channels if c.role == "known"]]
-        context_BLC = self.context_BLC[:, :, [names.index(name) for name in kept]]
-        return replace(self, context_BLC=context_BLC, channels=tuple(channels), future_BHK=future_BHK)
+        known = [c.name for c in self.channels if c.role == "known"]
+        columns = [known.index(c.name) for c in channels if c.role == "known"]
+        return replace(
+            self,
+            context_BLC=self.context_BLC[:, :, [names.index(name) for name in kept]],
+            channels=tuple(channels),
+            future_BHK=None if self.future_BHK is None else self.future_BHK[:, :, columns],
+        )
 
     def rows(self, rows: IntArray) -> "WindowBatch":
         """Some of the windows."""
@@ -134,35 +136,31 @@ def batch_of(panel: Panel, origins: IntArray, context: int, horizon: int = 0) ->
     The rows of a context before the first one of the item are missing.
     """
     item_B = panel.items_of(origins)
-    known = columns_of(panel.channels, "known")
+    known, future_BHN = columns_of(panel.channels, "known"), None
+    if horizon and known.size:
+        future_BHN = _around(panel, origins, item_B, before=0, after=horizon)
     return WindowBatch(
-        context_BLC=_contexts(panel, origins, panel.indptr[item_B], context),
+        context_BLC=_around(panel, origins, item_B, before=context, after=0),
         item_B=item_B,
         origin_B=panel.times_of(origins),
         step=panel.step,
         items=panel.items,
         channels=panel.channels,
-        future_BHK=_future(panel, origins, item_B, known, horizon) if horizon and known.size else None,
+        future_BHK=None if future_BHN is None else future_BHN[:, :, known],
         features_BF=panel.features[item_B] if panel.feature_names else None,
         time_BW=None if panel.stamps is None else _bar_times(panel, origins, item_B, context, horizon),
     )
 
 
-def _contexts(panel: Panel, origins: IntArray, begin_B: IntArray, context: int) -> FloatArray:
-    short_B = origins - begin_B + 1 < context
-    if not short_B.any():
-        return gather(panel.values, origins, before=context, after=0)
-    row_BL = origins[:, None] + np.arange(1 - context, 1)
-    inside_BL = row_BL >= begin_B[:, None]
-    return np.where(inside_BL[:, :, None], panel.values[np.maximum(row_BL, 0)], np.float32(np.nan))
-
-
-def _future(panel: Panel, origins: IntArray, item_B: IntArray, known: IntArray, horizon: int) -> FloatArray:
-    """The known channels of the rows after each origin [B, H, K]; NaN beyond the end of its item."""
-    row_BH = origins[:, None] + np.arange(1, horizon + 1)
-    future_BHK: FloatArray = panel.values[row_BH.clip(max=len(panel) - 1)][:, :, known]
-    future_BHK[row_BH >= panel.indptr[item_B + 1, None]] = np.nan
-    return future_BHK
+def _around(panel: Panel, origins: IntArray, item_B: IntArray, *, before: int, after: int) -> FloatArray:
+    """What ``gather`` finds in the panel, but NaN outside the item of each origin."""
+    begin_B, end_B = panel.indptr[item_B], panel.indptr[item_B + 1]
+    if (origins - before + 1 >= begin_B).all() and (origins + after < end_B).all():
+        return gather(panel.values, origins, before=before, after=after)
+    row_BW = origins[:, None] + np.arange(1 - before, after + 1)
+    values_BWC: FloatArray = panel.values[row_BW.clip(0, len(panel) - 1)]
+    values_BWC[(row_BW < begin_B[:, None]) | (row_BW >= end_B[:, None])] = np.nan
+    return values_BWC
 
 
 def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, horizon: int) -> IntArray:
