@@ -4,7 +4,7 @@ Shapes: N buckets with at least one event, R buckets from the first to the last 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -25,7 +25,7 @@ BUSY = "busy_us"
 MAX_BUCKETS = 50_000_000
 """19 months of seconds or 95 years of minutes; a longer series means a wrong time stamp."""
 
-_MAX_SUM = float(2**62)
+_MAX_SUM = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,10 +113,15 @@ def bucket_queries(rows: pl.LazyFrame, step: int) -> list[pl.LazyFrame]:
     """The queries behind ``bucket``, to be run in one pass with others; ``bucketed`` reads their answers."""
     columns = rows.collect_schema().names()
     names = [name for name in columns if name not in (TIME, ELAPSED)]
-    queries = [_grouped(rows, step, names), _totals(rows, names, ELAPSED in columns)]
-    if ELAPSED in columns:
-        queries += [_grouped_flights(rows, pl.col(TIME), step), _grouped_flights(rows, _end(), step)]
-    return queries
+    number = (pl.col(TIME) // step).alias("bucket")
+    grouped = rows.group_by(number).agg(pl.col(name).sum() for name in names).sort("bucket")
+    edges = [pl.col(TIME).min().alias("first"), pl.col(TIME).max().alias("last")]
+    # In 128 bits a sum of 64-bit integers does not wrap around.
+    totals = rows.select(pl.exclude(TIME).cast(pl.Int128).sum(), *edges)
+    if ELAPSED not in columns:
+        return [grouped, totals]
+    end = pl.col(TIME) + pl.col(ELAPSED).fill_null(0)
+    return [grouped, totals, _grouped_flights(rows, pl.col(TIME), step), _grouped_flights(rows, end, step)]
 
 
 def bucketed(answers: Sequence[pl.DataFrame], step: int) -> tuple[Buckets, Totals]:
@@ -124,7 +129,7 @@ def bucketed(answers: Sequence[pl.DataFrame], step: int) -> tuple[Buckets, Total
     grouped, summary, *flights = answers
     names = grouped.columns[1:]
     totals = summary.row(0, named=True)
-    _check(totals, names, step)
+    _check(totals, step)
     buckets = Buckets(
         step=step,
         index_N=grouped["bucket"].to_numpy(),
@@ -152,15 +157,6 @@ def check_conserved(before: Totals, after: Totals, where: str) -> None:
             )
 
 
-def _end() -> pl.Expr:
-    return pl.col(TIME) + pl.col(ELAPSED).fill_null(0)
-
-
-def _grouped(rows: pl.LazyFrame, step: int, names: list[str]) -> pl.LazyFrame:
-    number = (pl.col(TIME) // step).alias("bucket")
-    return rows.group_by(number).agg(pl.col(name).sum() for name in names).sort("bucket")
-
-
 def _grouped_flights(rows: pl.LazyFrame, moment: pl.Expr, step: int) -> pl.LazyFrame:
     """The number of requests that start (or end) in each bucket, and their total time from then to its end."""
     number = (moment // step).alias("bucket")
@@ -169,21 +165,12 @@ def _grouped_flights(rows: pl.LazyFrame, moment: pl.Expr, step: int) -> pl.LazyF
     )
 
 
-def _totals(rows: pl.LazyFrame, names: list[str], has_elapsed: bool) -> pl.LazyFrame:
-    exact = [pl.col(name).sum() for name in names]
-    summed = [*names, ELAPSED] if has_elapsed else names
-    rounded = [pl.col(name).cast(pl.Float64).sum().alias(f"about {name}") for name in summed]
-    edges = [pl.col(TIME).min().alias("first"), pl.col(TIME).max().alias("last")]
-    return rows.select(*exact, *rounded, *edges)
-
-
-def _check(totals: Mapping[str, float | None], names: list[str], step: int) -> None:
+def _check(totals: Mapping[str, int | None], step: int) -> None:
     first, last = totals["first"], totals["last"]
     if first is None or last is None:
         raise DataError("it contains no rows", hint="Check that the file is the right one and complete.")
-    for name in [*names, ELAPSED]:
-        # No bucket exceeds the total, and float64 sums do not wrap around, so this rules out any overflow.
-        if (totals.get(f"about {name}") or 0) >= _MAX_SUM:
+    for name, total in totals.items():
+        if name not in ("first", "last") and (total or 0) >= _MAX_SUM:  # no bucket exceeds the total
             raise DataError(
                 f"the sum of {name} is too large for a 64-bit integer",
                 hint="Some values are probably wrong: check the largest ones, and their unit.",
@@ -205,24 +192,17 @@ def _with_busy(buckets: Buckets, starts: pl.DataFrame, ends: pl.DataFrame) -> Bu
     """
     step, origin = buckets.step, buckets.origin
     ends = ends.filter(pl.col("bucket") < origin + len(buckets))
-    at_end_R = np.zeros(len(buckets), np.int64)
+    busy_R = np.zeros(len(buckets), np.int64)
     edge_R = np.zeros(len(buckets), np.int64)
     for moments, sign in ((starts, 1), (ends, -1)):
-        row = moments["bucket"].to_numpy() - origin
-        n = moments["n"].to_numpy()
-        at_end_R[row] += sign * n
+        row, n = moments["bucket"].to_numpy() - origin, moments["n"].to_numpy()
+        busy_R[row] += sign * n
         edge_R[row] += sign * (moments["rest"].to_numpy() - n * step)
-    np.cumsum(at_end_R, out=at_end_R)
-    at_end_R *= step
-    busy_R = np.add(at_end_R, edge_R, out=at_end_R)
+    np.cumsum(busy_R, out=busy_R)
+    busy_R *= step
+    busy_R += edge_R
     held_R = busy_R != 0
     held_R[buckets.index_N - origin] = True
     row_N = np.flatnonzero(held_R)
     sums = {name: buckets.column(name)[row_N] for name in buckets.sums}
-    return Buckets(
-        step=step,
-        index_N=row_N + origin,
-        sums={**sums, BUSY: busy_R[row_N]},
-        first=buckets.first,
-        last=buckets.last,
-    )
+    return replace(buckets, index_N=row_N + origin, sums={**sums, BUSY: busy_R[row_N]})
