@@ -4,10 +4,9 @@ The format and its limits: https://prometheus.io/docs/prometheus/latest/querying
 """
 
 import json
-import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ TIMEOUT_SECONDS = 120
 _ANSWER = re.compile(r'\s*\{\s*"status"\s*:\s*"(success|error)"\s*,.{0,200}?"(resultType|errorType)"\s*:')
 _JSON_LINES = "JSON lines have one object in each line: jq -c . FILE > NEW"
 
-Series = dict[tuple[tuple[str, str], ...], dict[float, float]]
-"""Labels -> moment in seconds since 1970 -> value."""
+Piece = tuple[list[tuple[dict[str, str], list[tuple[float, float]]]], list[str]]
+"""The series of an answer, each with its labels and its (seconds since 1970, value), and the server's warnings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +121,7 @@ def parse_answer(text: str, where: str) -> Answer:
     Raises:
         DataError: It is something else, or holds no series.
     """
-    series: Series = {}
-    notes = _add(series, text, where)
-    return _answer(series, where, notes)
+    return _answer([_parsed(text, where)], where)
 
 
 def fetch(query: Query) -> Answer:
@@ -140,9 +137,8 @@ def fetch(query: Query) -> Answer:
             token = query.token_file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot be read: {error}", setting="token_file") from error
-    series: Series = {}
-    notes = [note for address in query.pieces() for note in _add(series, _ask(address, token), query.url)]
-    answer = _answer(series, f"{query.url}, {query.query}", notes)
+    pieces = [_parsed(_ask(address, token), query.url) for address in query.pieces()]
+    answer = _answer(pieces, f"{query.url}, {query.query}")
     answer.table["step"] = f"{query.step}s"
     return answer
 
@@ -176,8 +172,8 @@ def _ask(address: str, token: str | None) -> str:
         raise FetchError(f"cannot be asked: {cause}", where=server, hint=hint) from error
 
 
-def _add(series: Series, text: str, where: str) -> list[str]:
-    """Add the series of an answer to those of the pieces before it; returns the server's warnings."""
+def _parsed(text: str, where: str) -> Piece:
+    """The series of an answer, and the server's warnings."""
     try:
         answer = json.loads(text)
         if answer["status"] != "success":
@@ -188,40 +184,38 @@ def _add(series: Series, text: str, where: str) -> list[str]:
         if (kind := answer["data"]["resultType"]) != "matrix":
             hint = "Save the answer of /api/v1/query_range, which covers a time and not one moment."
             raise DataError(f"is a {kind}, not the answer to a range query", where=where, hint=hint)
-        for one in answer["data"]["result"]:
-            points = series.setdefault(tuple(sorted(one["metric"].items())), {})
-            points.update((float(moment), float(value)) for moment, value in one.get("values", ()))
+        series = [
+            (dict(one["metric"]), [(float(moment), float(value)) for moment, value in one.get("values", ())])
+            for one in answer["data"]["result"]
+        ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         what = "is neither JSON lines nor the answer of a Prometheus server to a range query"
         raise DataError(what, where=where, hint=_JSON_LINES) from error
-    return [f"the server warns: {warning}" for warning in answer.get("warnings", ())]
+    return series, [f"the server warns: {warning}" for warning in answer.get("warnings", ())]
 
 
-def _answer(series: Series, where: str, notes: Iterable[str]) -> Answer:
+def _answer(pieces: Sequence[Piece], where: str) -> Answer:
     """A row for each moment and item, a column for each metric; infinite values are missing."""
-    rows, infinite = [], 0
-    used = {label for labels in series for label, _ in labels if label != "__name__"}
-    for labels, points in series.items():
-        own = [text if len(used) == 1 else f"{name}={text}" for name, text in labels if name != "__name__"]
-        infinite += sum(map(math.isinf, points.values()))
-        known = [(moment, value) for moment, value in points.items() if math.isfinite(value)]
-        frame = pl.DataFrame(known, schema={"time": pl.Float64, "value": pl.Float64}, orient="row")
-        rows.append(
-            frame.with_columns(
-                item=pl.lit(",".join(own)), channel=pl.lit(dict(labels).get("__name__", "value"))
-            )
-        )
-    if not any(len(frame) for frame in rows):
+    found = [one for series, _ in pieces for one in series]
+    used = {label for labels, _ in found for label in labels if label != "__name__"}
+    rows = []
+    for labels, points in found:
+        channel = labels.pop("__name__", "value")
+        own = ",".join(text if len(used) == 1 else f"{name}={text}" for name, text in sorted(labels.items()))
+        frame = pl.DataFrame(points, schema={"time": pl.Float64, "value": pl.Float64}, orient="row")
+        rows.append(frame.with_columns(item=pl.lit(own), channel=pl.lit(channel)))
+    samples = pl.concat(rows or [pl.DataFrame({"value": []})])
+    infinite = int(samples["value"].is_infinite().sum())
+    samples = samples.filter(pl.col("value").is_finite())
+    if samples.is_empty():
         hint = "Check the query and its times: the server keeps samples for a limited time."
         raise DataError("no series has a value", where=where, hint=hint)
-    frame = pl.concat(rows).pivot("channel", index=["time", "item"], values="value").sort("item", "time")
+    frame = samples.pivot("channel", index=["time", "item"], values="value").sort("item", "time")
     values = frame.columns[2:]
     alone = frame["item"].unique().to_list() == [""]
     table: dict[str, Any] = {"time": "time", "values": values, "item": None if alone else "item"}
-    table["kinds"] = dict.fromkeys(
-        values, "gauge"
-    )  # a sample holds for a moment: four of a minute do not add up
+    # A sample holds for a moment: four of a minute do not add up.
+    table["kinds"] = dict.fromkeys(values, "gauge")
+    warnings = dict.fromkeys(note for _, notes in pieces for note in notes)
     lost = [f"infinite values taken as missing: {infinite:,}"] if infinite else []
-    return Answer(
-        frame=frame.drop("item") if alone else frame, table=table, notes=(*dict.fromkeys(notes), *lost)
-    )
+    return Answer(frame=frame.drop("item") if alone else frame, table=table, notes=(*warnings, *lost))
