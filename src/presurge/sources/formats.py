@@ -87,7 +87,7 @@ class TraceFormat:
 
     def of(self, columns: Collection[str]) -> Self:
         """The format with the columns that a file has."""
-        given = {name: getattr(self, name) for name in _COLUMNS if getattr(self, name) is not None}
+        given = {name: text for name in _COLUMNS if (text := getattr(self, name)) is not None}
         found = {
             name: next((c for c in text.split("|") if c in columns), text) for name, text in given.items()
         }
@@ -131,7 +131,7 @@ def recognise_file(source: Path | str | RowFile) -> str:
     else:
         what = "fits no known format"
         hint = "For any other log of requests name its columns: `time=COL` `input_tokens=COL` `output_tokens=COL`, or `time` alone. "
-        hint += "For a table of values: `time=COL` `value=COL`"
+        hint += "A table of values needs no preparing: name its columns, `time=COL` `value=COL`, to `presurge train` or `presurge backtest`"
     wants = "\n".join(f"  {name}: {', '.join(needed)}" for name, needed in _NEEDS.items())
     raise FormatError(
         f"{what}; its columns are: {', '.join(file.columns)}",
