@@ -200,6 +200,8 @@ def test_a_log_by_the_names_of_its_columns(tmp_path: Path) -> None:
     assert alone.events.collect().columns == ["time_us"]
     assert check_trace(alone).rows == 2
     assert requests_panel(alone).channel_names == ("inter_arrival",)
+    path.write_text(path.read_text().replace(",", ", ").replace(", in, out, code, llm", ",in,out,code,llm"))
+    assert check_trace(open_trace(path, columns={**columns, "status": "code"})).input_tokens == 7
     with pytest.raises(DataError, match="no column 'prompt'"):
         open_trace(path, columns={"time": "at", "input_tokens": "prompt"})
 
@@ -264,6 +266,7 @@ def test_an_unknown_log_says_what_was_tried_and_what_to_do(tmp_path: Path) -> No
     message = str(caught.value)
     assert "its columns are: when, usage.tokens" in message
     assert "time=COL input_tokens=COL output_tokens=COL" in message
+    assert "A table of values needs no preparing: name its columns, time=COL value=COL, to" in message
     for name in ("openai-batch", "access-json", "litellm", "burstgpt"):
         assert f"  {name}: " in message
 

@@ -115,7 +115,7 @@ def test_a_long_time_is_asked_for_in_pieces(server: str) -> None:
 @integration
 def test_values_that_are_no_numbers_are_missing(server: str, tmp_path: Path) -> None:
     file = open_file(saved(server, tmp_path / "a.json", "odd"))
-    assert file.columns == ("time", "odd")
+    assert list(file.columns) == ["time", "odd"]
     table = read_table(file, **{**file.table, "step": "15s"})
     assert table.panel.observed[:, 0].sum() == SAMPLES // 4
     assert f"infinite values taken as missing: {SAMPLES // 2}" in file.notes

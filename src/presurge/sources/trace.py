@@ -173,8 +173,9 @@ def _rows(file: RowFile, source: TraceFormat, form: TimeForm) -> pl.LazyFrame:
     stored = scan.collect_schema()
 
     def number_of(column: str) -> pl.Expr:
-        kept = stored[column].is_integer() or stored[column].is_float()  # a Parquet file keeps its own types
-        return pl.col(column) if kept else pl.col(column).cast(pl.Float64, strict=False)
+        if stored[column].is_integer() or stored[column].is_float():  # a Parquet file keeps its own types
+            return pl.col(column)
+        return pl.col(column).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
 
     events = {TIME: stamp_expr(source.time, form)}
     failed = ~_succeeded(source) if has_status else None
