@@ -9,7 +9,7 @@ if its squared error is no larger, so that no shrunken forecast wins. Any model 
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ from presurge.store import Arrays
 from presurge.training.config import TrainingConfig
 
 _VALUES_AT_ONCE = 1 << 21
-_TINY = float(np.finfo(np.float32).tiny)
 _FEWEST_WINDOWS = 20
 """Windows of a fold below which it cannot judge a challenger: on short real series most switches did harm."""
 _VALUES_SCORED = 6_000
@@ -73,20 +72,11 @@ class Member(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """A fold, the windows that judge in it, and the points of the linear model."""
+    """A fold, the windows that judge in it, and the points of the linear model that was fitted to it."""
 
     fold: Fold
     origins: IntArray
-    actual_BHC: FloatArray
     own_BHC: FloatArray
-
-    @classmethod
-    def of(cls, fold: Fold, linear: Linear, panel: Panel) -> Self:
-        """Forecast from evenly spaced origins of a fold with the linear model that was fitted to it."""
-        horizon = linear.horizon
-        origins = window_origins(panel, fold.judge, context=linear.context, horizon=horizon)
-        origins = thinned(origins, max(1, _VALUES_SCORED // (horizon * len(panel.targets))))
-        return cls(fold, origins, targets_of(panel, origins, horizon), _points(linear, panel, origins))
 
 
 class Auto(Forecaster):
@@ -124,17 +114,16 @@ class Auto(Forecaster):
         own = LinearConfig(folds=self.config.folds, stride=self.config.stride)
         linear = Linear(context=self.context, horizon=self.horizon, config=own)
         report, judged = linear.fit_with_folds(panel, train, validation, progress=progress)
-        rivals: list[dict[str, Any]] = []
-        best: dict[str, dict[str, Any]] = {}
-        folds = [_Judged.of(fold, own, panel) for fold, own in judged.values() if challengers]
+        tried: list[tuple[dict[str, Any], bool]] = []
+        folds = [self._judged(fold, own, panel) for fold, own in judged.values() if challengers]
         enough = min((len(fold.origins) for fold in folds), default=0) >= _FEWEST_WINDOWS
         for done, name in enumerate(challengers if enough else (), 1):
-            for rival, won in self._challenge(name, panel, folds):
-                rivals.append(rival)
-                leader = best.get(rival["channel"])
-                if won and (leader is None or _lead(rival) < _lead(leader)):
-                    best[rival["channel"]] = rival
+            tried += self._challenge(name, panel, folds)
             (progress or silent)("Comparing with the baselines", done / len(challengers), name)
+        best: dict[str, dict[str, Any]] = {}
+        rivals, winners = [row for row, _ in tried], [row for row, won in tried if won]
+        for rival in sorted(winners, key=lambda row: row["wql"] / row["linear_wql"]):
+            best.setdefault(rival["channel"], rival)
         names = [best[name]["model"] if name in best else linear.name for name in report.chosen]
         self.members = []
         for name in dict.fromkeys(names):
@@ -155,8 +144,14 @@ class Auto(Forecaster):
             notes=report.notes,
         )
 
+    def _judged(self, fold: Fold, linear: Linear, panel: Panel) -> _Judged:
+        """Forecast from evenly spaced origins of a fold with the linear model that was fitted to it."""
+        origins = window_origins(panel, fold.judge, context=linear.context, horizon=self.horizon)
+        origins = thinned(origins, max(1, _VALUES_SCORED // (self.horizon * len(panel.targets))))
+        return _Judged(fold, origins, _points(linear, panel, origins))
+
     def _challenge(
-        self, name: str, panel: Panel, judged: Sequence["_Judged"]
+        self, name: str, panel: Panel, judged: Sequence[_Judged]
     ) -> list[tuple[dict[str, Any], bool]]:
         """Compare a challenger with the linear model: for each channel a row of WQLs over all folds, and whether it won.
 
@@ -168,7 +163,7 @@ class Auto(Forecaster):
             return []
         won_C = clearly_better(sums_FKMC[:, :, 0], sums_FKMC[:, :, 1], self.config.margin)
         loss_MC, _, (size_C, _) = sums_FKMC.sum(axis=0)
-        wql_MC = loss_MC / np.maximum(size_C, _TINY)
+        wql_MC = loss_MC / np.where(size_C > 0, size_C, 1)
         channels = [panel.channel_names[column] for column in panel.targets]
         return [
             ({"model": name, "channel": channel, "wql": wql, "linear_wql": own}, won)
@@ -176,7 +171,7 @@ class Auto(Forecaster):
             if wql or own
         ]
 
-    def _losses(self, name: str, panel: Panel, judged: "_Judged") -> Float64Array:
+    def _losses(self, name: str, panel: Panel, judged: _Judged) -> Float64Array:
         """Sums over the windows of a fold that both models can forecast [3, M = 2, C], of the challenger and of linear.
 
         They are those of the quantile loss, of the squared error and of the absolute actual values.
@@ -184,12 +179,14 @@ class Auto(Forecaster):
         rival = self._fitted(name, panel, judged.fold.learn)
         within = window_origins(panel, judged.fold.judge, context=rival.context, horizon=self.horizon)
         both_B = np.isin(judged.origins, within)
-        rival_BHC = _points(rival, panel, judged.origins[both_B])
-        made_MBHC = np.stack((rival_BHC, judged.own_BHC[both_B], judged.actual_BHC[both_B])).astype(
-            np.float64
+        origins = judged.origins[both_B]
+        made = (
+            _points(rival, panel, origins),
+            judged.own_BHC[both_B],
+            targets_of(panel, origins, self.horizon),
         )
-        size_IC = item_sizes(panel, judged.fold.learn)
-        made_MBHC /= size_IC[panel.items_of(judged.origins[both_B]), None]  # every item counts in its size
+        size_B1C = item_sizes(panel, judged.fold.learn)[panel.items_of(origins), None]
+        made_MBHC = np.stack(made) / size_B1C  # every item counts in its size
         sums_KMC = np.zeros((3, 2, len(panel.targets)))
         for c, column in enumerate(panel.targets):
             whole_B = ~np.isnan(made_MBHC[..., c]).any(axis=(0, 2))
@@ -214,8 +211,6 @@ class Auto(Forecaster):
 
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows, each channel by the model that won it."""
-        if len(self.members) == 1:
-            return Prediction(plugins.predict(self.members[0].model, batch).point_BHC)
         point_BHC = np.empty((len(batch.origin_B), self.horizon, len(self.fitted_spec().targets)), np.float32)
         for model, channels in self.members:
             own_BHC = plugins.predict(model, batch.last_rows(model.context)).point_BHC
@@ -245,11 +240,8 @@ class Auto(Forecaster):
         """
         spec = self.fitted_spec()
         self.members = []
-        earlier = {
-            "series": spec.to_dict(),
-            "horizon": self.horizon,
-            "error": {},
-        }  # left out by earlier versions
+        # Earlier versions left these out.
+        earlier = {"series": spec.to_dict(), "horizon": self.horizon, "error": {}}
         for number, document in enumerate(state["members"]):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
@@ -270,11 +262,6 @@ def clearly_better(rival_FKC: Float64Array, linear_FKC: Float64Array, margin: fl
     clear_C = (rival_KC[0] < (1 - margin) * linear_KC[0]) & (rival_KC[1] <= linear_KC[1])
     won_C: npt.NDArray[np.bool_] = clear_C & (rival_FKC[:, 0] < linear_FKC[:, 0]).all(axis=0)
     return won_C
-
-
-def _lead(rival: dict[str, Any]) -> float:
-    """The WQL of a challenger as a share of that of the linear model."""
-    return float(rival["wql"] / rival["linear_wql"])
 
 
 def _reason(own: dict[str, Any], why: str, rival: dict[str, Any] | None) -> dict[str, Any]:
