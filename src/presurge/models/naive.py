@@ -24,13 +24,12 @@ from presurge.series.windows import WindowBatch
 from presurge.store import Arrays
 
 
-class _Baseline(Forecaster):
-    """What the baselines share: nothing learned, nothing stored, counts never below zero."""
+class Baseline(Forecaster):
+    """What models share that read the observed rows of a context as they are: nothing to store, counts never below zero."""
 
     refits = True
     tolerates_gaps = True
     shortens = True
-    n_parameters = 0
 
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
@@ -42,12 +41,17 @@ class _Baseline(Forecaster):
     def predict(self, batch: WindowBatch) -> Prediction:
         """Forecast B windows."""
         floor_C = np.where(self.fitted_spec().count_mask, np.float32(0), np.float32(-np.inf))
-        mean_BXC = np.maximum(self._mean(batch.targets()), floor_C).astype(np.float32)
-        return Prediction(np.repeat(mean_BXC, self.horizon // mean_BXC.shape[1], axis=1))
+        point_BXC = np.maximum(self._points(batch.targets()), floor_C).astype(np.float32)
+        return Prediction(np.repeat(point_BXC, self.horizon // point_BXC.shape[1], axis=1))
 
     @abstractmethod
-    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+    def _points(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         """Point forecasts [B, H, C], or [B, 1, C] if they are the same for every row; not yet clipped at zero."""
+
+    @property
+    def n_parameters(self) -> int:
+        """None."""
+        return 0
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Nothing."""
@@ -57,23 +61,23 @@ class _Baseline(Forecaster):
         """Nothing to restore."""
 
 
-class Zero(_Baseline):
+class Zero(Baseline):
     """Every future row is zero: what a forecast is worth that gives up on the load."""
 
     name: ClassVar[str] = "zero"
     summary: ClassVar[str] = "forecasts no load at all"
 
-    def _mean(self, context_BLC: FloatArray) -> FloatArray:
+    def _points(self, context_BLC: FloatArray) -> FloatArray:
         return np.zeros((len(context_BLC), 1, context_BLC.shape[2]), np.float32)
 
 
-class LastValue(_Baseline):
+class LastValue(Baseline):
     """Every future row equals the last observed value."""
 
     name: ClassVar[str] = "last-value"
     summary: ClassVar[str] = "repeats the last observed value"
 
-    def _mean(self, context_BLC: FloatArray) -> FloatArray:
+    def _points(self, context_BLC: FloatArray) -> FloatArray:
         return _last_observed(context_BLC)[0][:, None]
 
 
@@ -87,7 +91,7 @@ class RecentMeanConfig(Config):
     window: int = Field(10, ge=1)
 
 
-class RecentMean(_Baseline):
+class RecentMean(Baseline):
     """Every future row equals the mean of the observed values among the last ``window`` rows.
 
     If none of them was observed, it equals the last observed value of the context.
@@ -99,11 +103,10 @@ class RecentMean(_Baseline):
     search_space: ClassVar[dict[str, Any]] = {"window": {"low": 2, "high": 120, "log": True}}
     config: RecentMeanConfig
 
-    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+    def _points(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         recent = context_BLC[:, -self.config.window :]
-        seen = ~np.isnan(recent)
-        total_BC = np.where(seen, recent, 0).sum(axis=1, dtype=np.float64)
-        n_BC = seen.sum(axis=1)
+        n_BC = (~np.isnan(recent)).sum(axis=1)
+        total_BC = np.nansum(recent, axis=1, dtype=np.float64)
         mean_BC = np.where(n_BC > 0, total_BC / np.maximum(n_BC, 1), _last_observed(context_BLC)[0])
         return mean_BC[:, None]
 
@@ -117,7 +120,7 @@ class RecentMedian(RecentMean):
     name: ClassVar[str] = "recent-median"
     summary: ClassVar[str] = "repeats the median of the last rows"
 
-    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+    def _points(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         ordered_BWC = np.sort(context_BLC[:, -self.config.window :], axis=1)  # missing values come last
         n_B1C = (~np.isnan(ordered_BWC)).sum(axis=1, keepdims=True)
         middle = (np.maximum(n_B1C - 1, 0) // 2, np.minimum(n_B1C // 2, ordered_BWC.shape[1] - 1))
@@ -125,7 +128,7 @@ class RecentMedian(RecentMean):
         return np.where(n_B1C > 0, low_B1C / 2 + high_B1C / 2, _last_observed(context_BLC)[0][:, None])
 
 
-class Drift(_Baseline):
+class Drift(Baseline):
     """The line through the first and the last observed value of the context goes on.
 
     Source: Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", 3rd edition, section 5.2.
@@ -134,7 +137,7 @@ class Drift(_Baseline):
     name: ClassVar[str] = "drift"
     summary: ClassVar[str] = "extends the line through the ends of the context"
 
-    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+    def _points(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         last_BC, age_BC = _last_observed(context_BLC)
         first_BC, lead_BC = _last_observed(context_BLC[:, ::-1])
         between_BC = context_BLC.shape[1] - 1 - age_BC - lead_BC
@@ -154,7 +157,7 @@ class SeasonalNaiveConfig(Config):
     period: int | None = Field(None, ge=1)
 
 
-class SeasonalNaive(_Baseline):
+class SeasonalNaive(Baseline):
     """Every future row equals the one a season before it.
 
     The period is given, or detected for each channel on the training rows. The fit lengthens the context to hold the longest
@@ -182,16 +185,17 @@ class SeasonalNaive(_Baseline):
         }
         self.periods = tuple(season.period for season in seasons.values())
         self.context = max(self.context, *self.periods)
-        rows = [{"channel": name, **row} for name, season in seasons.items() for row in season.candidates]
         return FitReport(
             model=self.name,
             cpu_seconds=time.process_time() - started,
             chosen={"period": dict(zip(seasons, self.periods, strict=True))},
-            candidates=tuple(rows),
+            candidates=tuple(
+                {"channel": name, **row} for name, one in seasons.items() for row in one.candidates
+            ),
             notes=_season_notes(seasons, panel.step) if given is None else (),
         )
 
-    def _mean(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
+    def _points(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         period_C, ahead_H1 = np.array(self.periods), np.arange(self.horizon)[:, None]
         rows_HC = context_BLC.shape[1] - period_C + ahead_H1 % period_C
         season_BHC = context_BLC[:, rows_HC, np.arange(len(period_C))]
@@ -222,7 +226,7 @@ class DayAgo(SeasonalNaive):
         Raises:
             DataError: The lag is not a whole number of steps, or a single one.
         """
-        report = _Baseline.fit(self, panel, train)
+        report = Baseline.fit(self, panel, train)
         period = self.lag // panel.step
         if self.lag % panel.step or period < 2:
             lag, step = format_step(self.lag), format_step(panel.step)
@@ -254,8 +258,7 @@ def _season_notes(seasons: dict[str, Season], step: int) -> tuple[str, ...]:
     notes = []
     for period in dict.fromkeys(season.period for season in seasons.values()):
         names = ", ".join(name for name, season in seasons.items() if season.period == period)
-        if period == 1:
-            notes.append(f"No season was found in {names}: seasonal-naive repeats the last value.")
-        else:
-            notes.append(f"A season of {period} rows ({format_step(period * step)}) was found in {names}.")
+        found = f"A season of {period} rows ({format_step(period * step)}) was found in {names}."
+        none = f"No season was found in {names}: seasonal-naive repeats the last value."
+        notes.append(none if period == 1 else found)
     return tuple(notes)

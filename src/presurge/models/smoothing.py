@@ -16,9 +16,11 @@ from itertools import product, starmap
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from presurge.models.forecaster import FitReport, Forecaster, Prediction, SeriesSpec
+from presurge.models.forecaster import FitReport, SeriesSpec
 from presurge.models.linear.select import thinned, window_errors
+from presurge.models.naive import Baseline
 from presurge.progress import Progress
 from presurge.series.panel import FloatArray, Panel
 from presurge.series.scalers import Float64Array
@@ -28,7 +30,6 @@ from presurge.store import Arrays
 
 _MOST_WINDOWS = 1_000
 """Windows that choose; more choose the same."""
-_AT_ONCE = 10
 
 
 class Smoothing(NamedTuple):
@@ -69,7 +70,7 @@ def smoothing_maps(grid: tuple[Smoothing, ...], context: int, horizon: int) -> F
     return maps_PHL
 
 
-class SimpleSmoothing(Forecaster):
+class SimpleSmoothing(Baseline):
     """Every future row equals the level. The gain of each channel has the least squared error over the training windows.
 
     Missing rows of a context are skipped. The forecast of a channel without an observed value in its context is NaN.
@@ -80,10 +81,6 @@ class SimpleSmoothing(Forecaster):
     grid: ClassVar[tuple[Smoothing, ...]] = SIMPLE
     chosen: tuple[Smoothing, ...] = ()
 
-    refits = True
-    tolerates_gaps = True
-    shortens = True
-
     def fit(
         self, panel: Panel, train: Span, validation: Span | None = None, *, progress: Progress | None = None
     ) -> FitReport:
@@ -93,18 +90,18 @@ class SimpleSmoothing(Forecaster):
         self.spec = SeriesSpec.of(panel)
         origins = window_origins(panel, train, context=self.context, horizon=self.horizon)
         judging = thinned(origins, _MOST_WINDOWS)
+        maps_NL = smoothing_maps(self.grid, self.context, self.horizon).reshape(-1, self.context)
+
+        def forecast(batch: WindowBatch) -> Float64Array:
+            context_BCL = _filled(batch.context_BLC).transpose(0, 2, 1)
+            made_XN = context_BCL.reshape(-1, self.context) @ maps_NL.T  # one product, which is faster
+            return made_XN.reshape(*context_BCL.shape[:2], -1).transpose(0, 2, 1)
+
         total_PC = np.zeros((len(self.grid), len(panel.channels)))
-        for begin in range(0, len(self.grid), _AT_ONCE):
-            some = slice(begin, begin + _AT_ONCE)
-            maps_NL = smoothing_maps(self.grid[some], self.context, self.horizon).reshape(-1, self.context)
-
-            def forecast(batch: WindowBatch, maps_NL: Float64Array = maps_NL) -> Float64Array:
-                context_BCL = _filled(batch.context_BLC).transpose(0, 2, 1)
-                made_XN = context_BCL.reshape(-1, self.context) @ maps_NL.T  # one product, which is faster
-                return made_XN.reshape(*context_BCL.shape[:2], -1).transpose(0, 2, 1)
-
-            for loss_BPC in window_errors(forecast, panel, judging, self.context, self.horizon, np.square):
-                total_PC[some] += np.nansum(loss_BPC, axis=0)
+        for loss_BPC in window_errors(
+            forecast, panel, judging, self.context, self.horizon, np.square, alternatives=len(self.grid)
+        ):
+            total_PC += np.nansum(loss_BPC, axis=0)
         total_PC[len(self.grid) // 2, ~total_PC.any(axis=0)] = -1
         self.chosen = tuple(self.grid[p] for p in total_PC.argmin(axis=0))
         return FitReport(
@@ -115,12 +112,10 @@ class SimpleSmoothing(Forecaster):
             chosen={name: one._asdict() for name, one in zip(panel.channel_names, self.chosen, strict=True)},
         )
 
-    def predict(self, batch: WindowBatch) -> Prediction:
-        """Forecast B windows."""
+    def _points(self, context_BLC: FloatArray) -> npt.NDArray[Any]:
         maps_CHL = smoothing_maps(self.chosen, self.context, self.horizon)
-        point_BHC = np.einsum("chl,blc->bhc", maps_CHL, _filled(batch.targets()), optimize=True)
-        floor_C = np.where(self.fitted_spec().count_mask, 0, -np.inf)
-        return Prediction(np.maximum(point_BHC, floor_C).astype(np.float32))
+        point_BHC: Float64Array = np.einsum("chl,blc->bhc", maps_CHL, _filled(context_BLC), optimize=True)
+        return point_BHC
 
     @property
     def n_parameters(self) -> int:

@@ -74,18 +74,20 @@ def window_errors(
     context: int,
     horizon: int,
     loss: Callable[[Float64Array], Float64Array] = np.abs,
+    alternatives: int = 10,
 ) -> Iterator[Float64Array]:
     """Yield the loss of each window, summed over the horizon: float64 [..., b, P, C], NaN where a value is missing.
 
     Args:
-        forecast: Forecasts b windows: [b, P x H, C], up to ten alternatives one after another.
+        forecast: Forecasts b windows: [b, P x H, C], one alternative after another.
         panel: Has the C targets.
         origins: The last context row of every window.
         context: L.
         horizon: H.
         loss: Of the difference between forecast and actual value [b, P, H, C]; may put axes before these.
+        alternatives: Largest P, by which the number of windows at once is chosen.
     """
-    at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + 10 * horizon))
+    at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + alternatives * horizon))
     for part in chunks(origins, max(1, at_once)):
         actual_BHC = targets_of(panel, part, horizon).astype(np.float64)
         mean_BNC = forecast(batch_of(panel, part, context, horizon))
