@@ -22,6 +22,8 @@ from series import TRACES, buckets, frame
 
 from presurge.evaluation.fit import fit_model
 from presurge.evaluation.walk import walk
+from presurge.models.conformal import at_levels
+from presurge.models.forecaster import Forecaster
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Panel
@@ -35,6 +37,9 @@ CONTEXTS = {10: 30, 60: 8, 180: 3}
 """Step in seconds -> rows of history."""
 CHANNELS = ("requests", "input_tokens", "output_tokens")
 SURPLUS, PROPHET_ROWS = 0.1, 50
+BOUNDS = tuple(level / 100 for level in range(1, 100))
+"""Levels of the quantiles that a bound is chosen from."""
+DRAWS = 400
 
 
 def series_of(events: pl.DataFrame, step: int) -> Array:
@@ -77,7 +82,7 @@ def filled(x_N: Array) -> Array:
 def auto(values_N3: Array, step: int, first: int, context: int) -> list[Row]:
     """Forecasts of each channel for the rows from ``first`` on: mean, median, and a bound with the surplus asked for.
 
-    The quantile of the bound is the one whose surplus over the training rows is nearest to ``SURPLUS``.
+    The quantile of the bound is the one, of all whole percents, whose surplus over the training rows is nearest to ``SURPLUS``.
     """
     channels = (Channel("requests", kind="count"), *(Channel(name) for name in CHANNELS[1:]))
     found = []
@@ -97,31 +102,27 @@ def auto(values_N3: Array, step: int, first: int, context: int) -> list[Row]:
         )
         model = fit_model("auto", dataset, context=context, horizon=1).model
 
-        def forecasts(
-            span: Any, model: Any = model, panel: Panel = panel
-        ) -> tuple[Array, Array, Array, Array, tuple]:
-            origins = window_origins(panel, span, context=model.context, horizon=1)
-            pieces = list(walk([model], panel, origins))
-            parts = (
-                np.concatenate([getattr(p, name)[:, 0] for p in pieces]).astype(np.float64)
-                for name in ("mean_BHC", "median_BHC", "quantiles_BHQC")
-            )
-            actual = np.concatenate([p.actual()[:, 0, 0] for p in pieces]).astype(np.float64)
-            return *parts, actual, pieces[0].levels
-
-        *_, quantiles_BQ1, actual, levels = forecasts(before)
-        surplus_Q = [surplus(quantiles_BQ1[:, q, 0], actual) for q in range(len(levels))]
-        chosen = int(np.argmin(np.abs(np.array(surplus_Q) - SURPLUS)))
-        mean, median, quantiles_BQ1, _, _ = forecasts(test)
-        found.append(
-            {
-                "mean": mean[:, 0],
-                "median": median[:, 0],
-                "bound": quantiles_BQ1[:, chosen, 0],
-                "level": levels[chosen],
-            }
+        (_, _, bound_BQ, actual), (mean, median, later_BQ, _) = (
+            forecasts(model, panel, span) for span in (before, test)
         )
+        surplus_Q = [surplus(bound, actual) for bound in bound_BQ.T]
+        chosen = int(np.argmin(np.abs(np.array(surplus_Q) - SURPLUS)))
+        found.append({"mean": mean, "median": median, "bound": later_BQ[:, chosen], "level": BOUNDS[chosen]})
     return found
+
+
+def forecasts(model: Forecaster, panel: Panel, span: Span) -> tuple[Array, ...]:
+    """Means, medians, the quantiles of all ``BOUNDS`` and what came, one row ahead over a span."""
+    origins = window_origins(panel, span, context=model.context, horizon=1)
+    (piece,) = walk([model], panel, origins)
+    bound_BHQC = at_levels(piece.quantiles_BHQC, piece.levels, BOUNDS, model.fitted_spec().count_mask)
+    parts = (
+        piece.mean_BHC[:, 0, 0],
+        piece.median_BHC[:, 0, 0],
+        bound_BHQC[:, 0, :, 0],
+        piece.actual()[:, 0, 0],
+    )
+    return tuple(part.astype(np.float64) for part in parts)
 
 
 def surplus(bound: Array, actual: Array) -> float:
@@ -144,20 +145,27 @@ def with_surplus(point: Array, actual: Array, wanted: float) -> Array:
 
 
 def compared(actual: Array, own: Row, made: dict[str, Array]) -> Row:
-    """Errors of all, and those of auto over the least of the peers."""
+    """Errors of all, and those of auto over the least of the peers with the standard error of their logarithm.
+
+    The standard error is that of a bootstrap of the rows; the peer stays the same.
+    """
     wanted = surplus(own["bound"], actual)
-    wape = {"auto": _wape(own["median"], actual)} | {name: _wape(x, actual) for name, x in made.items()}
-    rmse = {"auto": _rmse(own["mean"], actual)} | {name: _rmse(x, actual) for name, x in made.items()}
-    short = {"auto": unmet(own["bound"], actual)}
-    short |= {name: unmet(with_surplus(x, actual, wanted), actual) for name, x in made.items()}
+    bounds = {name: with_surplus(x, actual, wanted) for name, x in made.items()}
     row: Row = {"rows": len(actual), "level": own["level"], "surplus": wanted}
-    for score, errors in (("wape", wape), ("rmse", rmse), ("unmet", short)):
-        rivals = {name: error for name, error in errors.items() if name != "auto"}
+    draws = np.random.default_rng(0).integers(0, len(actual), (DRAWS, len(actual)))
+    for score, error, mine, theirs in (
+        ("wape", _wape, own["median"], made),
+        ("rmse", _rmse, own["mean"], made),
+        ("unmet", unmet, own["bound"], bounds),
+    ):
+        rivals = {name: error(x, actual) for name, x in theirs.items()}
         best = min(rivals, key=rivals.__getitem__)
+        drawn = [ratio(score, *(error(x[i], actual[i]) for x in (mine, theirs[best]))) for i in draws]
         row |= {
-            score: errors,
+            score: {"auto": error(mine, actual), **rivals},
             f"{score}_best": best,
-            f"{score}_ratio": ratio(score, errors["auto"], rivals[best]),
+            f"{score}_ratio": ratio(score, error(mine, actual), rivals[best]),
+            f"{score}_error": float(np.std(np.log(np.maximum(drawn, 1e-9)))),
         }
     return row
 
@@ -247,12 +255,12 @@ def show(rows: list[Row]) -> None:
     """One line a case, the geometric means and the worst cases."""
     names = list(rows[0]["wape"])
     print(f"\nshort traces, one step ahead: auto over the best of {', '.join(names[1:])}")
-    print("  (in hindsight, score by score; unmet load is compared at the surplus that auto has)")
+    print("  (in hindsight, score by score, ± one standard error; unmet load at the surplus that auto has)")
     head = f"{'trace':<9} {'step':>4} {'channel':<13} {'rows':>4} {'WAPE':>6}"
-    print(f"  {head} {'ratio':<17} {'RMSE ratio':<17} {'unmet ratio':<17}")
+    print(f"  {head} {'ratio':<22} {'RMSE ratio':<22} {'unmet ratio':<22}")
     for row in rows:
         cells = [
-            f"{row[f'{s}_ratio']:.3f}{'*' if row[f'{s}_ratio'] > 1.03 else ' '} {row[f'{s}_best']:<10}"
+            f"{row[f'{s}_ratio']:.3f}{'*' if row[f'{s}_ratio'] > 1.03 else ' '}±{row[f'{s}_error']:.2f} {row[f'{s}_best']:<10}"
             for s in ("wape", "rmse", "unmet")
         ]
         place = f"{row['trace']:<9} {row['step']:>3}s {row['channel']:<13} {row['rows']:>4}"
@@ -268,6 +276,17 @@ def show(rows: list[Row]) -> None:
             f"worst {worst[f'{score}_ratio']:.3f} ({worst['trace']}, {worst['step']} s, {worst['channel']})"
         )
         print(f"        over each peer: {', '.join(f'{name} {mean:.3f}' for name, mean in each.items())}")
+        print(f"        each over the best of all others: {', '.join(in_hindsight(rows, score, names))}")
+
+
+def in_hindsight(rows: list[Row], score: str, names: list[str]) -> list[str]:
+    """What every forecaster loses to the best of the others, chosen afterwards: the geometric mean of the ratios."""
+    found = []
+    for own in names:
+        least = [min(row[score][name] for name in names if name != own) for row in rows]
+        ratios = [ratio(score, row[score][own], best) for row, best in zip(rows, least, strict=True)]
+        found.append(f"{own} {geometric(ratios):.3f}")
+    return found
 
 
 def geometric(ratios: list[float]) -> float:
