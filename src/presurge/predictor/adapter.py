@@ -199,9 +199,8 @@ class ForecasterPredictor(BasePredictor):
             except DataError:  # an earlier row is bad, and no error need be followed
                 history = read_history(data, max(context + 1, _STEP_ROWS))
             panel, calibration = history.panel, self.model.calibration
-            if (
-                history.level == "request" and calibration is not None
-            ):  # rows are numbered on from those of the training
+            if history.level == "request" and calibration is not None:
+                # Rows are numbered on from those of the training.
                 known = int(np.searchsorted(history.times_us, self.trained_until, side="right"))
                 last = calibration.until.get("", 0)
                 panel = panel.replace(start=np.array([last + (1 - known) * panel.step]))

@@ -102,11 +102,9 @@ def read_history(data: Frame, last: int | None = None) -> History:
 
 def in_order(data: Frame) -> Frame:
     """The frame with its rows sorted by time."""
-    return (
-        data.sort(TIME, maintain_order=True)
-        if isinstance(data, pl.DataFrame)
-        else data.sort_values(TIME, kind="stable")
-    )
+    if isinstance(data, pl.DataFrame):
+        return data.sort(TIME, maintain_order=True)
+    return data.sort_values(TIME, kind="stable")
 
 
 def latest(data: Frame, rows: int) -> Frame:
@@ -166,9 +164,8 @@ def _requests(file: RowFrame) -> History:
 
 
 def _minutes(file: RowFrame) -> History:
-    table = read_guide_csv(
-        file, fill="missing"
-    )  # a minute that is not there is not known to be one without load
+    # A minute that is not there is not known to be one without load.
+    table = read_guide_csv(file, fill="missing")
     if count := table.counts.duplicates:
         what = f"rows with the {TIME} of another row, whose load would count twice: {count}"
         raise DataError(what, where="data frame", hint="Drop them, or sum them up, first.")
