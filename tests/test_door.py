@@ -224,6 +224,9 @@ def test_a_request_log_in_a_frame_becomes_load_per_minute() -> None:
     inside = (seconds >= 60) & (seconds < 61 * 60)  # whole minutes: the edges are covered in part
     assert panel.values[:60, 0].sum() == inside.sum()
     assert panel.values[:60, 1].sum() == tokens[inside].sum()
+    finer = presurge.read(log, step="10s")
+    assert finer.channel_names == panel.channel_names
+    assert finer.values[5:365, 0].sum() == inside.sum()  # from the second 10 on
     model = presurge.fit(log, model="recent-mean", context=10)
     assert model.predict(log)["channel"].tolist() == ["requests", "input_tokens", "output_tokens"] * 3
 

@@ -184,7 +184,8 @@ def _dataset(data: Data, columns: Columns) -> tuple[Dataset, Form]:
     """Read data as a caller says, and how the caller writes them."""
     source = opened(data)
     table = table_of(source, columns)
-    dataset = load_dataset(source, table, known=of_holidays(columns.get("holidays")))
+    holidays = of_holidays(columns.get("holidays"))
+    dataset = load_dataset(source, table, step=columns.get("step"), known=holidays)
     _warn_of_duplicates(dataset.notes)
     return dataset, Form.of(data, source, table)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
@@ -45,7 +46,7 @@ class Columns(TypedDict, total=False):
         observed: Covariates that are known up to now.
         static: Numbers that are constant for an item.
         kind: ``count`` or ``gauge`` for columns whose kind should not be inferred.
-        step: Time between two rows, such as ``"5m"`` (default: the most frequent one).
+        step: Time between two rows, such as ``"5m"`` (default: the most frequent one; for a request log one minute).
         fill: What a time without a row holds: ``zero``, ``missing``, or ``auto``, zero for counts and missing for gauges.
         holidays: Public holidays that are a covariate with a known future, such as ``DE-BY`` or ``US@America/New_York``.
     """
@@ -95,16 +96,18 @@ def reading_of(given: Mapping[str, Any]) -> dict[str, Any]:
 def table_of(file: Source, given: Columns) -> TableConfig | None:
     """How to read a table: as the caller says, in Nixtla's long format, or by the names and types of its columns.
 
-    None for a panel and a directory, and if nothing is said of a trace or a minute file of a known format.
+    None for a panel and a directory, and if no column is named of a trace or a minute file of a known format.
 
     Raises:
         ConfigError: No column is clearly the time, none can be forecast, or there is no such setting.
     """
-    read, columns = reading_of(given), given.keys() - {"holidays"}
-    if not isinstance(file, RowFile) or (not columns and (file.table or _is_known(file))):
-        if columns:
+    read, named = reading_of(given), given.keys() - {"holidays"}
+    if not isinstance(file, RowFile):
+        if named:
             what = "only a table has columns to name; a panel and a prepared directory say what theirs are"
-            raise ConfigError(what, setting=min(columns))
+            raise ConfigError(what, setting=min(named))
+        return None
+    if not named - {"step"} and (file.table or _is_known(file)):
         return None
     if "time" not in read:
         read["time"] = _time_of(file)
@@ -126,11 +129,10 @@ def table_of(file: Source, given: Columns) -> TableConfig | None:
 
 
 def _is_known(file: RowFile) -> bool:
-    try:
+    with suppress(FormatError):
         recognise_file(file)
-    except FormatError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _time_of(file: RowFile) -> str:
