@@ -204,7 +204,8 @@ class ChannelProblem:
         self.train_IR = {name: y_R for name, y_R in zip(panel.items, observed_IR, strict=True) if y_R.size}
         self.unit_I = item_sizes(panel, train)[:, 0]
         self.counts = panel.channels[0].kind == "count"
-        self.known = [channel.role == "known" for channel in panel.channels[1:]]
+        lengths = {"known": sum(size), "observed": model.context}
+        self.rows_P = [lengths[channel.role] for channel in panel.channels[1:]]
         self.columns = self._columns()
 
     def choose(self, term_sets: Sequence[Mapping[str, bool]]) -> ChannelFit:
@@ -275,15 +276,12 @@ class ChannelProblem:
 
     def _columns(self) -> dict[str, IntArray]:
         """Where the joint moments hold the inputs of each term, after the target and beside the rows of covariates."""
-        width = self.context + self.horizon
-        row_PW = np.arange(width * (1 + len(self.known))).reshape(-1, width)[1:]
-        rows = [
-            row_W if known else row_W[: self.context] for row_W, known in zip(row_PW, self.known, strict=True)
-        ]
-        end, slow = width * (1 + len(self.known)), self.calendars["calendar"].size // 2
+        width, slow = self.context + self.horizon, self.calendars["calendar"].size // 2
+        rows = [p * width + np.arange(n) for p, n in enumerate((0, *self.rows_P))]
+        end = width * len(rows)
         wave_2M = end + np.arange(self.calendar.size).reshape(2, -1)  # sines, then cosines
         return {
-            "covariates": np.concatenate([row_PW[:0].reshape(-1), *rows]),
+            "covariates": np.concatenate(rows),
             "calendar": wave_2M[:, :slow].reshape(-1),
             "weekdays": wave_2M[:, slow:].reshape(-1),
             "reactions": end + self.calendar.size + np.arange(3 * self.calendars["reactions"].size),
@@ -350,9 +348,8 @@ class ChannelProblem:
         weights = {"weight": without_anchor(weight_NL, level_W[:context]), "bias": bias_PH.reshape(-1)}
         weights |= zip(terms, further, strict=True)
         if "covariates" in weights:  # from their scale to original units
-            length_P = [width if known else context for known in self.known]
-            weights["covariates"] /= np.repeat(self.covariates.scale_C, length_P)
-            weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, length_P)
+            weights["covariates"] /= np.repeat(self.covariates.scale_C, self.rows_P)
+            weights["bias"] -= weights["covariates"] @ np.repeat(self.covariates.shift_C, self.rows_P)
         return ChannelModel(scale, weights, 0.0 if self.counts else -np.inf)
 
     def _level(self, joint: Moments) -> Float64Array:

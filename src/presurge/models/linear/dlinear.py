@@ -280,14 +280,14 @@ class ExactProblem:
 
     def __init__(self, model: DLinear, panel: Panel, train: Span) -> None:
         self.model, self.panel, self.train = model, panel, train
-        self.context, self.horizon, self.scaler = model.context, model.horizon, model.scaler
-        self.shared, self.normalisation = not model.config.individual, model.config.normalisation
-        self.level_L = anchor(self.normalisation, self.context)
-        self.work_CR = np.ascontiguousarray(self.scaler.scale(panel.values).T)
+        self.context, self.horizon, self.shared = model.context, model.horizon, not model.config.individual
+        self.level_L = anchor(model.config.normalisation, self.context)
+        self.sized_by = self.context if model.config.normalisation == "meanabs" else None
+        self.work_CR = np.ascontiguousarray(model.scaler.scale(panel.values).T)
         rows = zip(train.first, train.last, strict=True)
         train_CR = np.concatenate([self.work_CR[:, a:b] for a, b in rows], axis=1)
         # Neither least squares nor its ridge notices a shift or a scale, unless windows are divided by their size.
-        kind: ScalerName = "none" if self.normalisation == "meanabs" else "standard"
+        kind: ScalerName = "none" if self.sized_by else "standard"
         own = Scaler.fit(train_CR.reshape(1 if self.shared else len(train_CR), -1).T, kind)
         self.centre_G1, self.spread_G1 = own.shift_C[:, None], own.scale_C[:, None]
         self.work_CR -= self.centre_G1
@@ -334,9 +334,8 @@ class ExactProblem:
         """The moments of the complete windows of a span, for each group of channels."""
         width = self.context + self.horizon
         starts_C = complete_starts(self.panel, span, self.context, self.horizon, stride)
-        sized_by = self.context if self.normalisation == "meanabs" else None
         pairs = zip(self.work_CR, starts_C, strict=True)
-        channels = [moments_of(x_R, starts, width, sized_by=sized_by) for x_R, starts in pairs]
+        channels = [moments_of(x_R, starts, width, sized_by=self.sized_by) for x_R, starts in pairs]
         groups = [sum(channels, no_moments(width))] if self.shared else channels
         # The level is that of the context, and taken off the targets too.
         return [group.relative_to(np.append(self.level_L, np.zeros(self.horizon))) for group in groups]
@@ -350,7 +349,7 @@ class ExactProblem:
         if min(moments.n for moments in moments_G) == 0:
             return {}
         maps_G = [solve(moments, self.context, RIDGES) for moments in moments_G]
-        if self.scaler.transform == "identity" and self.normalisation != "meanabs":
+        if self.model.scaler.transform == "identity" and not self.sized_by:
             pairs = zip(self._moments(judge), maps_G, strict=True)
             errors = [squared_errors(moments, *maps) for moments, maps in pairs if moments.n]
         else:

@@ -15,7 +15,7 @@ from presurge.errors import DataError
 from presurge.models.conformal import score_space
 from presurge.series.forecast import QUANTILE_LEVELS
 from presurge.series.panel import IntArray, Panel, columns_of
-from presurge.series.scalers import Float64Array
+from presurge.series.scalers import Float64Array, Scaler
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, batch_of, chunks, complete, targets_of, window_origins
 
@@ -97,13 +97,10 @@ def window_errors(
 
 def item_sizes(panel: Panel, span: Span) -> Float64Array:
     """The mean absolute value of every item and target in a span [I, C]; 1 where all is zero or missing."""
-    sizes_IC = np.ones((len(panel.items), len(panel.targets)))
-    for item, (first, last) in enumerate(zip(span.first, span.last, strict=True)):
-        for c, column in enumerate(panel.targets):
-            y_R = panel.values[first:last, column].astype(np.float64)
-            y_R = np.abs(y_R[~np.isnan(y_R)])
-            sizes_IC[item, c] = (y_R.mean() if len(y_R) else 0) or 1
-    return sizes_IC
+    rows = [
+        panel.values[first:last, panel.targets] for first, last in zip(span.first, span.last, strict=True)
+    ]
+    return np.array([Scaler.fit(values_RC, "meanabs").scale_C for values_RC in rows])
 
 
 def absolute_and_squared(error: Float64Array) -> Float64Array:
