@@ -412,6 +412,20 @@ def follow_rows(model: Forecaster, panel: Panel, *, rows: int) -> None:
     assert compared == len(origins)
 
 
+def test_an_item_too_short_for_a_forecast_stands_beside_one_with_learned_quantiles(
+    make_panel: MakePanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = make_panel(np.random.default_rng(10).gamma(2, 9, 602), lengths=(2, 600))
+    train, validation, _ = spans(panel, "0.3", "0.2", "0.5")
+    model = calibrated(Learned(context=CONTEXT, horizon=HORIZON), panel, train, validation)
+    row, found = panel.values[panel.indptr[1:] - 1], []
+    for values_at_once in (1 << 21, 1):
+        monkeypatch.setattr("presurge.models.tracking._VALUES_AT_ONCE", values_at_once)
+        found.append(IntervalTracker(model, panel).observe(row).quantiles_BHQC)
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0][1]).all()
+
+
 def test_a_row_is_observed_in_constant_time(walk: Panel) -> None:
     """One call of the model for a row, with one window an item, however long the history."""
     train, validation, _ = spans(walk, "0.2", "0.1", "0.7")

@@ -95,11 +95,9 @@ class SeriesSpec:
         """
         names = [channel.name for channel in self.channels]
         selected = with_holidays(panel, names).select(names).select_features(self.features)
-        roles = {channel.name: channel.role for channel in self.channels}
-        if all(roles[channel.name] == channel.role for channel in selected.channels):
-            return selected
-        channels = tuple(replace(channel, role=roles[channel.name]) for channel in selected.channels)
-        return selected.replace(channels=channels)
+        both = zip(selected.channels, self.channels, strict=True)
+        channels = tuple(replace(channel, role=own.role) for channel, own in both)
+        return selected if channels == selected.channels else selected.replace(channels=channels)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
