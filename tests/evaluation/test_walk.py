@@ -90,11 +90,9 @@ def test_errors_by_the_hour_of_the_target(make_panel: MakePanel, step: int) -> N
     table = pd.DataFrame(frames, columns=["hour", "e0", "e1", "y0", "y1"]).groupby("hour")
     np.testing.assert_allclose(found.mae_TC, table[["e0", "e1"]].mean().to_numpy(), rtol=1e-6)
     np.testing.assert_allclose(found.load_TC, table[["y0", "y1"]].mean().to_numpy(), rtol=1e-6)
-    np.testing.assert_array_equal(found.count_TC, table[["e0", "e1"]].count().to_numpy())
 
 
 def test_hours_without_a_target_are_nan(make_panel: MakePanel) -> None:
     panel = make_panel(np.arange(60.0), step=MINUTE)
     found = error_by_hour(fitted(panel), panel, panel.full_span())
     assert np.isnan(found.mae_TC[1:]).all()
-    assert found.count_TC[0, 0] == 56 * HORIZON

@@ -3,6 +3,8 @@
 Shapes: B windows, H horizon, C channels, Q quantiles.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +14,7 @@ from presurge.series.windows import chunks
 
 Float64Array = npt.NDArray[np.float64]
 Scores = dict[str, Float64Array]
-"""Metric -> float64 [H, C], NaN where the metric is undefined."""
+"""Metric -> float64 [H, C], or [I, C] of items; NaN where the metric is undefined."""
 
 Totals = dict[str, Float64Array]
 """Name of a sum -> float64 [B, C], of every window over its horizon."""
@@ -39,16 +41,13 @@ class ScoreSums:
     """
 
     def __init__(self, horizon: int, levels: tuple[float, ...], scale_C: Float64Array) -> None:
-        shape = (horizon, len(scale_C))
         self.levels = levels
-        self.scale_C = scale_C
-        self.count_HC = np.zeros(shape, np.int64)
-        self.error_HC, self.absolute_HC, self.squared_HC = np.zeros((3, *shape))
-        self.size_HC, self.mean_HC, self.spread_HC = np.zeros((3, *shape))
+        self.scale_HC = np.tile(scale_C, (horizon, 1))
         self.pairs = {percent: pair for percent in INTERVALS if (pair := interval_bounds(percent, levels))}
-        names = ["pinball"] if levels else []
+        names = ["count", "size", "error", "absolute", "squared", "level", "spread"]
+        names += ["pinball"] if levels else []
         names += [f"{name}_{percent}" for name in ("coverage", "width") for percent in self.pairs]
-        self.of_quantiles_HC = {name: np.zeros(shape) for name in names}
+        self.sums_HC = {name: np.zeros(self.scale_HC.shape) for name in names}
 
     def add(
         self,
@@ -61,25 +60,24 @@ class ScoreSums:
         known = ~np.isnan(actual_BHC)
         actual = np.where(known, actual_BHC, 0).astype(np.float64)
         error = np.where(known, mean_BHC - actual, 0)
-        absolute, squared, size = (
-            np.abs(np.where(known, median_BHC - actual, 0)),
-            np.square(error),
-            np.abs(actual),
-        )
-        self._add_spread(actual, known)
-        self.error_HC += error.sum(axis=0)
-        self.absolute_HC += absolute.sum(axis=0)
-        self.squared_HC += squared.sum(axis=0)
-        self.size_HC += size.sum(axis=0)
-        cells = {"count": known, "size": size, "error": error, "absolute": absolute, "squared": squared}
+        cells = {
+            "count": known,
+            "size": np.abs(actual),
+            "error": error,
+            "absolute": np.abs(np.where(known, median_BHC - actual, 0)),
+            "squared": np.square(error),
+        }
         if quantiles_BHQC is not None:
-            cells |= self._add_quantiles(actual, known, quantiles_BHQC)
+            cells |= self._of_quantiles(actual, known, quantiles_BHQC)
+        self._add_spread(actual, known)
+        for name, cell_BHC in cells.items():
+            self.sums_HC[name] += cell_BHC.sum(axis=0)
         return {name: cell_BHC.sum(axis=1, dtype=np.float64) for name, cell_BHC in cells.items()}
 
-    def _add_quantiles(
+    def _of_quantiles(
         self, actual: Float64Array, known: npt.NDArray[np.bool_], quantiles_BHQC: FloatArray
-    ) -> dict[str, Float64Array]:
-        """Pinball loss of every target, and whether it lies in the intervals that are scored: [B, H, C]."""
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Pinball loss of every target, whether it lies in the intervals that are scored, and their widths: [B, H, C]."""
         losses: Float64Array = np.zeros(actual.shape)
         for index, level in enumerate(self.levels):
             over = actual - quantiles_BHQC[:, :, index]
@@ -90,55 +88,25 @@ class ScoreSums:
             # Bounds of counts are squares of roots: 6.9999995 has to cover 7.
             inside = known & (actual >= lower - _ROUNDING * np.abs(lower))
             cells[f"coverage_{percent}"] = inside & (actual <= upper + _ROUNDING * np.abs(upper))
-            width = np.subtract(upper, lower, dtype=np.float64)
-            self.of_quantiles_HC[f"width_{percent}"] += width.sum(axis=0, where=known)
-        for name, cell_BHC in cells.items():
-            self.of_quantiles_HC[name] += cell_BHC.sum(axis=0)
+            cells[f"width_{percent}"] = np.where(known, np.subtract(upper, lower, dtype=np.float64), 0)
         return cells
 
     def _add_spread(self, actual: Float64Array, known: npt.NDArray[np.bool_]) -> None:
         """Mean and squared spread of the actual values, merged as by Chan, Golub and LeVeque (1979)."""
-        count = known.sum(axis=0)
-        total = self.count_HC + count
+        before, count = self.sums_HC["count"], known.sum(axis=0)
         mean = actual.sum(axis=0) / np.maximum(count, 1)
+        shift = mean - self.sums_HC["level"]
+        share = count / np.maximum(before + count, 1)
         away = np.where(known, actual - mean, 0)
-        shift = mean - self.mean_HC
-        share = count / np.maximum(total, 1)
-        self.spread_HC += np.square(away).sum(axis=0) + shift**2 * self.count_HC * share
-        self.mean_HC += shift * share
-        self.count_HC = total
+        self.sums_HC["spread"] += np.square(away).sum(axis=0) + shift**2 * before * share
+        self.sums_HC["level"] += shift * share
 
     def scores(self) -> Scores:
-        """Every metric for each horizon step and channel: float64 [H, C], NaN where it is undefined.
-
-        Of the median: ``mae``; ``wape``, the sum of absolute errors over that of absolute actual values (undefined where all
-        are zero); ``mase``, the MAE over ``naive_scale``. Of the mean: ``mse``, ``rmse``; ``r2``, undefined for actual values
-        that do not vary; ``bias``, forecast minus actual, and ``relative_bias``, its sum over that of absolute actual
-        values. Of the quantiles: ``pinball``, the mean over windows and levels; ``wql``, twice its sum over that of absolute
-        actual values, averaged over the levels (Park et al., "Learning quantile functions without quantile crossing for
-        distribution-free time series forecasting", 2022); coverages are shares from 0 to 1.
-        """
-        mae = _ratio(self.absolute_HC, self.count_HC)
+        """Every metric for each horizon step and channel: float64 [H, C], NaN where it is undefined."""
         # The spread of a constant is not exactly zero after rounding, but far below what float32 can tell apart.
-        rounding = 1e-28 * self.count_HC * self.mean_HC**2
-        spread = np.where(self.spread_HC > rounding, self.spread_HC, 0)
-        mse = _ratio(self.squared_HC, self.count_HC)
-        scores = {
-            "wape": _ratio(self.absolute_HC, self.size_HC),
-            "mae": mae,
-            "rmse": np.sqrt(mse),
-            "mse": mse,
-            "mase": _ratio(mae, np.broadcast_to(self.scale_C, mae.shape)),
-            "r2": 1 - _ratio(self.squared_HC, spread),
-            "bias": _ratio(self.error_HC, self.count_HC),
-            "relative_bias": _ratio(self.error_HC, self.size_HC),
-        }
-        unknown = np.full_like(mae, np.nan)
-        scores["wql"] = 2 * _ratio(self.of_quantiles_HC.get("pinball", unknown), self.size_HC)
-        sums = {
-            metric: self.of_quantiles_HC.get(metric, unknown) for metric in METRICS if metric not in scores
-        }
-        return scores | {metric: _ratio(total, self.count_HC) for metric, total in sums.items()}
+        sums = self.sums_HC
+        rounding = 1e-28 * sums["count"] * sums["level"] ** 2
+        return _scores(sums | {"spread": np.where(sums["spread"] > rounding, sums["spread"], 0)}, self.scale_HC)
 
 
 class ItemSums:
@@ -157,26 +125,42 @@ class ItemSums:
         for name, total_BC in totals.items():
             np.add.at(self.sums_IC.setdefault(name, np.zeros(self.scale_IC.shape)), item_B, total_BC)
 
-    def scores(self) -> dict[str, Float64Array]:
+    def scores(self) -> Scores:
         """The metrics that ``ITEM_METRICS`` names, for each item and channel: float64 [I, C], NaN where undefined.
 
         The steps of the horizon are pooled: each metric is one ratio of sums over windows and steps.
         """
-        unknown = np.full(self.scale_IC.shape, np.nan)
-        count, size, error, absolute, squared, pinball, inside = (
-            self.sums_IC.get(name, unknown)
-            for name in ("count", "size", "error", "absolute", "squared", "pinball", "coverage_80")
-        )
-        mae = _ratio(absolute, count)
-        return {
-            "wql": 2 * _ratio(pinball, size),
-            "wape": _ratio(absolute, size),
-            "mae": mae,
-            "mase": _ratio(mae, self.scale_IC),
-            "rmse": np.sqrt(_ratio(squared, count)),
-            "relative_bias": _ratio(error, size),
-            "coverage_80": _ratio(inside, count),
-        }
+        scores = _scores(self.sums_IC, self.scale_IC)
+        return {metric: scores[metric] for metric in ITEM_METRICS}
+
+
+def _scores(sums: Totals, scale: Float64Array) -> Scores:
+    """Every metric, from sums over windows; NaN where it is undefined or nothing was added up.
+
+    Of the median: ``mae``; ``wape``, the sum of absolute errors over that of absolute actual values (undefined where all
+    are zero); ``mase``, the MAE over ``naive_scale``. Of the mean: ``mse``, ``rmse``; ``r2``, undefined for actual values
+    that do not vary; ``bias``, forecast minus actual, and ``relative_bias``, its sum over that of absolute actual
+    values. Of the quantiles: ``pinball``, the mean over windows and levels; ``wql``, twice its sum over that of absolute
+    actual values, averaged over the levels (Park et al., "Learning quantile functions without quantile crossing for
+    distribution-free time series forecasting", 2022); coverages are shares from 0 to 1.
+    """
+
+    def ratio(above: str, below: str = "count") -> Float64Array:
+        unknown = np.full(scale.shape, np.nan)
+        return _ratio(sums.get(above, unknown), sums.get(below, unknown))
+
+    scores = {
+        "wql": 2 * ratio("pinball", "size"),
+        "wape": ratio("absolute", "size"),
+        "mae": ratio("absolute"),
+        "mase": _ratio(ratio("absolute"), scale),
+        "rmse": np.sqrt(ratio("squared")),
+        "mse": ratio("squared"),
+        "r2": 1 - ratio("squared", "spread"),
+        "bias": ratio("error"),
+        "relative_bias": ratio("error", "size"),
+    }
+    return scores | {metric: ratio(metric) for metric in METRICS if metric not in scores}
 
 
 def naive_scale(panel: Panel, train: Span) -> tuple[Float64Array, Float64Array]:

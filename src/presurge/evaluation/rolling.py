@@ -127,33 +127,24 @@ def blocks_of(frame: pl.DataFrame, panel: Panel, span: Span, item: int = 0) -> R
     """
     if "item" in frame.columns:
         frame = frame.filter(pl.col("item") == panel.items[item])
-    targets = [panel.channels[column].name for column in panel.targets]
-    origin_N, stamp_N = (microseconds(frame[name]).to_numpy() for name in ("origin", "timestamp"))
-    channel_N = (
-        frame["channel"].replace_strict(targets, list(range(len(targets))), return_dtype=pl.Int64).to_numpy()
-    )
-    shown, end = np.zeros(len(frame), np.bool_), np.iinfo(np.int64).min
-    for origin in np.unique(origin_N):
-        if origin >= end:
-            own_N = origin_N == origin
-            shown |= own_N
-            end = stamp_N[own_N].max()
-    times_us = panel.times_of(np.arange(span.first[item], span.last[item]))
-    place = np.searchsorted(times_us, stamp_N[shown]), channel_N[shown]
+    frame = frame.with_columns(microseconds(frame[name]) for name in ("origin", "timestamp"))
+    shown, end = list[int](), 0
+    for origin, last in frame.group_by("origin").agg(pl.max("timestamp")).sort("origin").iter_rows():
+        if not shown or origin >= end:
+            shown.append(origin)
+            end = last
+    frame = frame.filter(pl.col("origin").is_in(shown))
     columns = [name for name in frame.columns if name[0] == "q" and name[1:2].isdigit()]
-    filled = {name: np.full((len(times_us), len(targets)), np.nan, np.float32) for name in ("mean", *columns)}
-    for name, values_NC in filled.items():
-        values_NC[place] = frame[name].fill_null(np.nan).to_numpy()[shown]
-    mean_NC, *quantiles = filled.values()
-    return RollingForecast(
-        times_us=times_us,
-        actual_NC=panel.values[span.first[item] : span.last[item], panel.targets],
-        mean_NC=mean_NC,
-        quantiles_NQC=np.stack(quantiles, axis=1) if quantiles else mean_NC[:, None][:, :0],
-        levels=tuple(float(name[1:]) for name in columns),
-        channels=tuple(panel.channels[column] for column in panel.targets),
-        clock=panel.clock,
+    found = RollingForecast.empty(panel, span, item, tuple(float(name[1:]) for name in columns))
+    names = [channel.name for channel in found.channels]
+    place = (
+        np.searchsorted(found.times_us, frame["timestamp"]),
+        frame["channel"].replace_strict(names, list(range(len(names))), return_dtype=pl.Int64).to_numpy(),
     )
+    found.mean_NC[place] = frame["mean"]
+    for q, name in enumerate(columns):
+        found.quantiles_NQC[:, q][place] = frame[name].fill_null(np.nan)
+    return found
 
 
 def microseconds(stamps: pl.Series) -> pl.Series:

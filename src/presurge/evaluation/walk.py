@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from presurge.evaluation.metrics import Float64Array
 from presurge.models.forecaster import Forecaster
@@ -129,6 +128,20 @@ class RollingForecast:
     channels: tuple[Channel, ...]
     clock: Clock
 
+    @classmethod
+    def empty(cls, panel: Panel, span: Span, item: int, levels: tuple[float, ...]) -> Self:
+        """The rows of an item before any of them has a forecast."""
+        rows, targets = np.arange(span.first[item], span.last[item]), panel.targets
+        return cls(
+            times_us=panel.times_of(rows),
+            actual_NC=panel.values[rows][:, targets],
+            mean_NC=np.full((len(rows), len(targets)), np.nan, np.float32),
+            quantiles_NQC=np.full((len(rows), len(levels), len(targets)), np.nan, np.float32),
+            levels=levels,
+            channels=tuple(panel.channels[column] for column in targets),
+            clock=panel.clock,
+        )
+
 
 def rolling_forecast(
     model: Forecaster, panel: Panel, span: Span, *, lead: int | None = None, item: int = 0
@@ -149,25 +162,14 @@ def rolling_forecast(
     origins = np.arange(earliest, last - 1 - int(steps[0]), len(steps))
     origins = origins[whole(panel, origins, context=model.context, horizon=model.horizon)]
 
-    channels = len(panel.targets)
-    levels = model.calibration.levels if model.calibration else ()
-    mean_NC = np.full((last - first, channels), np.nan, np.float32)
-    quantiles_NQC = np.full((last - first, len(levels), channels), np.nan, np.float32)
+    found = RollingForecast.empty(panel, span, item, model.calibration.levels if model.calibration else ())
     for piece in walk([model], panel, origins):
         rows = piece.origins_B[:, None] + 1 + steps - first
-        inside = (rows >= 0) & (rows < last - first)  # the last block may reach beyond the span
-        mean_NC[rows[inside]] = piece.mean_BHC[:, steps][inside]
-        if piece.quantiles_BHQC is not None and levels:
-            quantiles_NQC[rows[inside]] = piece.quantiles_BHQC[:, steps][inside]
-    return RollingForecast(
-        times_us=panel.times_of(np.arange(first, last)),
-        actual_NC=panel.values[first:last, panel.targets],
-        mean_NC=mean_NC,
-        quantiles_NQC=quantiles_NQC,
-        levels=levels,
-        channels=model.fitted_spec().targets,
-        clock=panel.clock,
-    )
+        inside = rows < last - first  # the last block may reach beyond the span
+        found.mean_NC[rows[inside]] = piece.mean_BHC[:, steps][inside]
+        if piece.quantiles_BHQC is not None and found.levels:
+            found.quantiles_NQC[rows[inside]] = piece.quantiles_BHQC[:, steps][inside]
+    return found
 
 
 class HourlyError(NamedTuple):
@@ -176,12 +178,10 @@ class HourlyError(NamedTuple):
     Attributes:
         mae_TC: float64 [24, C], mean absolute error over all horizon steps; NaN where an hour has no target.
         load_TC: float64 [24, C], mean absolute actual value.
-        count_TC: int64 [24, C], targets.
     """
 
     mae_TC: Float64Array
     load_TC: Float64Array
-    count_TC: npt.NDArray[np.int64]
 
 
 def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 1) -> HourlyError:
@@ -194,4 +194,4 @@ def error_by_hour(model: Forecaster, panel: Panel, span: Span, *, stride: int = 
         np.add.at(load_TC, hour_BH, np.nan_to_num(np.abs(actual_BHC)))
         np.add.at(count_TC, hour_BH, ~np.isnan(actual_BHC))
     seen_TC = np.where(count_TC > 0, count_TC, np.nan)
-    return HourlyError(error_TC / seen_TC, load_TC / seen_TC, count_TC.astype(np.int64))
+    return HourlyError(error_TC / seen_TC, load_TC / seen_TC)
