@@ -185,3 +185,20 @@ def test_a_directory_gets_every_forecast_and_the_report_or_nothing(
     with pytest.raises(ConfigError):
         backtest_into(tmp_path / "none", whole, configs, cutoffs=1000, next_command="do")
     assert not (tmp_path / "none").exists()
+
+
+def test_every_round_tells_what_it_fits_and_how_far_all_are(make_panel: MakePanel) -> None:
+    told: list[tuple[str, float, str]] = []
+    backtest(
+        data(make_panel(load(), kinds="c")),
+        resolve_each(["linear"], WINDOWS, {}).values(),
+        cutoffs=6,
+        refit=2,
+        progress=lambda phase, share, detail="": told.append((phase, share, detail)),
+    )
+    assert {phase for phase, _, _ in told} == {"Fitting and scoring"}
+    shares = [share for _, share, _ in told]
+    assert shares == sorted(shares)
+    assert told[0][1:] == (0, "round 1 of 3: linear")
+    assert told[-1][1:] == (1, "round 3 of 3: Scoring")
+    assert len(set(shares)) > 3 * 3

@@ -104,25 +104,35 @@ def backtest(
     configs, notes = comparable(configs, dataset)
     seconds = defaultdict[str, float](float)
     parts, stride = rounds(dataset, configs[0].horizon, stride=stride, cutoffs=cutoffs, refit=refit)
-    inner = progress if len(parts) == 1 else None
+    done, steps = 0, len(parts) * (len(configs) + 1)  # a step fits one model, or scores all
+
+    def tell(phase: str, share: float, detail: str = "") -> None:
+        if progress is not None and len(parts) == 1:
+            progress(phase, share, detail)
+        elif progress is not None:
+            at = f"round {done // (len(configs) + 1) + 1} of {len(parts)}: {phase}"
+            progress("Fitting and scoring", (done + share) / steps, at)
+
     scoring = Scoring(
         dataset.panel,
         train=dataset.fit_span,
         stride=stride,
         keep=None if keep is None else lambda piece: keep(forecast_frame(piece)),
-        progress=inner,
+        progress=tell,
     )
-    for done, part in enumerate(parts, 1):
+    for part in parts:
         fitted = []
         for config in configs:
+            if len(parts) > 1:
+                tell(config.model, 0)
             with within(config.model):
-                fitted.append(fit(part, config, progress=inner))
+                fitted.append(fit(part, config, progress=tell))
             seconds[config.model] += fitted[-1].cpu_seconds
+            done += 1
         scoring.add([one.model for one in fitted], part.test)
+        done += 1
         if fits is not None:
             fits[:] = fitted
-        if progress is not None and inner is None:
-            progress("Fitting and scoring", done / len(parts), f"round {done} of {len(parts)}")
     found = scoring.evaluation(seconds)
     return replace(found, notes=(*found.notes, *notes))
 
