@@ -13,7 +13,7 @@ import numpy as np
 
 from presurge.config import validated
 from presurge.errors import DataError
-from presurge.evaluation.walk import uncalibrated, usable_origins, walk
+from presurge.evaluation.walk import Piece, uncalibrated, usable_origins, walk
 from presurge.models import plugins
 from presurge.models.conformal import OWN_WINDOWS, Calibration, with_peaks
 from presurge.models.following import BLOCK, Windows, with_chosen_rates
@@ -90,24 +90,31 @@ def fit_model(
         report = plugins.fit(model, dataset.panel, dataset.fit_span, progress=progress)
     model.calibration = calibration
     model.trained = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    pooled = set(dataset.panel.items) - set(calibration.items) if len(dataset.panel.items) > 1 else ()
-    if pooled:
-        note = (
-            f"{len(pooled)} of {len(dataset.panel.items)} items have fewer than {OWN_WINDOWS} calibration windows: their "
+    notes = _notes(model, dataset, asked)
+    report = replace(report, notes=(*report.notes, *notes))
+    return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
+
+
+def _notes(model: Forecaster, dataset: Dataset, asked: int) -> list[str]:
+    """What a fit did otherwise than asked; a covariate that is not used goes to the log, too."""
+    panel, spec, notes = dataset.panel, model.fitted_spec(), []
+    own = model.calibration.items if model.calibration else ()
+    if len(panel.items) > 1 and (pooled := set(panel.items).difference(own)):
+        notes.append(
+            f"{len(pooled)} of {len(panel.items)} items have fewer than {OWN_WINDOWS} calibration windows: their "
             "intervals rest on the errors of all items together"
         )
-        report = replace(report, notes=(*report.notes, note))
-    if context < asked and name not in BASELINES:
+    if model.name in BASELINES:
+        return notes
+    if model.context < asked:
         few = f"The {len(dataset.train):,} training rows hold too few windows of {asked} rows"
-        report = replace(report, notes=(*report.notes, f"{few}: {name} reads the last {context}."))
-    spec, panel = model.fitted_spec(), dataset.panel
+        notes.append(f"{few}: {model.name} reads the last {model.context}.")
     used = {*(channel.name for channel in spec.channels), *spec.features}
     unused = [column for column in (*panel.channel_names, *panel.feature_names) if column not in used]
-    if unused and name not in BASELINES:
-        note = f"{name} does not use these covariates: {', '.join(unused)}"
-        logger.warning(note)
-        report = replace(report, notes=(*report.notes, note))
-    return Fitted(model=model, report=report, cpu_seconds=time.process_time() - began)
+    if unused:
+        notes.append(f"{model.name} does not use these covariates: {', '.join(unused)}")
+        logger.warning(notes[-1])
+    return notes
 
 
 def room_for(kind: type[Forecaster], dataset: Dataset, context: int, horizon: int) -> int:
@@ -206,11 +213,9 @@ def _windows_of(
     pieces = list(walk([uncalibrated(model)], panel, origins))
     if not pieces:
         return (), []
-    centres = [piece.mean_BHC[:, :, None] for piece in pieces]
-    if pieces[0].quantiles_BHQC is not None:
-        learned = [piece.quantiles_BHQC for piece in pieces if piece.quantiles_BHQC is not None]
-        centres = [np.concatenate(both, axis=2) for both in zip(centres, learned, strict=True)]
-    whole = Windows("", origins, np.concatenate([p.actual() for p in pieces]), np.concatenate(centres))
-    item_B = panel.items_of(origins)
+    actual_BHC, centre_BHZC = (
+        np.concatenate([take(piece) for piece in pieces]) for take in (Piece.actual, Piece.centre)
+    )
+    whole, item_B = Windows("", origins, actual_BHC, centre_BHZC), panel.items_of(origins)
     found = [whole.of(panel.items[item], item_B == item) for item in np.unique(item_B)]
     return pieces[0].levels or QUANTILE_LEVELS, found

@@ -48,6 +48,13 @@ class Piece:
     levels: tuple[float, ...]
     cpu_seconds: float
 
+    def centre(self) -> FloatArray:
+        """The means beside the quantiles, if there are any: float32 [B, H, 1 + Q, C]."""
+        mean_BHZC = self.mean_BHC[:, :, None]
+        if self.quantiles_BHQC is None:
+            return mean_BHZC
+        return np.concatenate((mean_BHZC, self.quantiles_BHQC), axis=2)
+
     def actual(self) -> FloatArray:
         """What came: float32 [B, H, C], NaN where missing. Every origin needs H rows after it."""
         return targets_of(self.panel, self.origins_B, self.mean_BHC.shape[1])
