@@ -162,8 +162,8 @@ def test_a_short_test_has_no_picture_twice_and_no_lag_without_pairs(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert short.length in page
     assert short.length in " ".join(report_text(short).split())
-    assert 'class="tile open"' in page
-    assert 'class="tile good"' not in page
+    assert '<li class="open">' in page
+    assert '<li class="good">' not in page
 
 
 def test_rows_are_reduced_without_the_missing() -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
-from math import isnan
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -14,26 +13,18 @@ from presurge.evaluation.report.tables import (
     ITEM_HEADINGS,
     Cell,
     accuracy,
-    cell,
     item_table,
     number,
     scored_on,
 )
-from presurge.evaluation.verdicts import Duel
 from presurge.models.following import BLOCK
 
 if TYPE_CHECKING:
     from presurge.evaluation.report.plots import Picture
 
 _OPEN_CHANNELS = 6
-"""Further channels have no tile, and their accuracy tables are folded."""
+"""The accuracy tables of further channels are folded."""
 _MOODS = {"better": "good", "worse": "bad"}
-_OUTCOMES = {
-    "better": "Better",
-    "worse": "Worse",
-    "mixed": "Not better in every score",
-    "no evidence": "No evidence",
-}
 _BEST, _OWN = ' class="best"', ' class="own"'
 _PICTURE = re.compile(r'<section data-picture="(\w+)">.*?</section>\n', re.DOTALL)
 
@@ -82,35 +73,19 @@ def page(summary: RunSummary, pictures: "Sequence[Picture]", notes: Iterable[str
 
 
 def _verdict(summary: RunSummary) -> str:
-    own, evaluation = summary.model.name, summary.evaluation
-    duels = [duel for duel in evaluation.duels if duel.model == own]
-    if not duels:
-        return "<p>The model is itself one of the baselines.</p>"
-    coverage = {row.channel: row.values["coverage_80"] for row in evaluation.table() if row.model == own}
-    tiles = lines = ""
-    for place, duel in enumerate(duels):
-        mood = _MOODS.get(duel.outcome, "open")
-        tiles += _tile(duel, mood, coverage[duel.channel]) if place < _OPEN_CHANNELS else ""
-        lines += f'<li class="{mood}">{escape(duel.sentence())}</li>'
-    return f'<div class="tiles">{tiles}</div><ul class="verdicts">{lines}</ul>'
-
-
-def _tile(duel: Duel, mood: str, coverage: float) -> str:
-    than = f"{abs(100 * duel.gain):.1f} % {'less' if duel.gain > 0 else 'more'} error than"
-    held = "" if isnan(coverage) else f"<p>80 % interval holds {cell('coverage_80', coverage)}</p>"
-    return (
-        f'<div class="tile {mood}"><h3>{escape(duel.channel)}</h3>'
-        f'<p class="big">{cell(duel.metric, duel.value)}<small> {duel.metric.upper()}</small></p>'
-        f"<p>{escape(_OUTCOMES[duel.outcome])}: {than if duel.gain else 'as much error as'} {escape(duel.baseline)} "
-        f"({cell(duel.metric, duel.baseline_value)})</p>{held}</div>"
+    lines = "".join(
+        f'<li class="{_MOODS.get(duel.outcome, "open")}">{escape(duel.sentence())}</li>'
+        for duel in summary.evaluation.duels
+        if duel.model == summary.model.name
     )
+    none = "<p>The model is itself one of the baselines.</p>"
+    return f'<ul class="verdicts">{lines}</ul>' if lines else none
 
 
 def _items(summary: RunSummary) -> str:
     blocks = ""
     for channel, items in item_table(summary.evaluation, summary.model.name):
-        table = _table(["item", *ITEM_HEADINGS], items)
-        blocks += f"<details><summary>{escape(channel.name)}</summary>{table}</details>"
+        blocks += _folded(escape(channel.name), _table(["item", *ITEM_HEADINGS], items))
     words = (
         "The worst items first; all steps count alike. The last column is the error as a share of that of the baseline that is "
         "best on the item: above 100 % a baseline is better."
@@ -123,9 +98,12 @@ def _accuracy(summary: RunSummary) -> str:
     for c, (channel, models) in enumerate(accuracy(summary.evaluation)):
         table = _table(["model", *HEADINGS.values()], models, own=summary.model.name)
         heading = escape(channel.name) + (f" <small>{escape(channel.unit)}</small>" if channel.unit else "")
-        folded = f"<details><summary>{heading}</summary>{table}</details>"
-        blocks += f"<h3>{heading}</h3>{table}" if c < _OPEN_CHANNELS else folded
+        blocks += f"<h3>{heading}</h3>{table}" if c < _OPEN_CHANNELS else _folded(heading, table)
     return blocks
+
+
+def _folded(heading: str, table: str) -> str:
+    return f"<details><summary>{heading}</summary>{table}</details>"
 
 
 def _cost(summary: RunSummary) -> str:
