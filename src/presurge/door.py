@@ -15,7 +15,7 @@ import polars as pl
 from presurge.config import validated
 from presurge.errors import ConfigError, HistoryError, required
 from presurge.evaluation.backtest import Evaluation
-from presurge.evaluation.report.tables import text_items, text_table
+from presurge.evaluation.report.tables import text_evaluation
 from presurge.evaluation.rolling import blocks_of
 from presurge.frames import Columns, Form, opened, reading_of, table_of
 from presurge.models import registry
@@ -142,7 +142,11 @@ def backtest(
     origins = {"stride": stride, "cutoffs": cutoffs, "refit": refit}
     found = workflow.backtest(dataset, configs, **origins, keep=parts.append, progress=progress)
     table = pl.concat(parts, how="diagonal")
-    scores = [{"channel": row.channel, "model": row.model, **row.values} for row in found.table()]
+    scores = [
+        {"channel": channel, "model": model, **values}
+        for channel, models_of in found.averages().items()
+        for model, values in models_of.items()
+    ]
     items = [
         {"item": item, "channel": channel, "model": model, **values}
         for model, of_items in found.item_metrics().items()
@@ -386,9 +390,7 @@ class Backtest:
         return drawn(titled)
 
     def __repr__(self) -> str:
-        items = ["", text_items(self.evaluation)] if self.evaluation.items else []
-        sentences = (*self.evaluation.verdicts(), *self.evaluation.notes)
-        return "\n".join([text_table(self.evaluation), *items, "", *sentences])
+        return text_evaluation(self.evaluation)
 
 
 def _few(names: Iterable[str], most: int = 6) -> str:

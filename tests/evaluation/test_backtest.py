@@ -11,7 +11,7 @@ from presurge.errors import ConfigError, HistoryError
 from presurge.evaluation.backtest import evaluate, without_room
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.metrics import ITEM_METRICS
-from presurge.evaluation.report.tables import text_items, text_table
+from presurge.evaluation.report.tables import best_models, text_items, text_table
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
 from presurge.series.dataset import Dataset
@@ -64,6 +64,9 @@ def test_a_gap_costs_the_windows_whose_context_some_model_needs_whole(make_panel
     found = evaluate([linear, *models(panel)], panel, TEST, train=TRAIN)
     assert found.n_skipped == 12  # the origins 230 ... 241; the season of 24 rows passes over the gap
     assert found.n_windows == 98 - 12
+    assert found.notes == ("12 of 98 windows were left out: a row of their context is missing.",)
+    single = evaluate([linear], panel, Span(np.array([242]), np.array([246])), train=TRAIN)
+    assert single.notes == ("1 of 2 windows was left out: a row of its context is missing.",)
     for scores in found.scores.values():
         assert np.isfinite(scores["mae"]).all()
     alone = evaluate(models(panel)[:1], panel, TEST, train=TRAIN)
@@ -136,11 +139,12 @@ def test_the_chunks_do_not_change_the_scores(make_panel: MakePanel, monkeypatch:
 def test_the_best_of_each_column_and_what_is_undefined(make_panel: MakePanel) -> None:
     panel = make_panel(np.stack([series(), np.zeros(300)], 1), kinds="gc")
     found = evaluate(models(panel), panel, TEST, train=TRAIN)
-    rows = {(row.model, row.channel): row for row in found.table()}
-    wape = {model: rows[model, "c0"].values["wape"] for model in found.models}
-    best = min(wape, key=wape.__getitem__)
-    assert [model for model in found.models if "wape" in rows[model, "c0"].best] == [best]
-    assert "width_80" not in rows[best, "c0"].best
+    wape, width = (
+        {model: values[metric] for model, values in found.averages()["c0"].items()}
+        for metric in ("wape", "width_80")
+    )
+    assert best_models("wape", wape) == {min(wape, key=wape.__getitem__)}
+    assert best_models("width_80", width) == set()
     assert found.metrics()["last-value"]["c1"]["wape"] is None
     assert found.metrics()["last-value"]["c1"]["mae"] == 0
     assert "–" in text_table(found)
@@ -206,10 +210,10 @@ def test_each_item_has_scores_of_its_own_and_the_worst_come_first(make_panel: Ma
         alone = evaluate([linear, last], panel, own, train=learned).metrics()["linear"]["c0"]
         expected = {metric: alone[metric] for metric in ITEM_METRICS}
         assert told["linear"][f"item{i}"]["c0"] == pytest.approx(expected)
-    lines = text_items(found).splitlines()
+    lines = text_items(found)
     wql = {item: scores["c0"]["wql"] for item, scores in told["linear"].items()}
     assert [line.split()[0] for line in lines[3:]] == sorted(wql, key=wql.__getitem__, reverse=True)
-    assert max(map(len, text_items(found).splitlines())) <= 80
+    assert max(map(len, lines)) <= 80
     worst = max(wql, key=wql.__getitem__)
     share = wql[worst] / told["last-value"][worst]["c0"]["wql"]
     assert lines[3].endswith(f"{100 * share:.1f} %")
@@ -231,7 +235,7 @@ def test_three_windows_are_no_evidence(make_panel: MakePanel) -> None:
     assert wape["linear"] < 0.1 * wape["last-value"]
     assert [duel["outcome"] for duel in told.to_dict()["duels"]] == ["no evidence"]
     assert "No evidence" in told.verdicts()[0]
-    assert "only 1 independent window" in told.verdicts()[0]
+    assert "only 1 independent window (a verdict needs 20)" in told.verdicts()[0]
     clear = evaluate(found, panel, TEST, train=TRAIN)
     assert "linear beats the best baseline" in clear.verdicts()[0]
 

@@ -16,7 +16,7 @@ from presurge.evaluation.metrics import ITEM_METRICS
 from presurge.evaluation.report import RunSummary, report_text, write_report
 from presurge.evaluation.report.html import page
 from presurge.evaluation.report.plots import Picture
-from presurge.evaluation.report.tables import text_items, text_table
+from presurge.evaluation.report.tables import text_evaluation, text_items, text_table
 
 MakeRun = Callable[..., RunSummary]
 HOSTILE = '<img src="http://x.org/a.png" onerror=alert(1)> & "quoted"'
@@ -120,9 +120,9 @@ def test_words_in_the_pictures_stay_words(text: str) -> None:
 
 def test_the_numbers_are_those_of_the_evaluation(run: RunSummary, text: str) -> None:
     words = Page(text).words
-    for row in run.evaluation.table():
-        assert f"{row.values['wape']:,.3f}" in words
-        assert f"{100 * row.values['coverage_80']:.1f} %" in words
+    for values in (one for scores in run.evaluation.averages().values() for one in scores.values()):
+        assert f"{values['wape']:,.3f}" in words
+        assert f"{100 * values['coverage_80']:.1f} %" in words
     for sentence in run.evaluation.verdicts():
         assert sentence in words
     assert "buckets without a row: 3" in words
@@ -178,10 +178,25 @@ def test_the_items_are_in_the_report_the_worst_first(run: RunSummary) -> None:
     assert max(map(len, text.splitlines())) <= 80
     ones = {metric: np.ones((30, 2)) for metric in ITEM_METRICS}
     few = replace(evaluation, items={"linear": ones, "last-value": ones}, item_names=("x" * 40,) * 30)
-    lines = text_items(few).splitlines()
+    lines = text_items(few)
     assert sum("xx…" in line for line in lines) == 24
     assert "The 12 worst of 30 items: linear on requests" in lines
     assert max(map(len, lines)) <= 80
+    assert max(map(len, text_items(few, 120))) > 80
+
+
+@pytest.mark.parametrize("width", [72, 80, 140])
+def test_long_names_and_large_numbers_fit_the_width(run: RunSummary, width: int) -> None:
+    long = "a-model-" + "of-a-long-name-" * 6
+    scores = run.evaluation.scores["linear"]
+    named = {long: {**scores, "rmse": 1e8 * scores["rmse"]}}
+    channels = tuple(replace(one, name=f"{one.name} {'and more ' * 9}") for one in run.evaluation.channels)
+    duels = tuple(replace(duel, channel="requests " * 12) for duel in run.evaluation.duels)
+    wide = replace(run.evaluation, scores=named | run.evaluation.scores, channels=channels, duels=duels)
+    text = text_evaluation(wide, width)
+    assert max(map(len, text.splitlines())) <= width
+    words = text.split("\n\n")[-1].split()
+    assert words == [word for duel in duels for word in duel.sentence().split()]
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,10 @@ def meet(
     overlap: int = 1,
 ) -> Duel:
     """The verdict on losses that scatter independently around the scores (WQL, or else WAPE)."""
-    averages = {("auto", "x"): ours}
-    averages |= {(name, "x"): one for name, one in zip(BASELINES, baselines, strict=False)}
+    averages = {"x": {"auto": ours, **dict(zip(BASELINES, baselines, strict=False))}}
     rng, losses, times = np.random.default_rng(1), Losses(), np.arange(windows)
     losses.begin(times)
-    for (model, _), one in averages.items():
+    for model, one in averages["x"].items():
         drawn = np.maximum(0, 1 + noise * rng.normal(size=(windows, 1)))
         totals = {"absolute": drawn * (one["mae"] if math.isnan(one["wape"]) else one["wape"])}
         if not math.isnan(one["wql"]):
@@ -84,7 +83,7 @@ def test_few_independent_windows_are_no_evidence_however_clear_they_are(windows:
 
 
 def test_a_duel_without_losses_is_no_evidence() -> None:
-    averages = {("auto", "x"): scores(0.1), ("drift", "x"): scores(0.9)}
+    averages = {"x": {"auto": scores(0.1), "drift": scores(0.9)}}
     assert duels(averages, BASELINES, Losses(), overlap=1)[0].outcome == "no evidence"
 
 
@@ -115,7 +114,7 @@ def test_differences_of_other_scores_that_no_one_notices_are_left_out() -> None:
 
 def test_the_baseline_that_is_best_by_luck_is_not_the_only_one_that_counts() -> None:
     """The best baseline has steady losses and is clearly beaten; another one scatters so much that it may well be better."""
-    averages = {("auto", "x"): scores(0.2), ("last-value", "x"): scores(0.22), ("drift", "x"): scores(0.221)}
+    averages = {"x": {"auto": scores(0.2), "last-value": scores(0.22), "drift": scores(0.221)}}
     losses, times, steady = Losses(), np.arange(300), np.full((300, 1), 1.0)
     losses.begin(times)
     wild = np.random.default_rng(2).gamma(0.02, 50, (300, 1))
@@ -143,9 +142,9 @@ def test_without_quantiles_the_wape_decides_and_where_all_are_zero_the_mae() -> 
 
 
 def test_without_a_rival_or_a_number_there_is_no_verdict() -> None:
-    assert duels({("auto", "x"): scores(0.2)}, BASELINES, Losses(), overlap=1) == ()
-    assert duels({("drift", "x"): scores(0.2)}, BASELINES, Losses(), overlap=1) == ()
-    unknown = {("auto", "x"): scores(NAN, NAN, mae=NAN), ("drift", "x"): scores(0.2)}
+    assert duels({"x": {"auto": scores(0.2)}}, BASELINES, Losses(), overlap=1) == ()
+    assert duels({"x": {"drift": scores(0.2)}}, BASELINES, Losses(), overlap=1) == ()
+    unknown = {"x": {"auto": scores(NAN, NAN, mae=NAN), "drift": scores(0.2)}}
     assert duels(unknown, BASELINES, Losses(), overlap=1) == ()
 
 
@@ -218,7 +217,7 @@ def test_every_unit_begins_a_block_and_the_first_follows_the_last() -> None:
 
 
 def test_losses_with_memory_are_worth_fewer_windows() -> None:
-    averages = {("auto", "x"): scores(0.2), ("drift", "x"): scores(0.25)}
+    averages = {"x": {"auto": scores(0.2), "drift": scores(0.25)}}
     losses, times, apart = Losses(), np.arange(1000), autoregressive(1000, 0.9, 2)[:, None]
     losses.begin(times)
     losses.add("auto", times, {"pinball": 20 + apart})
@@ -242,7 +241,7 @@ def test_noise_is_rarely_called_a_difference() -> None:
         for name in ("auto", "drift"):
             losses.add(name, times, {"pinball": (hard * np.exp(0.3 * rng.normal(size=240)))[:, None]})
         averages = {
-            (name, "x"): scores(float(losses.of(name, "pinball", 0).sum())) for name in ("auto", "drift")
+            "x": {name: scores(float(losses.of(name, "pinball", 0).sum())) for name in ("auto", "drift")}
         }
         wrong += duels(averages, BASELINES, losses, overlap=3)[0].outcome != "no evidence"
     assert wrong <= 12

@@ -47,12 +47,12 @@ def test_the_mean_of_bursts_has_no_bias_and_their_median_is_the_median(
 ) -> None:
     data = dataset(make_panel(bursts(growth=growth), kinds="c"))
     model = fit_model("linear", data, context=12, horizon=3, settings={"transform": "sqrt"}).model
-    scores = evaluate([model], data.panel, data.test, train=data.train).table()[0].values
+    scores = evaluate([model], data.panel, data.test, train=data.train).averages()["c0"]["linear"]
     assert abs(scores["relative_bias"]) < 0.04
     assert 0.77 <= scores["coverage_80"] <= 0.83
     bare = Linear(context=12, horizon=3, config=model.config)
     bare.fit(data.panel, data.fit_span)
-    point = evaluate([bare], data.panel, data.test, train=data.train).table()[0].values
+    point = evaluate([bare], data.panel, data.test, train=data.train).averages()["c0"]["linear"]
     assert point["relative_bias"] < -0.3
     assert scores["rmse"] < point["rmse"]
     origins = usable_origins(model, data.panel, data.test)

@@ -269,7 +269,7 @@ def test_nothing_of_the_future_is_known(walk: Panel) -> None:
 
 def coverage(model: Forecaster, panel: Panel, span: Span) -> float:
     found = evaluate([model], panel, span, train=panel.full_span())
-    return float(found.table()[0].values["coverage_80"])
+    return float(found.averages()["c0"][model.name]["coverage_80"])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Container, Iterator, Sequence
@@ -26,6 +27,11 @@ class Console:
         self.level: Level = "normal"
         self.debug = False
         self.flags: dict[str, str] = {}
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 80 if stdout is none, unless the variable COLUMNS says otherwise."""
+        return shutil.get_terminal_size().columns
 
     def say(self, text: str, *, level: Level = "normal") -> None:
         """Write a message to stderr unless the level suppresses it."""

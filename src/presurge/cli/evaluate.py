@@ -159,19 +159,9 @@ def evaluate(
 
 def print_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
     """Print the accuracy table and its verdicts, or the JSON object."""
-    from presurge.evaluation.report.tables import text_items, text_table
+    from presurge.evaluation.report.tables import text_evaluation
 
     if as_json:
         console.result_json(evaluation.to_dict())
-        return
-    console.result(text_table(evaluation))
-    if evaluation.n_skipped:
-        whole = evaluation.n_windows + evaluation.n_skipped
-        console.result(
-            f"{evaluation.n_skipped:,} of {whole:,} windows were left out: a row of their context is missing."
-        )
-    if evaluation.items:
-        console.result(text_items(evaluation))
-    console.result("")
-    for sentence in (*evaluation.verdicts(), *evaluation.notes):
-        console.result(sentence)
+    else:
+        console.result(text_evaluation(evaluation, console.width))

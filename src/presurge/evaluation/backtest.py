@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from presurge.errors import ConfigError, HistoryError
-from presurge.evaluation.metrics import METRICS, Float64Array, ItemSums, Scores, ScoreSums, naive_scale
-from presurge.evaluation.verdicts import Duel, Losses, duels
+from presurge.evaluation.metrics import Float64Array, ItemSums, Scores, ScoreSums, naive_scale
+from presurge.evaluation.verdicts import Averages, Duel, Losses, duels
 from presurge.evaluation.walk import Piece, walk
 from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
@@ -21,8 +21,6 @@ from presurge.series.spans import Span
 from presurge.series.timestamps import format_stamp
 from presurge.series.windows import whole, window_origins
 
-_ROUNDING = 1e-9
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
@@ -30,21 +28,6 @@ class Cost:
 
     predict_seconds: float
     fit_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """One line of the accuracy table: the metrics of one model on one channel.
-
-    Attributes:
-        values: Metric -> value, averaged over the horizon; NaN where undefined.
-        best: The metrics in which no other model is better on this channel.
-    """
-
-    model: str
-    channel: str
-    values: dict[str, float]
-    best: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,54 +77,52 @@ class Evaluation:
         """Names of the models in the order given."""
         return tuple(self.scores)
 
-    def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Model -> channel -> metric -> average over the horizon; None where undefined."""
-        metrics: dict[str, dict[str, dict[str, float | None]]] = {model: {} for model in self.models}
-        for row in self.table():
-            metrics[row.model][row.channel] = {name: _json(value) for name, value in row.values.items()}
-        return metrics
-
-    def table(self) -> list[TableRow]:
-        """The accuracy table: channel by channel, one row per model."""
-        rows = []
-        for c, channel in enumerate(self.channels):
-            values = {
-                model: {metric: float(scores[metric][:, c].mean()) for metric in METRICS}
+    def averages(self) -> Averages:
+        """Channel -> model -> metric -> average over the horizon; NaN where undefined."""
+        return {
+            channel.name: {
+                model: {metric: float(values.mean(axis=0)[c]) for metric, values in scores.items()}
                 for model, scores in self.scores.items()
             }
-            for model, row in values.items():
-                best = (m for m in METRICS if model in _best(m, {name: v[m] for name, v in values.items()}))
-                rows.append(TableRow(model, channel.name, row, frozenset(best)))
-        return rows
+            for c, channel in enumerate(self.channels)
+        }
 
-    def verdicts(self) -> tuple[str, ...]:
-        """The duels as plain sentences."""
-        return tuple(duel.sentence() for duel in self.duels)
+    def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Model -> channel -> metric -> average over the horizon; None where undefined."""
+        return {
+            model: self._named({metric: values.mean(axis=0) for metric, values in scores.items()})
+            for model, scores in self.scores.items()
+        }
 
-    def item_metrics(self) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+    def item_metrics(self) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
         """Model -> item -> channel -> metric -> value over all steps; None where undefined."""
         return {
             model: {
-                item: {
-                    channel.name: {metric: _json(values[i, c]) for metric, values in scores.items()}
-                    for c, channel in enumerate(self.channels)
-                }
+                item: self._named({metric: values[i] for metric, values in scores.items()})
                 for i, item in enumerate(self.item_names)
             }
             for model, scores in self.items.items()
         }
 
+    def _named(self, scores: Mapping[str, Float64Array]) -> dict[str, dict[str, Any]]:
+        """Channel -> metric -> what an array holds of the channel, its last axis; None for NaN."""
+        return {
+            channel.name: {
+                metric: np.where(np.isnan(values), None, values)[..., c].tolist()  # type: ignore[call-overload]
+                for metric, values in scores.items()
+            }
+            for c, channel in enumerate(self.channels)
+        }
+
+    def verdicts(self) -> tuple[str, ...]:
+        """The duels as plain sentences."""
+        return tuple(duel.sentence() for duel in self.duels)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: averages under ``metrics``, single steps under ``by_horizon``; undefined values are null."""
         return {
             "metrics": self.metrics(),
-            "by_horizon": {
-                model: {
-                    channel.name: {m: [_json(v) for v in values[:, c]] for m, values in scores.items()}
-                    for c, channel in enumerate(self.channels)
-                }
-                for model, scores in self.scores.items()
-            },
+            "by_horizon": {model: self._named(scores) for model, scores in self.scores.items()},
             "windows": self.n_windows,
             "skipped": self.n_skipped,
             "stride": self.stride,
@@ -274,8 +255,6 @@ class Scoring:
             raise self._refused
         panel, models, origins = self._panel, self._models, np.concatenate(self._origins)
         several = len(panel.items) > 1
-        counts_IC = next(iter(self._items.values())).sums_IC["count"]
-        bare = [item for item, count_C in zip(panel.items, counts_IC, strict=True) if not count_C.any()]
         found = Evaluation(
             scores={name: total.scores() for name, total in self._sums.items()},
             channels=models[0].fitted_spec().targets,
@@ -295,11 +274,22 @@ class Scoring:
             last_us=int(panel.times_of(origins + models[0].horizon).max()),
             items={name: sums.scores() for name, sums in self._items.items()} if several else {},
             item_names=panel.items if several else (),
-            notes=(f"No window of these items was scored: {', '.join(bare)}.",) if bare and several else (),
+            notes=self._notes(len(origins)),
         )
-        averages = {(row.model, row.channel): row.values for row in found.table()}
         overlap = math.ceil(found.horizon / found.stride)
-        return replace(found, duels=duels(averages, found.baselines, self._losses, overlap=overlap))
+        return replace(found, duels=duels(found.averages(), found.baselines, self._losses, overlap=overlap))
+
+    def _notes(self, n_windows: int) -> tuple[str, ...]:
+        """Sentences on what was not scored."""
+        counts_IC = next(iter(self._items.values())).sums_IC["count"]
+        bare = [item for item, count_C in zip(self._panel.items, counts_IC, strict=True) if not count_C.any()]
+        skipped, was, their = (
+            self._n_skipped,
+            *(("was", "its") if self._n_skipped == 1 else ("were", "their")),
+        )
+        left = f"{skipped:,} of {n_windows + skipped:,} windows {was} left out: a row of {their} context is missing."
+        none = f"No window of these items was scored: {', '.join(bare)}."
+        return (*([left] if skipped else []), *([none] if any(bare) else []))
 
 
 def without_room(dataset: Dataset, *, context: int, horizon: int) -> dict[str, str]:
@@ -384,24 +374,3 @@ def _no_window(models: Sequence[Forecaster], span: Span, horizon: int, n_windows
         f"no window fits into the {len(span):,} rows to score: {needs} and is compared with {horizon} rows after it",
         hint="Give more rows to score, or choose a shorter `context` or `horizon`.",
     )
-
-
-def _best(metric: str, values: dict[str, float]) -> set[str]:
-    """The models that no other beats: least error, highest R², bias nearest to 0, coverage nearest to its nominal."""
-    distances = {model: _distance(metric, value) for model, value in values.items()}
-    distance = {model: value for model, value in distances.items() if not math.isnan(value)}
-    least = min(distance.values(), default=0.0)
-    return {model for model, value in distance.items() if value <= least + _ROUNDING * abs(least)}
-
-
-def _distance(metric: str, value: float) -> float:
-    """How far a value is from perfect; NaN for widths, since a narrow interval is only better if it covers as much."""
-    if metric.startswith("coverage_"):
-        return abs(value - int(metric.removeprefix("coverage_")) / 100)
-    if metric.startswith("width_"):
-        return math.nan
-    return {"r2": -value, "bias": abs(value), "relative_bias": abs(value)}.get(metric, value)
-
-
-def _json(value: float | np.float64) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -106,7 +106,9 @@ class ScoreSums:
         # The spread of a constant is not exactly zero after rounding, but far below what float32 can tell apart.
         sums = self.sums_HC
         rounding = 1e-28 * sums["count"] * sums["level"] ** 2
-        return _scores(sums | {"spread": np.where(sums["spread"] > rounding, sums["spread"], 0)}, self.scale_HC)
+        return _scores(
+            sums | {"spread": np.where(sums["spread"] > rounding, sums["spread"], 0)}, self.scale_HC
+        )
 
 
 class ItemSums:

@@ -8,7 +8,7 @@ Shapes: U units of time, B windows, C channels.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ _BIASED = 0.05
 """Share of the load from which on a bias counts against a verdict."""
 _LOSSES = {"wql": "pinball", "wape": "absolute", "mae": "absolute"}
 """Score of a verdict, in order of preference -> the loss whose sums it compares."""
-Averages = Mapping[tuple[str, str], Mapping[str, float]]
-"""(model, channel) -> metric -> value."""
+Averages = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Channel -> model -> metric -> value."""
 Outcome = Literal["better", "worse", "mixed", "no evidence"]
 
 
@@ -43,30 +43,26 @@ class Losses:
 
     def __init__(self) -> None:
         self.n_origins = 0
-        self._units: list[IntArray] = []
-        self._sums: dict[tuple[str, str], list[Float64Array]] = {}
+        self._parts: list[tuple[IntArray, dict[tuple[str, str], Float64Array]]] = []
 
     def begin(self, times_B: IntArray) -> None:
         """Make room for windows with origins at the given times, later than those before."""
         times = np.unique(times_B)
         self.n_origins += len(times)
-        self._units.append(times[:: -(-len(times) // MAX_UNITS)])
+        self._parts.append((times[:: -(-len(times) // MAX_UNITS)], {}))
 
     def add(self, model: str, times_B: IntArray, losses: Totals) -> None:
         """Add what a model lost on B windows."""
-        units, part = self._units[-1], len(self._units)
+        units, sums = self._parts[-1]
         unit_B = np.searchsorted(units, times_B, side="right") - 1
-        for name in dict.fromkeys(_LOSSES.values()):
-            if name not in losses:
-                continue
-            sums = self._sums.setdefault((model, name), [])
-            sums += [np.zeros((len(one), losses[name].shape[1])) for one in self._units[len(sums) : part]]
-            np.add.at(sums[-1], unit_B, losses[name])
+        for name in losses.keys() & _LOSSES.values():
+            nothing = np.zeros((len(units), losses[name].shape[1]))
+            np.add.at(sums.setdefault((model, name), nothing), unit_B, losses[name])
 
     def of(self, model: str, name: str, channel: int) -> Float64Array:
         """The sums of a loss on one channel: float64 [U]; empty if the model has no such loss."""
-        parts = [sums_UC[:, channel] for sums_UC in self._sums.get((model, name), [])]
-        return np.concatenate([np.zeros(0), *parts])
+        sums = [sums[model, name] for _, sums in self._parts if (model, name) in sums]
+        return np.concatenate([np.zeros(0), *(sums_UC[:, channel] for sums_UC in sums)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +140,8 @@ class Duel:
         name = self.metric.upper()
         text = f"both have {name} {ours}" if ours == theirs else f"{name} {ours} against {theirs}"
         if self.windows < FEWEST:
-            return f"{text}, from only {self.windows} independent window{'' if self.windows == 1 else 's'}"
+            few = f"{self.windows} independent window{'' if self.windows == 1 else 's'}"
+            return f"{text}, from only {few} (a verdict needs {FEWEST})"
         if self.interval is None:
             return text
         span = " to ".join(map(_percent, self.interval))
@@ -165,73 +162,76 @@ def duels(averages: Averages, baselines: Iterable[str], losses: Losses, *, overl
         losses: The losses of all models on the same windows.
         overlap: How many neighbouring windows share target rows.
     """
-    reference, found = set(baselines), []
-    channels = list(dict.fromkeys(channel for _, channel in averages))
-    for (model, channel), values in averages.items():
-        if model in reference:
-            continue
-        rivals = {
-            rival: other for (rival, of), other in averages.items() if of == channel and rival in reference
-        }
-        metric = next((m for m in _LOSSES if not math.isnan(values[m]) and _best(m, rivals)), None)
-        best = _best(metric, rivals) if metric else None
-        if metric is None or best is None:
-            continue
-        names = [model, best, *(name for name in rivals if name != best)]
-        sums = [losses.of(name, _LOSSES[metric], channels.index(channel)) for name in names]
-        duel = Duel(
-            model=model,
-            baseline=best,
-            channel=channel,
-            metric=metric,
-            value=values[metric],
-            baseline_value=rivals[best][metric],
-            **_evidence(sums[0], sums[1:], losses.n_origins, overlap),
-        )
-        found.append(_with_contrary(duel, values, rivals))
+    found = []
+    for c, (channel, scores) in enumerate(averages.items()):
+        rivals = {name: scores[name] for name in baselines if name in scores}
+        for model in (name for name in scores if name not in rivals):
+            values = scores[model]
+            metric = next((m for m in _LOSSES if not math.isnan(values[m]) and _ranked(m, rivals)), None)
+            if metric is None:
+                continue
+            best, *others = _ranked(metric, rivals)
+            sums = [losses.of(name, _LOSSES[metric], c) for name in (model, best, *others)]
+            windows, interval = _evidence(sums, losses.n_origins, overlap)
+            value, baseline_value = values[metric], rivals[best][metric]
+            ahead = value <= baseline_value
+            duel = Duel(
+                model=model,
+                baseline=best,
+                channel=channel,
+                metric=metric,
+                value=value,
+                baseline_value=baseline_value,
+                interval=interval,
+                windows=windows,
+                contrary=_contrary(metric, ahead, values, rivals) if interval else (),
+            )
+            found.append(duel)
     return tuple(found)
 
 
-def _with_contrary(
-    duel: Duel, values: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]
-) -> Duel:
-    """The duel with the scores that point the other way than its own, if it has an interval."""
-    if duel.interval is None:
-        return duel
-    found, sign = [], 1 if duel.gain >= 0 else -1
-    for metric in ("wql", "wape", "rmse", "relative_bias"):
-        best, ours = _best(metric, rivals), values[metric]
-        if best is None or math.isnan(ours) or metric == duel.metric:
+def _contrary(
+    metric: str, ahead: bool, values: Mapping[str, float], rivals: Mapping[str, Mapping[str, float]]
+) -> tuple[Contrary, ...]:
+    """The scores that point the other way than a metric in which a model is ahead, or not."""
+    found = []
+    for other in ("wql", "wape", "rmse", "relative_bias"):
+        ours, ranked = values[other], _ranked(other, rivals)
+        if not ranked or math.isnan(ours) or other == metric:
             continue
-        theirs = rivals[best][metric]
-        if metric == "relative_bias":
-            contrary = sign > 0 and abs(ours) > max(_BIASED, abs(theirs))
+        theirs = rivals[ranked[0]][other]
+        if other == "relative_bias":
+            points = ahead and abs(ours) > max(_BIASED, abs(theirs))
         else:
-            contrary = sign * (ours - theirs) > _NOTICEABLE * theirs
-        if contrary:
-            found.append(Contrary(metric=metric, value=ours, baseline=best, baseline_value=theirs))
-    return replace(duel, contrary=tuple(found))
+            points = (ours - theirs if ahead else theirs - ours) > _NOTICEABLE * theirs
+        if points:
+            found.append(Contrary(metric=other, value=ours, baseline=ranked[0], baseline_value=theirs))
+    return tuple(found)
 
 
-def _best(metric: str, rivals: Mapping[str, Mapping[str, float]]) -> str | None:
-    """The baseline with the least value of a score (the least bias in size); None where no baseline has one."""
+def _ranked(metric: str, rivals: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The baselines that have a score, the best first: with the least value, or the least bias in size."""
     known = {name: abs(values[metric]) for name, values in rivals.items() if not math.isnan(values[metric])}
-    return min(known, key=known.__getitem__) if known else None
+    return sorted(known, key=known.__getitem__)
 
 
 def _evidence(
-    ours_U: Float64Array, theirs: list[Float64Array], n_origins: int, overlap: int
-) -> dict[str, Any]:
-    """The interval of a gain, and the number of independent windows; ``theirs`` begins with the best baseline."""
-    known = [one_U for one_U in theirs if len(one_U) == len(ours_U) > 0 and np.isfinite(one_U).all()]
-    if not known or known[0] is not theirs[0] or not np.isfinite(ours_U).all():
-        return {}
+    sums: list[Float64Array], n_origins: int, overlap: int
+) -> tuple[int, tuple[float, float] | None]:
+    """The number of independent windows and the interval of the gain, of a model, the best baseline and the others."""
+    ours_U, best_U, *others = sums
+
+    def usable(one_U: Float64Array) -> bool:
+        return len(one_U) == len(ours_U) > 0 and bool(np.isfinite(one_U).all())
+
+    if not (usable(ours_U) and usable(best_U)):
+        return 0, None
     each = n_origins / len(ours_U)
-    block = max(block_length(ours_U - known[0]), math.ceil(overlap / each))
+    block = max(block_length(ours_U - best_U), math.ceil(overlap / each))
     windows = int(n_origins // (block * each))
-    if windows < FEWEST or known[0].sum() <= 0:
-        return {"windows": windows}
-    return {"windows": windows, "interval": gain_interval(ours_U, np.stack(known, axis=1), block)}
+    if windows < FEWEST or best_U.sum() <= 0:
+        return windows, None
+    return windows, gain_interval(ours_U, np.stack([best_U, *filter(usable, others)], axis=1), block)
 
 
 def gain_interval(ours_U: Float64Array, theirs_UK: Float64Array, block: int) -> tuple[float, float]:

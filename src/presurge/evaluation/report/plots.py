@@ -146,7 +146,7 @@ def horizon_figure(evaluation: Evaluation, model: str, layout: Layout = WIDE) ->
     looks: dict[str, int] = {model: 0}
     for c, (channel, axes) in enumerate(zip(channels, grid, strict=True)):
         x = style.step_axis(axes, evaluation.step, evaluation.horizon)
-        values = {row.model: row.values for row in evaluation.table() if row.channel == channel.name}
+        values = evaluation.averages()[channel.name]
         metric = leading([values[model]])
         others = [name for name in values if name != model and not isnan(values[name][metric])]
         best = sorted(others, key=lambda name: values[name][metric])[:MAX_RIVALS]
@@ -256,30 +256,29 @@ def best_epoch(history: Sequence[dict[str, float]], chosen: object = None) -> in
 
 
 def autocorrelation(values: npt.NDArray[np.float64], lags: int) -> Float64Array:
-    """Autocorrelation at the lags 1 ... ``lags``; pairs with a missing value are left out."""
+    """Autocorrelation at the lags 1 ... ``lags``, fewer than there are values; pairs with a missing one are left out."""
     known = ~np.isnan(values)
-    count = max(known.sum(), 1)
-    centred = np.where(known, values - values.sum(where=known) / count, 0)
-    variance = np.square(centred).sum() / count
-    result = np.zeros(lags)
-    for lag in range(1, min(lags, len(values) - 1) + 1):
-        pairs = (known[lag:] & known[:-lag]).sum()
-        result[lag - 1] = (centred[lag:] @ centred[:-lag]) / max(pairs, 1)
-    return result / variance if variance > 0 else result
+    centred = np.where(known, values - values.sum(where=known) / max(known.sum(), 1), 0)
+    products, pairs = (
+        np.array([one[lag:] @ one[: len(one) - lag] for lag in range(lags + 1)])
+        for one in (centred, known.astype(np.float64))
+    )
+    found: Float64Array = products / np.maximum(pairs, 1)
+    return found[1:] / (found[0] or 1)
 
 
 def _loss_axis(axes: Axes, losses: Sequence[float]) -> bool:
     """Make the axis logarithmic if the losses are positive and far apart; whether it is."""
     known = [loss for loss in losses if isfinite(loss)]
-    logarithmic = min(known) > 0 and max(known) / min(known) > _WIDE_RANGE
-    if logarithmic:
-        axes.set_yscale("log")
+    least, largest = min(known), max(known)
+    if least <= 0 or largest / least <= _WIDE_RANGE:
+        style.number_axis(axes)
+        return False
+    axes.set_yscale("log")
     style.number_axis(axes)
-    if logarithmic:
-        subs = (1, 2, 5) if max(known) / min(known) < 10**2.5 else (1,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    return logarithmic
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if largest / least < 10**2.5 else (1,)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def _draw_distribution(axes: Axes, error: Float64Array) -> None:

@@ -128,7 +128,7 @@ class RunSummary:
 
     def warnings(self) -> tuple[str, ...]:
         """What the reader must know before trusting the model."""
-        calibration, skipped, found = self.model.calibration, self.evaluation.n_skipped, []
+        calibration, found = self.model.calibration, []
         if self.synthetic:
             found.append("The data are synthetic: these numbers say nothing about a real service.")
         found += filter(None, [self.length])
@@ -138,8 +138,6 @@ class RunSummary:
             found.append(
                 f"The intervals rest on only {calibration.n_windows} windows, so the outer quantiles are rough."
             )
-        if skipped:
-            found.append(f"{skipped:,} windows were not scored because a value in their context is missing.")
         return (*found, *self.evaluation.notes, *self.dataset.notes, *self.fitted.report.notes)
 
     def _duration(self, rows: int) -> str:

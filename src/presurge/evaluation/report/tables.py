@@ -1,6 +1,7 @@
 """Numbers as people read them, and the tables of scores that the terminal and the report share."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,10 +26,13 @@ HEADINGS = {
 """Metric -> heading of the columns of the accuracy table, in order."""
 _NARROW = ("wql", "wape", "rmse", "relative_bias", "mase", "coverage_80")
 """The columns that fit on a terminal."""
+WIDTH = 80
+"""Columns of a terminal or a text, if nothing else is known."""
 _BESIDE = "of naive"
 _FEW_ITEMS = 12
 """Items that a terminal shows."""
-_LONGEST_NAME = 22
+_SHORTEST_NAME = 10
+_ROUNDING = 1e-9
 
 
 class Cell(NamedTuple):
@@ -68,15 +72,33 @@ def accuracy(evaluation: Evaluation, metrics: Sequence[str] = tuple(HEADINGS)) -
 
     The error is the WQL, or the WAPE (else the MAE) where a model has no quantiles.
     """
-    rows = evaluation.table()
     table = []
-    for channel in evaluation.channels:
-        own = [row for row in rows if row.channel == channel.name]
-        metric = leading(row.values for row in own)
-        own.sort(key=lambda row: _last_if_unknown(row.values[metric]))
-        lines = [(row.model, [Cell(cell(m, row.values[m]), m in row.best) for m in metrics]) for row in own]
+    for channel, scores in zip(evaluation.channels, evaluation.averages().values(), strict=True):
+        first = leading(scores.values())
+        best = {m: best_models(m, {model: values[m] for model, values in scores.items()}) for m in metrics}
+        lines = [
+            (model, [Cell(cell(m, scores[model][m]), model in best[m]) for m in metrics])
+            for model in sorted(scores, key=lambda model: _last_if_unknown(scores[model][first]))
+        ]
         table.append((channel, lines))
     return table
+
+
+def best_models(metric: str, values: Mapping[str, float]) -> set[str]:
+    """The models that no other beats: least error, highest R², bias nearest to 0, coverage nearest to its nominal.
+
+    None for widths, since a narrow interval is only better if it covers as much.
+    """
+    nominal = int(metric.removeprefix("coverage_")) / 100 if metric.startswith("coverage_") else 0.0
+    if metric.startswith("width_"):
+        return set()
+    known = {
+        model: -value if metric == "r2" else abs(value - nominal)
+        for model, value in values.items()
+        if not math.isnan(value)
+    }
+    least = min(known.values(), default=0.0)
+    return {model for model, value in known.items() if value <= least + _ROUNDING * abs(least)}
 
 
 def leading(scores: Iterable[Mapping[str, float]]) -> str:
@@ -112,31 +134,36 @@ ITEM_HEADINGS = (*(HEADINGS[metric] for metric in _NARROW), _BESIDE)
 """Headings of the columns of ``item_table``."""
 
 
-def text_table(evaluation: Evaluation) -> str:
-    """The accuracy table in at most 80 columns; a star marks the best of each column."""
+def text_evaluation(evaluation: Evaluation, width: int = WIDTH) -> str:
+    """What a terminal shows: the accuracy table, the worst items, the verdicts and the notes."""
+    sentences = [
+        line for one in (*evaluation.verdicts(), *evaluation.notes) for line in wrapped(one, width=width)
+    ]
+    return "\n".join([text_table(evaluation, width), *text_items(evaluation, width), "", *sentences])
+
+
+def text_table(evaluation: Evaluation, width: int = WIDTH) -> str:
+    """The accuracy table with names that fit a width; a star marks the best of each column."""
     blocks = []
     for channel, models in accuracy(evaluation, _NARROW):
-        lines = [[_short(channel.name), *(f"{HEADINGS[metric]} " for metric in _NARROW)]]
-        lines += [[f"  {_short(name)}", *(c.text + " *"[c.best] for c in cells)] for name, cells in models]
-        blocks += [*_aligned(lines), ""]
+        lines = [[channel.name, *(f"{HEADINGS[metric]} " for metric in _NARROW)]]
+        lines += [[f"  {name}", *(c.text + " *"[c.best] for c in cells)] for name, cells in models]
+        blocks += [*_aligned(lines, width), ""]
     return "\n".join([*blocks, scored_on(evaluation)])
 
 
-def text_items(evaluation: Evaluation) -> str:
-    """The worst items of each model that is not a baseline, in at most 80 columns; empty for a single item."""
-    blocks = []
-    for model in evaluation.items:
-        for channel, items in item_table(evaluation, model) if model not in evaluation.baselines else ():
-            few = items[:_FEW_ITEMS]
-            which = (
-                f"The {len(few)} worst of {len(items):,} items"
-                if len(few) < len(items)
-                else "Items, the worst first"
-            )
+def text_items(evaluation: Evaluation, width: int = WIDTH) -> list[str]:
+    """Lines with the worst items of each model that is not a baseline; none for a single item."""
+    blocks: list[str] = []
+    for model in [name for name in evaluation.items if name not in evaluation.baselines]:
+        for channel, items in item_table(evaluation, model):
+            few = f"The {_FEW_ITEMS} worst of {len(items):,} items"
+            which = few if len(items) > _FEW_ITEMS else "Items, the worst first"
             lines = [["", *ITEM_HEADINGS]]
-            lines += [[f"  {_short(name)}", *(one.text for one in cells)] for name, cells in few]
-            blocks += ["", f"{which}: {model} on {channel.name}", *_aligned(lines)]
-    return "\n".join(blocks)
+            lines += [[f"  {name}", *(one.text for one in cells)] for name, cells in items[:_FEW_ITEMS]]
+            title = wrapped(f"{which}: {model} on {channel.name}", width=width)
+            blocks += ["", *title, *_aligned(lines, width)]
+    return blocks
 
 
 def scored_on(evaluation: Evaluation) -> str:
@@ -147,13 +174,28 @@ def scored_on(evaluation: Evaluation) -> str:
     return f"{windows} of {steps}, {first} to {last}."
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
-    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
-    return [" ".join([head.ljust(first), *map(str.rjust, cells, widths)]).rstrip() for head, *cells in lines]
+def wrapped(text: str, label: str = "", *, width: int = WIDTH) -> list[str]:
+    """A text after a label in lines of at most ``width`` characters, as far as its words allow."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+def _aligned(lines: list[list[str]], width: int) -> list[str]:
+    """The lines of a table, whose names are shortened to what its numbers leave of a width."""
+    _, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    room = max(_SHORTEST_NAME, width - sum(widths) - len(widths))
+    names = [head if len(head) <= room else f"{head[: room - 1]}…" for head, *_ in lines]
+    first = max(map(len, names))
+    return [
+        " ".join([name.ljust(first), *map(str.rjust, cells, widths)]).rstrip()
+        for name, (_, *cells) in zip(names, lines, strict=True)
+    ]
 
 
 def _last_if_unknown(value: float) -> float:

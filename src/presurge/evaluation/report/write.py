@@ -1,6 +1,5 @@
 """The reports of a training run: ``report.html`` with its pictures, and a plain text for the terminal."""
 
-import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ from presurge import files
 from presurge.errors import install_command
 from presurge.evaluation.report.html import page
 from presurge.evaluation.report.summary import RunSummary
-from presurge.evaluation.report.tables import text_items, text_table
+from presurge.evaluation.report.tables import WIDTH, text_items, text_table, wrapped
 from presurge.progress import Progress
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 PICTURES = ("forecast", "burst", "horizon", "hours", "residuals", "coverage", "learning_curve")
 """Names of all pictures that a report may have."""
-_WIDTH = 80
 _NO_PICTURES = (
     "The pictures are missing because matplotlib is not installed. "
     f"Install it with: {install_command('plots')}, and train or evaluate again."
@@ -60,16 +58,16 @@ def report_text(summary: RunSummary) -> str:
     parts = [
         f"  {name:<11}{rows:>12,} rows   {first} to {last}" for name, rows, first, last in summary.parts()
     ]
-    facts = [line for label, value in summary.facts() for line in _wrapped(f"{label + ':':<22}", value)]
+    facts = [line for label, value in summary.facts() for line in wrapped(value, f"{label + ':':<22}")]
     sections = {
         "": _bullets(summary.evaluation.verdicts()),
         "What was trained on what": [*facts, "", *parts],
         "Accuracy over the test rows, mean over the horizon steps (* best)": [text_table(summary.evaluation)],
-        "Items": text_items(summary.evaluation).strip().splitlines(),
+        "Items": text_items(summary.evaluation)[1:],
         summary.usage_title: [f"  {summary.usage}"],
         "Notes": _bullets(summary.warnings()),
     }
-    lines = [*textwrap.wrap(summary.title, _WIDTH), "=" * min(_WIDTH, len(summary.title)), ""]
+    lines = [*wrapped(summary.title), "=" * min(WIDTH, len(summary.title)), ""]
     for heading, body in sections.items():
         if body:
             lines += [*([heading, "-" * len(heading)] if heading else []), *body, ""]
@@ -77,10 +75,4 @@ def report_text(summary: RunSummary) -> str:
 
 
 def _bullets(sentences: tuple[str, ...]) -> list[str]:
-    return [line for sentence in sentences for line in _wrapped("- ", sentence)]
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False
-    )
+    return [line for sentence in sentences for line in wrapped(sentence, "- ")]
