@@ -16,7 +16,7 @@ from presurge.evaluation.walk import Piece, RollingForecast
 from presurge.files import atomic_path
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND
-from presurge.series.panel import Clock, IntArray, Panel
+from presurge.series.panel import Panel, time_column
 from presurge.series.spans import Span
 
 Keep = Callable[[pl.DataFrame], None]
@@ -92,8 +92,8 @@ def forecast_frame(piece: Piece) -> pl.DataFrame:
     names = [panel.channels[column].name for column in panel.targets]
     times_BH = panel.times_of(origins_B[:, None] + np.arange(1, horizon + 1))
     columns = [
-        _stamps("origin", np.repeat(panel.times_of(origins_B), horizon * channels), panel.clock),
-        _stamps("timestamp", np.repeat(times_BH.reshape(-1), channels), panel.clock),
+        time_column(np.repeat(panel.times_of(origins_B), horizon * channels), panel.clock).alias("origin"),
+        time_column(np.repeat(times_BH.reshape(-1), channels), panel.clock),
         pl.Series("channel", names * times_BH.size),
         pl.Series("model", [piece.model]).new_from_index(0, actual_BHC.size),
         pl.Series("actual", actual_BHC.reshape(-1)).fill_nan(None),
@@ -109,11 +109,6 @@ def forecast_frame(piece: Piece) -> pl.DataFrame:
             for q, level in enumerate(piece.levels)
         ]
     return pl.DataFrame(columns)
-
-
-def _stamps(name: str, times: IntArray, clock: Clock) -> pl.Series:
-    stamps = pl.Series(name, times)
-    return stamps.cast(pl.Datetime("us", "UTC")) if clock == "utc" else stamps / SECOND
 
 
 def blocks_of(frame: pl.DataFrame, panel: Panel, span: Span, item: int = 0) -> RollingForecast:
