@@ -452,7 +452,7 @@ def test_the_scores_are_those_of_the_forecasts(backtest: presurge.Backtest) -> N
 def test_a_backtest_shows_its_verdicts_and_draws_itself(backtest: presurge.Backtest) -> None:
     shown = repr(backtest)
     assert "seasonal-naive" in shown
-    assert backtest.evaluation.verdicts()[0] in shown
+    assert backtest.evaluation.verdicts()[0] in " ".join(shown.split())
     (axes,) = backtest.plot(item="host-1").axes
     assert axes.get_title(loc="left") == "linear: y of host-1"
     drawn = np.asarray(axes.lines[-1].get_ydata())

@@ -199,6 +199,6 @@ def test_every_round_tells_what_it_fits_and_how_far_all_are(make_panel: MakePane
     assert {phase for phase, _, _ in told} == {"Fitting and scoring"}
     shares = [share for _, share, _ in told]
     assert shares == sorted(shares)
-    assert told[0][1:] == (0, "round 1 of 3: linear")
+    assert told[0][1:] == (0, "round 1 of 3: Fitting linear")
     assert told[-1][1:] == (1, "round 3 of 3: Scoring")
     assert len(set(shares)) > 3 * 3

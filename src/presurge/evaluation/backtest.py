@@ -172,8 +172,8 @@ def evaluate(
         DataError: The panel misses a channel.
         HistoryError: The panel has another step than a model, or no window can be scored.
     """
-    scoring = Scoring(panel, train=train, stride=stride, progress=progress)
-    scoring.add(models, span)
+    scoring = Scoring(panel, train=train, stride=stride)
+    scoring.add(models, span, progress=progress)
     return scoring.evaluation(fit_seconds or {})
 
 
@@ -187,7 +187,6 @@ class Scoring:
         train: The rows that give the unit of MASE.
         stride: Rows between two origins.
         keep: Takes every piece of the forecasts, for example to write it to a file.
-        progress: Called with the share of the forecasts of a call of ``add`` that are done.
     """
 
     def __init__(
@@ -197,10 +196,8 @@ class Scoring:
         train: Span,
         stride: int = 1,
         keep: Callable[[Piece], None] | None = None,
-        progress: Progress | None = None,
     ) -> None:
-        self._panel, self._train, self._stride = panel, train, stride
-        self._keep, self._progress = keep, progress
+        self._panel, self._train, self._stride, self._keep = panel, train, stride, keep
         self._models: Sequence[Forecaster] = ()
         self._sums: dict[str, ScoreSums] = {}
         self._items: dict[str, ItemSums] = {}
@@ -210,8 +207,10 @@ class Scoring:
         self._n_skipped = 0
         self._refused: HistoryError | None = None
 
-    def add(self, models: Sequence[Forecaster], span: Span) -> None:
+    def add(self, models: Sequence[Forecaster], span: Span, *, progress: Progress | None = None) -> None:
         """Score fitted models over a span; the models of all calls have the same names.
+
+        ``progress`` is called with the share of the forecasts that are done.
 
         Raises:
             ConfigError, DataError, HistoryError: As ``evaluate``.
@@ -236,8 +235,8 @@ class Scoring:
             done += len(piece.origins_B)
             if self._keep is not None:
                 self._keep(piece)
-            if self._progress is not None:
-                self._progress("Scoring", done / (len(models) * len(origins)))
+            if progress is not None:
+                progress("Scoring", done / (len(models) * len(origins)))
 
     def _begin(self, models: Sequence[Forecaster], scale_C: Float64Array, scale_IC: Float64Array) -> None:
         for model in models:

@@ -104,37 +104,41 @@ def backtest(
     configs, notes = comparable(configs, dataset)
     seconds = defaultdict[str, float](float)
     parts, stride = rounds(dataset, configs[0].horizon, stride=stride, cutoffs=cutoffs, refit=refit)
-    done, steps = 0, len(parts) * (len(configs) + 1)  # a step fits one model, or scores all
-
-    def tell(phase: str, share: float, detail: str = "") -> None:
-        if progress is not None and len(parts) == 1:
-            progress(phase, share, detail)
-        elif progress is not None:
-            at = f"round {done // (len(configs) + 1) + 1} of {len(parts)}: {phase}"
-            progress("Fitting and scoring", (done + share) / steps, at)
-
     scoring = Scoring(
         dataset.panel,
         train=dataset.fit_span,
         stride=stride,
         keep=None if keep is None else lambda piece: keep(forecast_frame(piece)),
-        progress=tell,
     )
-    for part in parts:
+    for number, part in enumerate(parts):
+        tell = [
+            _share_of(progress, number, len(parts), step, len(configs)) for step in range(len(configs) + 1)
+        ]
         fitted = []
-        for config in configs:
-            if len(parts) > 1:
-                tell(config.model, 0)
+        for config, one in zip(configs, tell, strict=False):
+            if one is not None and len(parts) > 1:
+                one(f"Fitting {config.model}", 0)
             with within(config.model):
-                fitted.append(fit(part, config, progress=tell))
+                fitted.append(fit(part, config, progress=one))
             seconds[config.model] += fitted[-1].cpu_seconds
-            done += 1
-        scoring.add([one.model for one in fitted], part.test)
-        done += 1
+        scoring.add([one.model for one in fitted], part.test, progress=tell[-1])
         if fits is not None:
             fits[:] = fitted
     found = scoring.evaluation(seconds)
     return replace(found, notes=(*found.notes, *notes))
+
+
+def _share_of(progress: Progress | None, number: int, rounds: int, step: int, models: int) -> Progress | None:
+    """Progress of one step of a round, which fits a model or scores all, told as that of all rounds."""
+    if progress is None or rounds == 1:
+        return progress
+
+    def tell(phase: str, share: float, detail: str = "") -> None:
+        done = number + (step + share) / (models + 1)
+        at = f"round {number + 1} of {rounds}: {phase}{', ' if detail else ''}{detail}"
+        progress("Fitting and scoring", done / rounds, at)
+
+    return tell
 
 
 def comparable(configs: Iterable[TrainConfig], dataset: Dataset) -> tuple[list[TrainConfig], tuple[str, ...]]:
