@@ -1,6 +1,6 @@
 """Search the settings of a model by their error on the validation rows; the test rows take no part.
 
-Optuna proposes, prunes and keeps the journal, from which an interrupted search continues.
+Optuna proposes and keeps the journal, from which an interrupted search continues.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.pruners import MedianPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -48,6 +47,8 @@ _PATIENCE = 5
 """Number of trials after which a search gives up if none of them was possible."""
 _ATTEMPTS = 20
 """Draws that find nothing new before the space counts as exhausted."""
+_PEERS = 3
+"""Epochs of a trial, and trials to compare it with, before it may be pruned."""
 _ENOUGH_TO_COMPARE = 20
 """Number of measured trials that importances need."""
 
@@ -202,9 +203,10 @@ class _PrunedError(optuna.TrialPruned, PresurgeError):
 
 
 class Watcher(MetricLogger):
-    """A metric logger that reports every epoch to a trial, and stops the training when Optuna prunes the trial.
+    """A metric logger that reports every epoch to a trial, and stops the training of a trial that falls behind.
 
-    Optuna's median pruner judges from the third epoch on, and only among trials whose loss is on the same scale.
+    From the third epoch on, a trial is pruned whose best loss so far is above the median of at least three complete trials at
+    the same epoch; only those whose loss is on the same scale count.
 
     Args:
         trial: What to report to.
@@ -216,13 +218,8 @@ class Watcher(MetricLogger):
     def __init__(self, trial: optuna.Trial, scale: list[Any]) -> None:
         trial.set_user_attr(SCALE, scale)
         complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        pruner = MedianPruner(n_startup_trials=3, n_warmup_steps=2, n_min_trials=3)
-        alike = optuna.create_study(pruner=pruner)
-        alike.add_trials(
-            one for one in complete if one.intermediate_values and one.user_attrs[SCALE] == scale
-        )
-        self._trials = (trial, alike.ask())
-        self.epochs, self._best = 0, math.inf
+        self._peers = [one.intermediate_values for one in complete if one.user_attrs.get(SCALE) == scale]
+        self._trial, self.epochs, self._best = trial, 0, math.inf
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take the values of a step; those of an epoch include a validation loss.
@@ -232,11 +229,11 @@ class Watcher(MetricLogger):
         """
         if "validation_loss" not in values:
             return
-        self.epochs = int(values["epoch"]) + 1
-        self._best = min(self._best, values["validation_loss"])
-        for trial in self._trials:
-            trial.report(self._best, self.epochs - 1)
-        if self._trials[1].should_prune():
+        epoch = int(values["epoch"])
+        self.epochs, self._best = epoch + 1, min(self._best, values["validation_loss"])
+        self._trial.report(self._best, epoch)
+        there = [losses[epoch] for losses in self._peers if epoch in losses]
+        if self.epochs >= _PEERS and len(there) >= _PEERS and self._best > np.median(there):
             raise _PrunedError("the trial is worse than others")
 
 
