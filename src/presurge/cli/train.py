@@ -184,7 +184,7 @@ def _resolved(file: ConfigFile, *groups: Options) -> "TrainConfig":
 
 def _say_interrupted(out: Path) -> None:
     """Say what an interrupted training left, and how to go on."""
-    from presurge.workflows.runs import resumable
+    from presurge.workflows.train import resumable
 
     if resumable(out):
         models = out / "models"

@@ -1,6 +1,5 @@
 """Forecast what follows a history with a trained model."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -24,6 +23,7 @@ from presurge.series.timestamps import format_stamp
 from presurge.sources.files import RowFile
 from presurge.sources.formats import recognise_file
 from presurge.workflows.dataset import Series, TableConfig, examined, load_series
+from presurge.workflows.edges import moment_of
 
 GapRule = Literal["error", "interpolate"]
 TIME_NAMES = ("timestamp", "time", "date", "datetime", "ds", "t_s")
@@ -178,15 +178,13 @@ def _chosen(panel: Panel, items: Sequence[str] | None) -> Panel:
     unknown = [name for name in items if name not in panel.items]
     if unknown:
         near = get_close_matches(unknown[0], panel.items, n=_SHOWN)
-        listed = near or [*panel.items[:_SHOWN], *(["…"] if len(panel.items) > _SHOWN else [])]
-        hint = f"{'Did you mean' if near else 'The items are'}: {', '.join(listed)}{'?' if near else ''}"
-        raise ConfigError(
-            f"there is no item {unknown[0]!r}",
-            setting="items",
-            hint=hint
-            if panel.items != ("",)
-            else "The history has one series without a name: leave this out.",
-        )
+        more = ["…"] if len(panel.items) > _SHOWN else []
+        hint = f"The items are: {', '.join([*panel.items[:_SHOWN], *more])}"
+        if near:
+            hint = f"Did you mean: {', '.join(near)}?"
+        if panel.items == ("",):
+            hint = "The history has one series without a name: leave this out."
+        raise ConfigError(f"there is no item {unknown[0]!r}", setting="items", hint=hint)
     return panel.take_items([panel.items.index(name) for name in dict.fromkeys(items)])
 
 
@@ -208,12 +206,11 @@ def _unfit(
                 setting="max_age",
                 hint="Say what time it is on that clock: `now=SECONDS`",
             )
-        moment = int(time.time() * SECOND) if config.now is None else config.now
-        for item, end in enumerate(panel.indptr[1:]):
-            last = int(panel.times_of(np.array([end - 1]))[0]) if end > panel.indptr[item] else None
-            if last is None or moment - last > oldest:
-                at = "" if last is None else f", at {format_stamp(last, panel.clock)}"
-                what = f"the last row is too old{at}" if at else "there are no rows"
+        moment = moment_of(config.now)
+        for item in np.flatnonzero(np.diff(panel.indptr)).tolist():
+            last = int(panel.times_of(panel.indptr[[item + 1]] - 1)[0])
+            if moment - last > oldest:
+                what = f"the last row is too old, at {format_stamp(last, panel.clock)}"
                 found[item] = HistoryError(what, hint="Give newer rows, or a larger `max_age`.")
     found = unfit_items(history, model.context) | found
     names = [channel.name for channel in model.fitted_spec().known]
@@ -229,14 +226,15 @@ def _unfit(
 
 def _none_fits(panel: Panel, missing: Mapping[int, HistoryError]) -> HistoryError:
     """The error of a history of which no item can be forecast."""
-    first = missing[0]
+    error, name = missing[0], panel.items[0]
     if len(missing) == 1:
-        name = panel.items[0]
-        return HistoryError(
-            first.what, setting=first.setting, where=f"item {name!r}" if name else None, hint=first.hint
+        error.where = f"item {name!r}" if name else None
+    else:
+        error.what, error.where = (
+            f"none of the {len(missing)} items can be forecast; {name}: {error.what}",
+            None,
         )
-    what = f"none of the {len(missing)} items can be forecast; {panel.items[0]}: {first.what}"
-    return HistoryError(what, setting=first.setting, hint=first.hint)
+    return error
 
 
 def _behind(forecast: Forecast, history: Panel) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,16 @@ from presurge.models.forecaster import Forecaster
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.training.interruption import TrainingInterrupted, restarted
-from presurge.training.loggers import MetricLogger
-from presurge.workflows.config import TrainConfig
+from presurge.training.loggers import JsonLinesLogger, MetricLogger, open_logger
+from presurge.workflows.config import TrainConfig, resolve_config
 from presurge.workflows.evaluate import final_fit, fit, score_beside_baselines
-from presurge.workflows.runs import (
-    CHECKPOINTS,
-    SETTINGS_FILE,
-    check_same_model,
-    forget_training,
-    log_file,
-    metric_loggers,
-    resumable,
-    save_run_model,
-)
 
 logger = logging.getLogger("presurge.train")
+
+TORCH_FILE = "best_model.pt"
+CURVE_FILE = "logs/metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+SETTINGS_FILE = "training_config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,8 +79,8 @@ def train(
     resume = resume or restarted()
     _check(dataset, config, directory, resume=resume)
     with (
-        log_file(directory / "logs" / "training.log", append=resume),
-        metric_loggers(config, directory) as loggers,
+        _log_file(directory / "logs" / "training.log", append=resume),
+        _metric_loggers(config, directory) as loggers,
     ):
         logger.info("Presurge %s, settings %s", __version__, config.model_dump_json())
         logger.info("Data %s", dataset.source)
@@ -97,10 +94,10 @@ def train(
             _keep_best(dataset, config, directory, split or {})
             raise
         if not fitted.report.history:
-            forget_training(directory)
+            _forget_training(directory)
         files.write_json(directory / SETTINGS_FILE, settings)
         done = finish(fitted, dataset, config, split=split, progress=progress)
-        save_run_model(directory, done.model, done.record)
+        _save_run_model(directory, done.model, done.record)
         summary = RunSummary(
             directory=directory,
             fitted=done.fitted,
@@ -151,7 +148,7 @@ def _keep_best(dataset: Dataset, config: TrainConfig, directory: Path, split: di
             best = fit(dataset, config, training=ending.training(directory=copy, resume=True))
         note = "the training was interrupted, and nothing has scored this model"
         best = replace(best, report=replace(best.report, notes=(*best.report.notes, note)))
-        save_run_model(directory, best.model, _training_record(best, dataset, config, split))
+        _save_run_model(directory, best.model, _training_record(best, dataset, config, split))
 
 
 def with_note(fitted: Fitted, dataset: Dataset, final: Fitted | None) -> Fitted:
@@ -206,7 +203,7 @@ def _check(dataset: Dataset, config: TrainConfig, directory: Path, *, resume: bo
             hint=f"The channels are: {', '.join(dataset.panel.channel_names)}.",
         )
     if resume:
-        check_same_model(directory, config)
+        _check_same_model(directory, config)
 
 
 def measured_error(evaluation: Evaluation, model: str) -> dict[str, dict[str, float]]:
@@ -236,3 +233,87 @@ def _training_record(
         "notes": list(fitted.report.notes),
         "cpu_seconds": fitted.cpu_seconds,
     }
+
+
+@contextmanager
+def _log_file(path: Path, *, append: bool = False) -> Iterator[None]:
+    """Log the messages of the package to a file while the body runs.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("presurge")
+    level = package.level
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        package.exception("Training stopped")
+        raise
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _metric_loggers(config: TrainConfig, directory: Path) -> Iterator[list[MetricLogger]]:
+    """The metric logs of a run: always ``logs/metrics.jsonl``, and those that the configuration asks for.
+
+    If the body fails, the latter are closed without final numbers; a resumed run starts new ones.
+    """
+    values = config.model_dump(mode="json")
+    options = {name: values[f"wandb_{name}"] for name in ("project", "entity", "run_name")}
+    names = dict.fromkeys([*(["wandb"] if config.use_wandb else []), *config.loggers])
+    foreign = [open_logger(name, directory, values, options) for name in names]
+    try:
+        yield [JsonLinesLogger(directory / CURVE_FILE), *foreign]
+    except BaseException:
+        for one in foreign:
+            one.finish({}, [])
+        raise
+
+
+def resumable(directory: Path) -> bool:
+    """Whether a run directory has a checkpoint to resume from."""
+    return (directory / CHECKPOINTS / "last.pt").is_file()
+
+
+def _check_same_model(directory: Path, config: TrainConfig) -> None:
+    """Refuse to resume a run as another model, which would replace it.
+
+    Raises:
+        ConfigError: The run is one of another model or of other settings of the model.
+    """
+    path = directory / SETTINGS_FILE
+    if not resumable(directory) or not path.is_file():
+        return
+    stored = resolve_config({}, path)
+    for key in ("model", "model_settings"):
+        before, now = getattr(stored, key), getattr(config, key)
+        if before != now:
+            raise ConfigError(
+                f"the run to resume has {key} {before!r}, and {now!r} was asked for",
+                where=str(path),
+                hint=f"Continue with `config={path}` and `resume`, or start anew without `resume`.",
+            )
+
+
+def _forget_training(directory: Path) -> None:
+    """Remove the curve and the checkpoints that an earlier training by gradient left in the directory."""
+    for old in (directory / CURVE_FILE, *(directory / CHECKPOINTS).glob("*.pt")):
+        old.unlink(missing_ok=True)
+
+
+def _save_run_model(directory: Path, model: Forecaster, training: dict[str, Any]) -> None:
+    """Write ``models/``, and ``best_model.pt`` if torch is installed."""
+    model.save(directory / "models", training=training)
+    if find_spec("torch") is not None:
+        from presurge.models.networks.torch_file import write_torch_file
+
+        write_torch_file(directory / TORCH_FILE, model, training)
