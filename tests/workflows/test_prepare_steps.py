@@ -289,3 +289,8 @@ def test_a_device_or_fifo_is_not_replaced_by_a_directory(folder, capsys):
         assert "cannot be written" in capsys.readouterr().err
     assert (folder / "fifo").is_fifo()
     assert Path(os.devnull).is_char_device()
+
+
+def test_compress_reads_a_log_whose_columns_are_named(folder, capsys):
+    (folder / "log.csv").write_text("at,code\n1,200\n70,500\n130,200\n")
+    assert "3 rows of 60 s: 3 requests" in run("prepare compress log.csv --time at --out data", capsys)

@@ -202,10 +202,8 @@ def _read_series(source: Path | RowFile, table: TableConfig | None, step: str | 
     if table is not None:
         columns = table.model_dump(exclude={"static"})
         values = [name for key in ("values", "observed", "known") for name in columns.pop(key)]
-        ratios = {
-            name: name.split("/") for name in values if name not in source.columns and name.count("/") == 1
-        }
-        parts = [part for name in values for part in ratios.get(name, [name])]
+        ratios = [name for name in values if name not in source.columns and name.count("/") == 1]
+        parts = [part for name in values for part in (name.split("/") if name in ratios else [name])]
         columns["kinds"] = {name: kind for name, kind in table.kinds.items() if name not in ratios}
         read = read_table(source, values=list(dict.fromkeys(parts)), **columns)
         panel, kind, notes, main = read.panel.with_ratios(ratios), "table", tuple(read.notes), tuple(values)

@@ -147,13 +147,17 @@ def write_split(
 def write_table(
     folder: Path,
     frame: pl.DataFrame,
-    content: dict[str, Any],
+    path: Path,
+    table: dict[str, Any],
     notes: Sequence[str],
     partial: tuple[bool, bool] = (False, False),
+    now: int | None = None,
 ) -> dict[str, Any]:
-    """Write the rows of a table and last the manifest, and return it; its ``content`` says how to read them."""
+    """Write the rows of a table and last the manifest, which says how to read them, and return it."""
     frame.write_parquet(folder / SERIES, compression="lz4")
-    return _write_manifest(folder, 2, {"series": SERIES, **content}, partial, notes)
+    source = {"path": str(path), "format": "table"}
+    content = {"series": SERIES, "table": table, "source": source, "now": now}
+    return _write_manifest(folder, 2, content, partial, notes)
 
 
 def _write_manifest(

@@ -18,7 +18,7 @@ from presurge.sources.formats import GUIDE_SERIES, LOAD_CHANNELS, recognise_file
 from presurge.sources.table import read_table
 from presurge.workflows.edges import rows_over
 from presurge.workflows.prepare import aggregate, burstgpt, directory
-from presurge.workflows.prepare.aggregate import PrepareConfig
+from presurge.workflows.prepare.aggregate import Aggregate, PrepareConfig
 from presurge.workflows.prepare.directory import Prepared
 
 Input = Path | RowFile | None
@@ -42,9 +42,7 @@ def prepare(
         return _prepare_models(file, out, config)
     name = config.name_for(file.path)
     by_second = config.dense or config.analyze
-    progress("Reading the trace", 0.0)
-    _, found = aggregate.count_trace(file, SECOND if by_second else config.step, config)
-    progress("Reading the trace", 1.0)
+    found = _counted(file, SECOND if by_second else config.step, config, progress)
     found = found.until(config.now, config.step)
     coarse = found.coarsen(config.step) if by_second else found
     minutes = burstgpt.compressed_frame(coarse.buckets, coarse.partial)
@@ -53,6 +51,13 @@ def prepare(
         written += directory.write_compressed(folder, name, minutes, coarse)
         manifest, parts = directory.write_split(folder, name, minutes, coarse, config.split)
     return Prepared.of(coarse, out, [*written, *parts], manifest)
+
+
+def _counted(file: RowFile, step: int, config: PrepareConfig, progress: Progress) -> Aggregate:
+    progress("Reading the trace", 0.0)
+    _, found = aggregate.count_trace(file, step, config)
+    progress("Reading the trace", 1.0)
+    return found
 
 
 def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
@@ -65,10 +70,9 @@ def _prepare_table(file: RowFile, out: Path, config: PrepareConfig) -> Prepared:
     table = read_table(file, **settings)
     over, note, moment = rows_over(table.panel, config.now, str(file.path))
     panel, notes = table.panel.take(over), (*file.notes, *table.notes)
-    content: dict[str, Any] = {"table": settings, "source": {"path": str(file.path), "format": "table"}}
-    content |= {"now": moment} if note else {}  # whoever reads the rows leaves out the same ones
+    left = moment if note else None  # whoever reads the rows leaves out the same ones
     with staged(out) as folder:
-        manifest = directory.write_table(folder, file.scan().collect(), content, notes)
+        manifest = directory.write_table(folder, file.scan().collect(), file.path, settings, notes, now=left)
     notes, totals = (*notes, *([note] if note else [])), {"values": int(panel.observed.sum())}
     return Prepared(out, directory.TABLE_FILES, len(panel), step, totals, notes, manifest)
 
@@ -81,10 +85,9 @@ def _prepare_models(file: RowFile, out: Path, config: PrepareConfig) -> Prepared
     values = [channel.name for channel in LOAD_CHANNELS if channel.name in found.totals]
     table: dict[str, Any] = {"time": "time", "values": values, "item": "model", "fill": "zero"}
     table |= {"step": f"{config.step // SECOND}s", "kinds": dict.fromkeys(values, "count")}
-    content = {"table": table, "source": {"path": str(file.path), "format": "table"}}
-    notes = (*found.notes, f"a series for each of {frame['model'].n_unique():,} models")
+    notes = (*found.reading_notes, f"a series for each of {frame['model'].n_unique():,} models")
     with staged(out) as folder:
-        manifest = directory.write_table(folder, frame, content, notes, found.partial)
+        manifest = directory.write_table(folder, frame, file.path, table, notes, found.partial)
     return Prepared(out, directory.TABLE_FILES, len(frame), config.step, found.totals, notes, manifest)
 
 
@@ -106,10 +109,7 @@ def prepare_dense(
         StorageError: The file system refused; ``out`` is as it was.
     """
     file = open_file(trace or _existing(out / f"{config.name or burstgpt.NAME}.csv", "TRACE"))
-    progress("Reading the trace", 0.0)
-    _, found = aggregate.count_trace(file, SECOND, config)
-    progress("Reading the trace", 1.0)
-    found = found.until(config.now, SECOND)
+    found = _counted(file, SECOND, config, progress).until(config.now, SECOND)
     with staged(out) as folder:
         written = directory.write_dense(folder, config.name_for(file.path), found, progress)
     return Prepared.of(found, out, written)
@@ -132,13 +132,10 @@ def prepare_compress(
         StorageError: The file system refused; ``out`` is as it was.
     """
     file = open_file(source or _default(out, config.name, burstgpt.DENSE, burstgpt.DENSE))
-    progress("Reading the input", 0.0)
-    if config.format is None and recognise_file(file) == GUIDE_SERIES:
+    if not (config.format or config.columns) and recognise_file(file) == GUIDE_SERIES:
         found = aggregate.read_guide_file(file)[0].coarsen(config.step)
     else:
-        _, found = aggregate.count_trace(file, config.step, config)
-        found = found.until(config.now, config.step)
-    progress("Reading the input", 1.0)
+        found = _counted(file, config.step, config, progress).until(config.now, config.step)
     minutes, name = burstgpt.compressed_frame(found.buckets, found.partial), config.name_for(file.path)
     with staged(out) as folder:
         written = directory.write_compressed(folder, name, minutes, found)
