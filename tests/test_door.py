@@ -266,6 +266,7 @@ def test_a_wrong_setting_of_a_model_or_a_forecast_is_named(model: presurge.Model
         ({"context": 0}, "context: input should be at least 1"),
         ({"model": "nhits"}, "model: there is no model 'nhits'"),
         ({"settings": {"ridgee": 1}}, "unknown key 'ridgee'"),
+        ({"context": None, "settings": {"context": 48}}, "unknown key 'context'"),
     ):
         with pytest.raises(ConfigError, match=message):
             presurge.fit(FRAME, **COLUMNS, **SIZES | settings)

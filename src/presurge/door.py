@@ -208,9 +208,10 @@ def _ranked(rows: list[dict[str, Any]]) -> pl.DataFrame:
 
 
 def _sorted(settings: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the training, and those of the models."""
+    """Settings of the training, and those of the models; what is an argument of its own is neither."""
     settings = dict(settings or {})
-    training = {key: settings.pop(key) for key in TrainConfig.model_fields.keys() & settings.keys()}
+    known = TrainConfig.model_fields.keys() - {"model", "horizon", "context"}
+    training = {key: settings.pop(key) for key in known & settings.keys()}
     return training, settings
 
 
