@@ -144,8 +144,7 @@ def synthesize(config: SyntheticConfig, path: Path, *, progress: Progress = sile
         ConfigError: ``path`` does not end in .csv, .csv.gz, .csv.zst or .parquet.
         StorageError: The file system refused; no partial file is left.
     """
-    name = path.name.lower()
-    ending = next((each for each in (".parquet", *_CSV_ENDINGS) if name.endswith(each)), None)
+    ending = next((each for each in (".parquet", *_CSV_ENDINGS) if path.name.lower().endswith(each)), None)
     if ending is None:
         raise ConfigError(
             f"cannot tell a format from the ending of {path.name!r}",
@@ -211,13 +210,12 @@ class SyntheticTrace:
         self.config = config
         rng = _stream(config.seed, 0)
         self._load = minute_load(config.minutes, config.start, rng)
-        rows = DEFAULT_ROWS if config.rows is None else config.rows
+        self.rows = config.rows or DEFAULT_ROWS
         if config.rate is not None:
-            rows = min(max(int(rng.poisson(config.rate * config.minutes * 60)), 1), MAX_ROWS)
-        self.rows = rows
+            self.rows = min(max(int(rng.poisson(config.rate * config.minutes * 60)), 1), MAX_ROWS)
         # Poisson arrivals, given how many there are in all, are multinomial over the minutes.
         shares = np.concatenate([self._load.conversation, self._load.api])
-        counts = rng.multinomial(rows, shares / shares.sum())
+        counts = rng.multinomial(self.rows, shares / shares.sum())
         self._conversations, self._apis = counts[: config.minutes], counts[config.minutes :]
         busiest = int((self._conversations + self._apis).max())
         if busiest > _MAX_MINUTE_ROWS:
@@ -238,9 +236,8 @@ class SyntheticTrace:
 
     def _block(self, number: int, first: int, last: int, first_row: int) -> pl.DataFrame:
         rng = _stream(self.config.seed, 1, number)
-        per_minute = self._conversations[first:last] + self._apis[first:last]
-        minute = np.repeat(np.arange(first, last), per_minute)
         milliseconds, api = self._arrivals(first, last, rng)
+        minute = first + milliseconds // 60_000
         midnight = (self.config.start.hour * 60 + self.config.start.minute) * 60_000
         length = self._load.length[minute].astype(np.float32)
         tokens_in, tokens_out = _token_lengths(api, length, rng)
@@ -249,10 +246,10 @@ class SyntheticTrace:
         large = rng.random(len(minute), np.float32) < np.where(api, np.float32(0.06), np.float32(0.22))
         elapsed = _elapsed_seconds(tokens_in, tokens_out, large, rng)
         sessions = _sessions(api, minutes=last - first, rng=rng) + first_row
-        frame = pl.DataFrame(
+        return pl.DataFrame(
             {
                 "Timestamp": (milliseconds + (first * 60_000 + midnight)) / 1000,
-                "Session ID": sessions,
+                "Session ID": pl.Series(sessions).set(pl.Series(api), None),
                 "Elapsed time": elapsed,
                 "Model": pl.Series(large.astype(np.uint8)).cat.to(_MODELS).cast(pl.String),
                 "Request tokens": tokens_in,
@@ -261,8 +258,6 @@ class SyntheticTrace:
                 "Log Type": pl.Series(api.astype(np.uint8)).cat.to(_LOG_TYPES).cast(pl.String),
             }
         )
-        is_api = pl.col("Log Type") == "API log"
-        return frame.with_columns(pl.when(~is_api).then(pl.col("Session ID")).alias("Session ID"))
 
     def _arrivals(
         self, first: int, last: int, rng: np.random.Generator
@@ -287,8 +282,7 @@ def _block_edges(per_minute: IntArray) -> IntArray:
     """The minutes that begin a block: a block ends with the minute that fills it, or after a week."""
     edges = [0]
     total = np.concatenate([[0], np.cumsum(per_minute)])
-    while edges[-1] < len(per_minute):
-        begin = edges[-1]
+    while (begin := edges[-1]) < len(per_minute):
         full = int(np.searchsorted(total, total[begin] + BLOCK_ROWS))
         edges.append(min(max(full, begin + 1), begin + _BLOCK_MINUTES, len(per_minute)))
     return np.array(edges)
@@ -303,9 +297,8 @@ def _token_lengths(
     z_out = f(0.3) * z_in + f(0.954) * rng.standard_normal(len(api), f)
     log_in = np.where(api, f(6.2), f(5.7)) + length + np.where(api, f(0.9), f(1.2)) * z_in
     log_out = np.where(api, f(3.4), f(5.2)) + length + np.where(api, f(0.9), f(0.8)) * z_out
-    shortest, longest = f(1), f(_MAX_TOKENS)
-    tokens_in = np.clip(np.exp(log_in), shortest, longest).astype(np.int64)
-    return tokens_in, np.clip(np.exp(log_out), shortest, longest).astype(np.int64)
+    tokens_in, tokens_out = (np.clip(np.exp(log), f(1), f(_MAX_TOKENS)) for log in (log_in, log_out))
+    return tokens_in.astype(np.int64), tokens_out.astype(np.int64)
 
 
 def _elapsed_seconds(
