@@ -25,15 +25,6 @@ def is_frame(data: object) -> bool:
     return isinstance(data, pl.DataFrame | pl.LazyFrame) or is_pandas(data)
 
 
-def column_names(data: Frame) -> list[str]:
-    """Names of the columns as ``as_polars`` gives them, the levels of a pandas index first."""
-    if isinstance(data, pl.LazyFrame):
-        return data.collect_schema().names()
-    return (
-        list(data.columns) if isinstance(data, pl.DataFrame) else [name for name, _ in pandas_columns(data)]
-    )
-
-
 def as_polars(data: Frame, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """A frame as a Polars frame, with some of its columns or all.
 
@@ -47,13 +38,14 @@ def as_polars(data: Frame, columns: Sequence[str] | None = None) -> pl.DataFrame
     if not is_frame(data):
         hint = "Give a pandas or Polars DataFrame."
         raise DataError(f"{type(data).__name__} is not a data frame", hint=hint)
-    names = column_names(data)
-    if twice := [name for name in columns or names if names.count(name) > 1]:
-        raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
     if is_pandas(data):
-        return pl.DataFrame(
-            [_series(n, c) for n, c in pandas_columns(data) if columns is None or n in columns]
-        )
+        found = [
+            (name, column) for name, column in pandas_columns(data) if columns is None or name in columns
+        ]
+        names = [name for name, _ in found]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"two columns are named {twice[0]!r}", where="data frame", hint="Drop one.")
+        return pl.DataFrame([_series(name, column) for name, column in found])
     wanted = data if columns is None else data.select(columns)
     return wanted.collect() if isinstance(wanted, pl.LazyFrame) else wanted
 
