@@ -107,7 +107,7 @@ def test_a_duplicate_minute_is_refused(minutes: pl.DataFrame) -> None:
 def test_minutes_are_a_series_of_counts(minutes: pl.DataFrame) -> None:
     history = read_history(minutes)
     assert history.level == "minute"
-    assert history.panel.step_seconds == 60
+    assert history.panel.step == 60_000_000
     assert history.panel.channel_names == ("requests", "input_tokens", "output_tokens")
     columns = ["Concurrent_requests", "Request_tokens_sum", "Response_tokens_sum"]
     np.testing.assert_array_equal(history.panel.values, minutes[columns].to_numpy().astype(np.float32))

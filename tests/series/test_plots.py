@@ -10,7 +10,7 @@ from presurge.errors import MissingDependencyError
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import MINUTE
 from presurge.series.panel import Channel, Panel
-from presurge.series.plots import MAX_ITEMS, drawn, forecast_figure
+from presurge.series.plots import MAX_ITEMS
 
 BEGIN = 1_700_000_000_000_000
 
@@ -71,7 +71,7 @@ def test_a_notebook_shows_the_picture(clock: str) -> None:
 
 def test_a_forecast_continues_the_last_rows_of_its_history() -> None:
     panel = panel_of(100, 20)
-    figure = drawn(forecast_figure, forecast_after(panel), panel)
+    figure = forecast_after(panel).plot(panel)
     assert len(figure.axes) == 4
     past, ahead = figure.axes[0].lines
     np.testing.assert_array_equal(past.get_ydata(), np.arange(52, 100))
@@ -85,7 +85,7 @@ def test_a_forecast_continues_the_last_rows_of_its_history() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 30])
 def test_a_forecast_is_drawn_without_a_history(horizon: int) -> None:
-    figure = drawn(forecast_figure, forecast_after(panel_of(5), horizon))
+    figure = forecast_after(panel_of(5), horizon).plot()
     _, ahead = figure.axes[0].lines
     assert len(ahead.get_ydata()) == horizon + 1
     assert figure.axes[0].get_ylim()[0] == 0
@@ -95,7 +95,7 @@ def test_a_forecast_is_drawn_without_a_history(horizon: int) -> None:
 
 def test_the_ticks_of_a_relative_clock_span_all_items() -> None:
     panel = panel_of(600, 60, clock="relative")
-    ticks = drawn(forecast_figure, forecast_after(panel), panel).axes[-1].get_xticklabels()
+    ticks = forecast_after(panel).plot(panel).axes[-1].get_xticklabels()
     assert [ticks[0].get_text(), ticks[-1].get_text()] == ["day 1, 02:00", "day 1, 10:00"]
 
 
@@ -109,7 +109,7 @@ def test_a_value_that_is_missing_at_the_origin_is_no_anchor() -> None:
     panel = panel_of(30)
     values = panel.values.copy()
     values[-2:, 0] = np.nan
-    past, ahead = drawn(forecast_figure, forecast_after(panel), panel.replace(values=values)).axes[0].lines
+    past, ahead = forecast_after(panel).plot(panel.replace(values=values)).axes[0].lines
     assert past.get_ydata()[-1] == ahead.get_ydata()[0] == 27
 
 

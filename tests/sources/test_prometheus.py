@@ -94,7 +94,7 @@ def test_series_become_items_and_metrics_channels(server: str, tmp_path: Path) -
     file = open_file(saved(server, tmp_path / "a.json", '{__name__=~"queue|load"}'))
     table = read_table(file, **file.table)
     panel = table.panel
-    assert (panel.items, panel.step_seconds, len(panel)) == (HOSTS, SCRAPE, 2 * SAMPLES)
+    assert (panel.items, panel.step, len(panel)) == (HOSTS, SCRAPE * 1_000_000, 2 * SAMPLES)
     assert panel.observed.all()
     assert file.scan().collect().equals(answer.frame)
 

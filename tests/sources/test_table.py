@@ -183,7 +183,7 @@ def test_the_clock_follows_the_stamps(tmp_path: Path) -> None:
     absolute = read(tmp_path, "t,v\n2024-05-01T02:00:00+02:00,1\n2024-05-01T00:01:00Z,2\n").panel
     assert absolute.clock == "utc"
     assert absolute.start.tolist() == [int(datetime(2024, 5, 1, tzinfo=UTC).timestamp()) * 10**6]
-    assert read(tmp_path, "t,v\n0,1\n60000,2\n", time_unit="ms").panel.step_seconds == 60
+    assert read(tmp_path, "t,v\n0,1\n60000,2\n", time_unit="ms").panel.step == 60_000_000
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_the_guides_series(tmp_path: Path) -> None:
     dense = read_guide_csv(path)
     assert dense.panel.channel_names == ("requests", "input_tokens", "output_tokens")
     assert dense.panel.count_mask.all()
-    assert (dense.panel.step_seconds, len(dense.panel), dense.panel.clock) == (1, 120, "relative")
+    assert (dense.panel.step, len(dense.panel), dense.panel.clock) == (1_000_000, 120, "relative")
     minutes = read_guide_csv(path, step="60s")
     assert minutes.panel.start.tolist() == [0]
     assert len(minutes.panel) == 3
@@ -283,7 +283,7 @@ def test_the_guides_minutes(tmp_path: Path) -> None:
     averages = ",Avg_concurrent_requests,Avg_request_tokens_per_sec,Avg_response_tokens_per_sec"
     rows = [f"{60 * i},60,{i},{i * 10},{i},0.1,0.2,0.3" for i in range(10)]
     path.write_text(GUIDE + averages + "\n" + "\n".join(rows) + "\n")
-    assert read_guide_csv(path).panel.step_seconds == 60
+    assert read_guide_csv(path).panel.step == 60_000_000
     path.write_text(GUIDE + "\n0,60,0.5,3,4\n60,60,1,3,4\n120,60,1,3,4\n")
     assert read_guide_csv(path).totals == {"input_tokens": 9, "output_tokens": 12}, "none of a fraction"
 

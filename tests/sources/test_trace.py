@@ -298,7 +298,7 @@ def test_requests_are_in_chronological_order(requests: Trace) -> None:
     np.testing.assert_array_equal(panel.values, np.array(expected, np.float32))
     assert panel.channel_names == ("inter_arrival", "input_tokens", "output_tokens")
     assert [channel.kind for channel in panel.channels] == ["count", "count", "count"]
-    assert (panel.clock, panel.step_seconds, panel.start.tolist()) == ("relative", 1, [0])
+    assert (panel.clock, panel.step, panel.start.tolist()) == ("relative", 1_000_000, [0])
 
 
 def test_failed_requests_can_be_left_out(requests: Trace, tmp_path: Path) -> None:

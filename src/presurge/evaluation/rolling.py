@@ -15,6 +15,7 @@ from presurge.errors import ConfigError
 from presurge.evaluation.walk import Piece, RollingForecast
 from presurge.files import atomic_path
 from presurge.series.dataset import Dataset
+from presurge.series.forecast import value_columns
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel, time_column
 from presurge.series.spans import Span
@@ -97,17 +98,11 @@ def forecast_frame(piece: Piece) -> pl.DataFrame:
         pl.Series("channel", names * times_BH.size),
         pl.Series("model", [piece.model]).new_from_index(0, actual_BHC.size),
         pl.Series("actual", actual_BHC.reshape(-1)).fill_nan(None),
-        pl.Series("mean", piece.mean_BHC.reshape(-1)),
+        *value_columns(piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC, piece.levels),
     ]
     if panel.items != ("",):
         items = np.array(panel.items)[panel.items_of(origins_B)]
         columns.insert(0, pl.Series("item", np.repeat(items, horizon * channels)))
-    if piece.quantiles_BHQC is not None:
-        columns.append(pl.Series("median", piece.median_BHC.reshape(-1)))
-        columns += [
-            pl.Series(f"q{level:g}", piece.quantiles_BHQC[:, :, q].reshape(-1))
-            for q, level in enumerate(piece.levels)
-        ]
     return pl.DataFrame(columns)
 
 

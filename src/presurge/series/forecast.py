@@ -101,18 +101,14 @@ class Forecast:
         Of a model that was never calibrated there is no ``median``.
         """
         n_items, horizon, n_channels = self.mean.shape
-        times = np.repeat(self.times().reshape(-1), n_channels)
-        columns = [time_column(times, self.clock)]
-        columns.append(pl.Series("channel", [c.name for c in self.channels] * (n_items * horizon)))
+        names = [channel.name for channel in self.channels]
+        columns = [
+            time_column(np.repeat(self.times().reshape(-1), n_channels), self.clock),
+            pl.Series("channel", names * (n_items * horizon)),
+            *value_columns(self.mean, self.median, self.quantiles, self.levels),
+        ]
         if self.named:
             columns.insert(0, pl.Series("item", np.repeat(np.array(self.items), horizon * n_channels)))
-        columns.append(pl.Series("mean", self.mean.reshape(-1)))
-        if self.levels:
-            columns.append(pl.Series("median", self.median.reshape(-1)))
-        columns += [
-            pl.Series(f"q{level:g}", self.quantiles[:, :, index].reshape(-1))
-            for index, level in enumerate(self.levels)
-        ]
         return pl.DataFrame(columns)
 
     def plot(self, history: Panel | None = None) -> "Figure":
@@ -123,7 +119,7 @@ class Forecast:
         """
         with required("matplotlib", purpose="a plot", extra="plots"):
             from presurge.series.plots import drawn, forecast_figure
-        return drawn(forecast_figure, self, history)
+        return drawn(lambda: forecast_figure(self, history))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: ``origin``, ``step_seconds``, a flat list ``forecast`` of times and channels, a list ``peak``."""
@@ -162,3 +158,14 @@ class Forecast:
             | {"quantiles": dict(zip(levels, quantiles, strict=True))}
             for channel, mean, median, quantiles in numbers
         ]
+
+
+def value_columns(
+    mean_BHC: FloatArray, median_BHC: FloatArray, quantiles_BHQC: FloatArray | None, levels: tuple[float, ...]
+) -> list[pl.Series]:
+    """The columns ``mean``, ``median``, ``q0.1`` ... of a frame in long form; only ``mean`` without quantiles."""
+    values = {"mean": mean_BHC}
+    if quantiles_BHQC is not None and levels:
+        values["median"] = median_BHC
+        values |= {f"q{level:g}": quantiles_BHQC[:, :, q] for q, level in enumerate(levels)}
+    return [pl.Series(name, value_BHC.reshape(-1)) for name, value_BHC in values.items()]

@@ -151,11 +151,6 @@ class Panel:
         return columns_of(self.channels, "target")
 
     @property
-    def step_seconds(self) -> int:
-        """Frequency in seconds."""
-        return self.step // SECOND
-
-    @property
     def count_mask(self) -> npt.NDArray[np.bool_]:
         """bool [C], true for counts, which are never negative."""
         return np.array([channel.kind == "count" for channel in self.channels], np.bool_)
@@ -336,7 +331,7 @@ class Panel:
         """
         with required("matplotlib", purpose="a plot", extra="plots"):
             from presurge.series.plots import drawn, panel_figure
-        return drawn(panel_figure, self)
+        return drawn(lambda: panel_figure(self))
 
 
 def columns_of(channels: Sequence[Channel], *roles: ChannelRole) -> IntArray:
@@ -345,7 +340,7 @@ def columns_of(channels: Sequence[Channel], *roles: ChannelRole) -> IntArray:
 
 
 def time_column(times: IntArray, clock: Clock) -> pl.Series:
-    """Times (microseconds) as the column ``timestamp``: UTC datetimes, or seconds (float64) on a relative clock."""
+    """Times (microseconds) as the column ``timestamp`` of a frame: UTC datetimes, or seconds (float64) on a relative clock."""
     stamps = pl.Series("timestamp", times)
     return stamps.cast(pl.Datetime("us", "UTC")) if clock == "utc" else stamps / SECOND
 

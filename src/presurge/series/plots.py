@@ -5,7 +5,7 @@ Shapes: R rows, I items, H horizon, C channels, Q quantiles.
 
 from collections.abc import Callable
 from itertools import product
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,13 +25,10 @@ _LEAST_HISTORY = 48
 _FEW_ROWS = 24
 
 
-P = ParamSpec("P")
-
-
-def drawn(draw: Callable[P, Figure], *given: P.args, **named: P.kwargs) -> Figure:
+def drawn(draw: Callable[[], Figure]) -> Figure:
     """A picture for a notebook or a file, in the wide style of the report."""
     with style.styled(WIDE):
-        return style.finish(draw(*given, **named), WIDE)
+        return style.finish(draw(), WIDE)
 
 
 def panel_figure(panel: Panel, layout: Layout = WIDE) -> Figure:

@@ -39,7 +39,6 @@ VARIABLES |= {colour: f"other{index}" for index, colour in enumerate(OTHERS)}
 """Colour -> name of the CSS variable that replaces it in SVG."""
 _FEW_POINTS = 24
 """Lines with no more points than these have a mark at each."""
-_ROUND_STEPS = (1, 2, 2.5, 5, 10)
 _SHADES = {95: 0.14, 80: 0.18, 50: 0.26}
 """Percent -> opacity of the interval, drawn over the wider ones."""
 _UNITS = ((DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (SECOND, "seconds"))
@@ -145,7 +144,7 @@ def channel_axes(axes: Axes, channel: Channel, title: str) -> None:
 def number_axis(axes: Axes, *, horizontal: bool = False) -> None:
     """Write numbers with thousands separators, millions and more in short."""
     axis = axes.xaxis if horizontal else axes.yaxis
-    axis.set_major_locator(MaxNLocator(nbins=4 if horizontal else 5, steps=_ROUND_STEPS))
+    axis.set_major_locator(MaxNLocator(nbins=4 if horizontal else 5, steps=(1, 2, 2.5, 5, 10)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
 
 

@@ -28,16 +28,8 @@ PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9
 _RELATIVE_BELOW = 10**8
 _BELOW: dict[TimeUnit, float] = {"s": 1e11, "ms": 1e14, "us": 1e17}
 _COMPACT_DATE = "%Y%m%d"
-_NAIVE_PATTERNS = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%dT%H:%M",
-    "%Y-%m-%d",
-    "%Y/%m/%d %H:%M:%S%.f",
-    "%Y/%m/%d %H:%M",
-    "%Y/%m/%d",
-)
+_TIMES_OF_DAY = (" %H:%M:%S%.f", "T%H:%M:%S%.f", " %H:%M", "T%H:%M", "")
+_NAIVE_PATTERNS = tuple(date + time for date in ("%Y-%m-%d", "%Y/%m/%d") for time in _TIMES_OF_DAY)
 _ZONED_PATTERNS = ("%+", "%d/%b/%Y:%H:%M:%S %z")
 
 

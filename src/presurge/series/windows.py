@@ -90,11 +90,11 @@ def window_origins(panel: Panel, span: Span, *, context: int, horizon: int, stri
     The context may begin before the span (a forecast of the first test row knows the rows before it) but never in
     another item. In each item the origins are ``stride`` rows apart, from the earliest possible one.
     """
-    pieces = []
+    pieces = [np.zeros(0, np.int64)]
     for begin, first, last in zip(panel.indptr[:-1], span.first, span.last, strict=True):
         earliest = max(int(first) - 1, int(begin) + context - 1)
         pieces.append(np.arange(earliest, int(last) - horizon, stride, dtype=np.int64))
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+    return np.concatenate(pieces)
 
 
 def complete(panel: Panel, origins: IntArray, *, before: int, after: int) -> npt.NDArray[np.bool_]:
@@ -175,7 +175,7 @@ def _bar_times(panel: Panel, origins: IntArray, item_B: IntArray, context: int, 
 def targets_of(panel: Panel, origins: IntArray, horizon: int) -> FloatArray:
     """Gather the actual values of the target channels: float32 [B, H, C], NaN where missing."""
     actual_BHC = gather(panel.values, origins, before=0, after=horizon)
-    if panel.carried is not None and len(origins):
+    if panel.carried is not None:
         actual_BHC[gather(panel.carried, origins, before=0, after=horizon)] = np.nan
     return take_columns(actual_BHC, panel.targets)
 
