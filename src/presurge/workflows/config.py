@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from presurge.config import read_mapping, validated
+from presurge.config import Config, read_mapping, validated
 from presurge.errors import ConfigError
 from presurge.models import plugins
+from presurge.models.forecaster import Forecaster
 from presurge.models.registry import BASELINES, model_class
 from presurge.series.frequency import parse_step
 from presurge.training.config import TrainerConfig, TrainingConfig, require_torch
@@ -96,6 +97,25 @@ class TrainConfig(TrainerConfig):
     def fits_all_rows(self) -> bool:
         """Whether to fit to all rows after scoring."""
         return self.model == "auto" if self.final_fit is None else self.final_fit
+
+    def own(self) -> Config:
+        """The model's own settings, defaults included.
+
+        Raises:
+            ConfigError: There is no such model, or it has no such setting.
+        """
+        known = model_class(self.model).config_class
+        return validated(known, self.model_settings, where=f"settings of {self.model}")
+
+    def new_model(self, **more: Any) -> Forecaster:
+        """A model to fit; ``more`` adds checkpoints and loggers to how it is trained."""
+        return plugins.make(
+            model_class(self.model),
+            context=self.context,
+            horizon=self.horizon,
+            config=self.own(),
+            training=self.training(**more),
+        )
 
     def training(self, **more: Any) -> TrainingConfig:
         """How to train by gradient; ``more`` adds checkpoints and loggers."""
@@ -209,18 +229,15 @@ def check_model(config: TrainConfig) -> None:
         ConfigError: There is no such model, it has no such setting or no final fit, or this machine has no such device.
         MissingDependencyError: The device is not the CPU, and torch is not installed.
     """
-    kind = model_class(config.model)
-    own = validated(kind.config_class, config.model_settings, where=f"settings of {config.model}")
+    config.own()
     if config.device not in ("auto", "cpu"):
         require_torch(f"the device {config.device}")
         from presurge.training.devices import resolve_device
 
         resolve_device(config.device, allow_fallback=config.allow_fallback)
-    if config.final_fit:
-        sizes = {"context": config.context, "horizon": config.horizon, "training": config.training()}
-        if not plugins.make(kind, **sizes, config=own).refits:
-            raise ConfigError(
-                f"{config.model} learns by gradient, and only a model that is solved is fitted again to all rows",
-                setting="final_fit",
-                hint="Leave it out; a smaller `test_fraction` gives the weights more rows.",
-            )
+    if config.final_fit and not config.new_model().refits:
+        raise ConfigError(
+            f"{config.model} learns by gradient, and only a model that is solved is fitted again to all rows",
+            setting="final_fit",
+            hint="Leave it out; a smaller `test_fraction` gives the weights more rows.",
+        )

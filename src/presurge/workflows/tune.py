@@ -22,19 +22,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from presurge import files
-from presurge.config import validated
 from presurge.errors import ConfigError, DataError, MissingDependencyError, PresurgeError, StorageError
 from presurge.evaluation.backtest import evaluate
 from presurge.evaluation.fit import check_rows
 from presurge.models import plugins
 from presurge.models.forecaster import Forecaster
-from presurge.models.registry import BASELINES, model_class
+from presurge.models.registry import BASELINES
 from presurge.progress import Progress, silent
 from presurge.series.dataset import Dataset
 from presurge.series.spans import Span
 from presurge.training.loggers import MetricLogger
 from presurge.workflows.config import TrainConfig
-from presurge.workflows.tune_space import Space, applied, brief, own_values, usual_values
+from presurge.workflows.tune_space import Space, applied, brief, usual_values
 
 BEST = "best_config.json"
 SCALE = "scale of the loss"
@@ -167,7 +166,7 @@ def _try(trial: optuna.Trial, dataset: Dataset, settings: TrainConfig) -> None:
     began, reason, error = time.process_time(), None, None
     try:
         tried = applied(settings, trial.params)
-        own = own_values(tried)
+        own = tried.own().model_dump()
         watcher = Watcher(trial, [own.get(name) for name in _SCALE_OF_THE_LOSS])
         error = validation_error(fit_once(dataset, tried, watcher), dataset)
     except optuna.TrialPruned:
@@ -378,14 +377,7 @@ def validation_error(model: Forecaster, dataset: Dataset) -> float:
 
 def fit_once(dataset: Dataset, settings: TrainConfig, *watchers: Watcher) -> Forecaster:
     """A model fitted to the training rows, while the watchers follow its epochs."""
-    kind = model_class(settings.model)
-    model = plugins.make(
-        kind,
-        context=settings.context,
-        horizon=settings.horizon,
-        config=validated(kind.config_class, settings.model_settings, where=f"settings of {settings.model}"),
-        training=settings.training(loggers=watchers),
-    )
+    model = settings.new_model(loggers=watchers)
     plugins.fit(model, dataset.panel, dataset.train, dataset.validation)
     return model
 

@@ -132,7 +132,7 @@ def space_of(settings: TrainConfig, path: Path | None = None, *, fixed: Collecti
     if path is not None:
         space = _from_file(path, settings, declared, known)
     else:
-        own, gone = own_values(settings), {*fixed, *settings.model_settings}
+        own, gone = settings.own().model_dump(), {*fixed, *settings.model_settings}
         if find_spec("torch") is None:  # then nothing can be trained by gradient
             own, gone = own | {"solver": "exact"}, gone | {"solver"}
         space = {name: knob for name, knob in declared.items() if name not in gone}
@@ -181,11 +181,6 @@ def _from_file(path: Path, settings: TrainConfig, declared: Space, known: set[st
     return space
 
 
-def own_values(settings: TrainConfig) -> dict[str, Any]:
-    """All settings of the model, defaults included."""
-    return validated(model_class(settings.model).config_class, settings.model_settings).model_dump()
-
-
 def applied(settings: TrainConfig, drawn: dict[str, Any]) -> TrainConfig:
     """The settings with the drawn values in their places.
 
@@ -200,7 +195,7 @@ def applied(settings: TrainConfig, drawn: dict[str, Any]) -> TrainConfig:
 
 def usual_values(space: Space, settings: TrainConfig) -> dict[str, Any]:
     """The values that the settings have without a search, as far as the space contains them: the first trial."""
-    values, usual = settings.model_dump() | own_values(settings), dict[str, Any]()
+    values, usual = settings.model_dump() | settings.own().model_dump(), dict[str, Any]()
     for name, knob in space.items():
         value = values[name]
         if value == "auto" and knob.choices and not knob.holds(value):
