@@ -80,9 +80,8 @@ class IntervalTracker:
         calibration = model.calibration or Calibration.measure(nothing, nothing, spec.count_mask, ())
         self._peaks = peaks and len(calibration.count_C) > len(spec.targets)
         self._calibration = calibration if self._peaks else calibration.first_channels(len(spec.targets))
-        self._ago = np.arange(
-            model.horizon if self._peaks else 1
-        )  # the rows that make a row's running maxima
+        # How many rows ago those came that make the running maxima of a row.
+        self._ago = np.arange(model.horizon if self._peaks else 1)
         self._group_I = calibration.groups_of(panel.items)
         self._until_I = np.array([calibration.until.get(item, -(1 << 62)) for item in panel.items], np.int64)
         # The forecasts that are kept, by origin. The first one is NaN and stands for those that are not.
