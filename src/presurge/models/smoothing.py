@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from presurge.models.forecaster import FitReport, SeriesSpec
-from presurge.models.linear.select import thinned, window_errors
+from presurge.models.linear.select import thinned, window_forecasts
 from presurge.models.naive import Baseline
 from presurge.progress import Progress
 from presurge.series.panel import FloatArray, Panel
@@ -98,10 +98,10 @@ class SimpleSmoothing(Baseline):
             return made_XN.reshape(*context_BCL.shape[:2], -1).transpose(0, 2, 1)
 
         total_PC = np.zeros((len(self.grid), len(panel.channels)))
-        for loss_BPC in window_errors(
-            forecast, panel, judging, self.context, self.horizon, np.square, alternatives=len(self.grid)
-        ):
-            total_PC += np.nansum(loss_BPC, axis=0)
+        size = self.context, self.horizon
+        made = window_forecasts(forecast, panel, judging, *size, alternatives=len(self.grid))
+        for _, actual_B1HC, made_BPHC in made:
+            total_PC += np.nansum(np.square(made_BPHC - actual_B1HC).sum(axis=2), axis=0)
         total_PC[len(self.grid) // 2, ~total_PC.any(axis=0)] = -1
         self.chosen = tuple(self.grid[p] for p in total_PC.argmin(axis=0))
         return FitReport(

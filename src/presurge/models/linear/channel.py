@@ -14,7 +14,6 @@ P x H).
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,20 +25,19 @@ from presurge.models.linear.moments import Moments, joint_moments, moments_writt
 from presurge.models.linear.scale import Scale
 from presurge.models.linear.select import (
     Fold,
-    absolute_and_squared,
     complete_starts,
     item_sizes,
     no_window,
     quantile_loss,
     thinned,
-    window_errors,
+    window_forecasts,
 )
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.models.smoothing import SIMPLE, smoothing_maps
 from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.scalers import Float64Array, Scaler, TransformName
 from presurge.series.spans import Span
-from presurge.series.windows import WindowBatch, batch_of, chunks, targets_of
+from presurge.series.windows import WindowBatch, chunks
 
 if TYPE_CHECKING:
     from presurge.models.linear.linear import Linear
@@ -251,8 +249,8 @@ class ChannelProblem:
         ridges = RIDGES if self.config.ridge is None else (self.config.ridge,)
         used = [term for term in terms if terms[term]]
         fits = {f: self._solve(joint_F[f], scale, used, ridges) for f in self.usable}
-        sums_FKP = np.array([self._errors(f, fit, used) for f, fit in fits.items()])
-        error_P = _pooled(sums_FKP.sum(axis=0))
+        scored = [self._scored(f, fit, used) for f, fit in fits.items()]
+        error_P = _pooled(np.sum([sums_KP for sums_KP, *_ in scored], axis=0))
         rows: list[dict[str, Any]] = [
             {"transform": scale.transform, **terms, "ridge": ridge, "error": error}
             for ridge, error in zip(ridges, error_P.tolist(), strict=True)
@@ -260,8 +258,10 @@ class ChannelProblem:
         p = int(error_P.argmin())
         own = slice(p * self.horizon, (p + 1) * self.horizon)
         at_fold = {f: fit.rows(own) for f, fit in fits.items()}
-        rows[p]["wql"] = self._wql(at_fold, used)
-        return _Candidate(rows[p], rows, at_fold, float(_pooled(sums_FKP[-1])[p]))
+        size = sum(float(np.abs(actual_BH).sum()) for _, actual_BH, _ in scored)
+        losses = (quantile_loss(y_BH, made_BPH[:, p], counts=self.counts) for _, y_BH, made_BPH in scored)
+        rows[p]["wql"] = sum(float(loss_B.sum()) for loss_B in losses) / (size or 1.0)
+        return _Candidate(rows[p], rows, at_fold, float(_pooled(scored[-1][0])[p]))
 
     def _scales(self) -> dict[TransformName, Scale]:
         """The scales to choose from: roots and logarithms only of channels that are never negative."""
@@ -359,41 +359,35 @@ class ChannelProblem:
         best = squared_errors(own, self.levels_PHL, np.zeros(self.levels_PHL.shape[:2])).argmin()
         return np.concatenate((self.levels_PHL[best, 0], np.zeros(self.horizon)))
 
-    def _errors(self, f: int, model: ChannelModel, terms: Sequence[str]) -> Float64Array:
-        """Sums over the windows that judge in a fold, every item in its size: float64 [4, P].
+    def _scored(
+        self, f: int, model: ChannelModel, terms: Sequence[str]
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Forecast the windows that judge in a fold with each ridge, every item in its size.
 
-        Absolute and squared errors of each ridge, absolute actual values, and the number of values.
+        Returns:
+            Sums float64 [4, P]: absolute and squared errors, absolute actual values and the number of values; and of evenly
+            spaced windows, for the quantile loss, the actual values [B, H] and the forecasts [B, P, H].
         """
-        origins = self.judge_F[f] + self.context - 1
-        forecast = partial(self._forecast, model, terms)
-        weight_B = 1 / self.unit_I[self.panel.items_of(origins)]
-        errors = window_errors(
-            forecast, self.panel, origins, self.context, self.horizon, absolute_and_squared
-        )
-        error_KBP = np.concatenate([error_KBP1[..., 0] for error_KBP1 in errors], axis=1)
-        actual_BH = targets_of(self.panel, origins, self.horizon)[:, :, 0]
-        size = weight_B @ np.abs(actual_BH).sum(axis=1, dtype=np.float64)
-        sums = (weight_B @ error_KBP[0], weight_B**2 @ error_KBP[1], size, actual_BH.size)
-        return np.array(np.broadcast_arrays(*sums))
 
-    def _wql(self, fits: Mapping[int, ChannelModel], terms: Sequence[str]) -> float:
-        """The weighted quantile loss over all folds of forecasts with the quantiles of their errors in each."""
+        def forecast(batch: WindowBatch) -> Float64Array:
+            inputs = further_inputs(terms, self.calendars, batch)
+            return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
+
+        origins, size = self.judge_F[f] + self.context - 1, (self.context, self.horizon)
         most = min(_MOST_SCORED, max(1, _VALUES_AT_ONCE // (self.context + 20 * self.horizon)))
-        total = size = 0.0
-        for f, model in fits.items():
-            origins = thinned(self.judge_F[f] + self.context - 1, most)
-            unit_B1 = self.unit_I[self.panel.items_of(origins), None]
-            actual_BH = targets_of(self.panel, origins, self.horizon)[:, :, 0] / unit_B1
-            batch = batch_of(self.panel, origins, self.context, self.horizon)
-            point_BH = self._forecast(model, terms, batch)[:, :, 0] / unit_B1
-            total += float(quantile_loss(actual_BH, point_BH, counts=self.counts).sum())
-            size += float(np.abs(actual_BH).sum())
-        return total / (size or 1.0)
-
-    def _forecast(self, model: ChannelModel, terms: Sequence[str], batch: WindowBatch) -> Float64Array:
-        """Forecasts of some windows: float64 [B, N, 1]."""
-        inputs = further_inputs(terms, self.calendars, batch)
-        return model.predict(batch, batch.context_BLC[:, :, 0], inputs)[:, :, None]
+        spaced, kept = thinned(origins, most), []
+        sums_KP = np.zeros((4, len(model.weights["bias"]) // self.horizon))
+        for part, *values in window_forecasts(forecast, self.panel, origins, *size):
+            unit_B11 = self.unit_I[self.panel.items_of(part), None, None]
+            actual_B1H, made_BPH = (value[..., 0] / unit_B11 for value in values)
+            error_BPH = made_BPH - actual_B1H
+            sums_KP[0] += np.abs(error_BPH).sum(axis=(0, 2))
+            sums_KP[1] += np.square(error_BPH).sum(axis=(0, 2))
+            sums_KP[2:] += np.array([[np.abs(actual_B1H).sum()], [actual_B1H.size]])
+            kept_B = np.isin(part, spaced)
+            kept.append((actual_B1H[kept_B, 0], made_BPH[kept_B]))
+        actual_BH, point_BPH = (np.concatenate(pieces) for pieces in zip(*kept, strict=True))
+        return sums_KP, actual_BH, point_BPH
 
 
 def _pooled(sums_KP: Float64Array) -> Float64Array:

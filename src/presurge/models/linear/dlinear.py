@@ -21,7 +21,7 @@ from presurge.config import Config
 from presurge.errors import ConfigError
 from presurge.models.forecaster import FitReport, Forecaster, LossName, Prediction, SeriesSpec
 from presurge.models.linear.moments import LEAST_SIZE, Moments, Normalisation, anchor, moments_of, no_moments
-from presurge.models.linear.select import complete_starts, item_sizes, no_window, window_errors
+from presurge.models.linear.select import complete_starts, item_sizes, no_window, window_forecasts
 from presurge.models.linear.solve import DEFAULT_RIDGE, RIDGES, solve, squared_errors, without_anchor
 from presurge.progress import Progress, silent
 from presurge.series.forecast import QUANTILE_LEVELS
@@ -364,11 +364,12 @@ class ExactProblem:
         panel, context, horizon = self.panel, self.context, self.horizon
         folded = self.model.fold(*self._scaled(maps_G))
         origins = window_origins(panel, judge, context=context, horizon=horizon)
-        errors = window_errors(
-            lambda batch: folded.predict(batch.context_BLC), panel, origins, context, horizon, np.square
+        made = window_forecasts(
+            lambda batch: folded.predict(batch.context_BLC), panel, origins, context, horizon
         )
         n_C, total_PC = np.zeros(len(panel.channels)), np.zeros((len(RIDGES), len(panel.channels)))
-        for square_BPC in errors:
+        for _, actual_B1HC, made_BPHC in made:
+            square_BPC = np.square(made_BPHC - actual_B1HC).sum(axis=2)
             n_C += (~np.isnan(square_BPC[:, 0])).sum(axis=0)
             total_PC += np.nansum(square_BPC, axis=0)
         known_C = [x_R[~np.isnan(x_R)] for x_R in panel.take(self.train).values.T]

@@ -30,7 +30,7 @@ from presurge.models.linear.channel import (
     further_inputs,
 )
 from presurge.models.linear.scale import Scale
-from presurge.models.linear.select import Fold, rolling_folds, thinned, window_errors
+from presurge.models.linear.select import Fold, rolling_folds, thinned, window_forecasts
 from presurge.progress import Progress, silent
 from presurge.series.panel import Panel
 from presurge.series.scalers import Float64Array, TransformName
@@ -177,8 +177,8 @@ class Linear(Forecaster):
 
             size = self.context, self.horizon
             origins = thinned(window_origins(panel, fold.judge, context=size[0], horizon=size[1]))
-            for error_BPC in window_errors(mixed, panel, origins, *size):
-                total_PC += np.nansum(error_BPC, axis=0)
+            for _, actual_B1HC, made_BPHC in window_forecasts(mixed, panel, origins, *size):
+                total_PC += np.nansum(np.abs(made_BPHC - actual_B1HC).sum(axis=2), axis=0)
         share_C: Float64Array = share_P[(total_PC * counts_P1).argmin(axis=0)]
         return share_C
 

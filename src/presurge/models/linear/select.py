@@ -1,4 +1,4 @@
-"""Choosing on later rows: folds that grow along the training rows, their complete windows, and the errors of forecasts.
+"""Choosing on later rows: folds that grow along the training rows, their complete windows, and the losses of forecasts.
 
 Shapes: B windows, L context, H horizon, C targets, P alternative forecasts of each.
 """
@@ -67,32 +67,30 @@ def thinned(origins: IntArray, most: int = MAX_WINDOWS) -> IntArray:
     return origins[:: max(1, -(-len(origins) // most))]
 
 
-def window_errors(
+def window_forecasts(
     forecast: Callable[[WindowBatch], npt.NDArray[Any]],
     panel: Panel,
     origins: IntArray,
     context: int,
     horizon: int,
-    loss: Callable[[Float64Array], Float64Array] = np.abs,
+    *,
     alternatives: int = 10,
-) -> Iterator[Float64Array]:
-    """Yield the loss of each window, summed over the horizon: float64 [..., b, P, C], NaN where a value is missing.
+) -> Iterator[tuple[IntArray, Float64Array, npt.NDArray[Any]]]:
+    """Yield some origins after another: they, the actual values [b, 1, H, C], NaN where missing, and forecasts [b, P, H, C].
 
     Args:
-        forecast: Forecasts b windows: [b, P x H, C], one alternative after another.
+        forecast: Forecasts b windows: [b, P x H, C], all alternatives one after another.
         panel: Has the C targets.
         origins: The last context row of every window.
         context: L.
         horizon: H.
-        loss: Of the difference between forecast and actual value [b, P, H, C]; may put axes before these.
         alternatives: Largest P, by which the number of windows at once is chosen.
     """
     at_once = _VALUES_AT_ONCE // (len(panel.channels) * (context + alternatives * horizon))
     for part in chunks(origins, max(1, at_once)):
-        actual_BHC = targets_of(panel, part, horizon).astype(np.float64)
-        mean_BNC = forecast(batch_of(panel, part, context, horizon))
-        mean_BPHC = mean_BNC.reshape(len(part), -1, *actual_BHC.shape[1:])
-        yield loss(mean_BPHC - actual_BHC[:, None]).sum(axis=-2)
+        actual_B1HC = targets_of(panel, part, horizon).astype(np.float64)[:, None]
+        made_BNC = forecast(batch_of(panel, part, context, horizon))
+        yield part, actual_B1HC, made_BNC.reshape(len(part), -1, *actual_B1HC.shape[2:])
 
 
 def item_sizes(panel: Panel, span: Span) -> Float64Array:
@@ -101,11 +99,6 @@ def item_sizes(panel: Panel, span: Span) -> Float64Array:
         panel.values[first:last, panel.targets] for first, last in zip(span.first, span.last, strict=True)
     ]
     return np.array([Scaler.fit(values_RC, "meanabs").scale_C for values_RC in rows])
-
-
-def absolute_and_squared(error: Float64Array) -> Float64Array:
-    """Both losses, on an axis of their own before the others: one is least for the median, the other for the mean."""
-    return np.stack((np.abs(error), np.square(error)))
 
 
 def quantile_loss(actual_BH: npt.NDArray[Any], point_BH: npt.NDArray[Any], *, counts: bool) -> Float64Array:
