@@ -59,6 +59,7 @@ def test_text(text: str) -> None:
         ("2023-11-16 18:15", datetime(2023, 11, 16, 18, 15, tzinfo=UTC)),
         ("2023-11-16T18:15", datetime(2023, 11, 16, 18, 15, tzinfo=UTC)),
         ("2023/11/16", datetime(2023, 11, 16, tzinfo=UTC)),
+        ("2023/11/16T18:15", datetime(2023, 11, 16, 18, 15, tzinfo=UTC)),
         ("01/Jul/1995:00:00:01 -0400", datetime(1995, 7, 1, 4, 0, 1, tzinfo=UTC)),
     ],
 )
@@ -121,7 +122,9 @@ def test_dates_and_durations() -> None:
 def test_compact_dates_are_no_seconds() -> None:
     compact = pl.Series([20240131, 20240201, 20240202])
     assert stamps(compact) == stamps(pl.Series(["2024-01-31", "2024-02-01", "2024-02-02"]))
+    assert stamps(compact.cast(pl.String)) == stamps(compact)
     assert stamps(pl.Series([20240131, 20240132])) == [20240131_000_000, 20240132_000_000]
+    assert stamps(pl.Series(["20240131.0", "20240201.0"])) == [20240131_000_000, 20240201_000_000]
 
 
 def test_summer_time_is_converted() -> None:

@@ -265,8 +265,7 @@ class Panel:
             DataError: A channel is missing, has two roles, or no target is left.
         """
         roles: dict[str, ChannelRole] = dict.fromkeys(known, "known")
-        twice = [name for name in observed if name in roles]
-        if twice:
+        if twice := [name for name in observed if name in roles]:
             raise DataError(f"the channel {twice[0]!r} cannot be both known and observed", setting="observed")
         roles |= dict.fromkeys(observed, "observed")
         _places(list(roles), self.channel_names, "channel")
@@ -346,8 +345,7 @@ def time_column(times: IntArray, clock: Clock) -> pl.Series:
 
 
 def _places(names: Sequence[str], among: Sequence[str], what: str) -> list[int]:
-    missing = [name for name in names if name not in among]
-    if missing:
+    if missing := [name for name in names if name not in among]:
         raise DataError(
             f"no {what} {', '.join(map(repr, missing))}",
             hint=f"The {what}s are: {', '.join(among)}.",
