@@ -13,7 +13,7 @@ from presurge import files
 from presurge.config import Config
 from presurge.errors import ConfigError, FormatError, HistoryError
 from presurge.models import registry
-from presurge.models.forecaster import Forecaster, SeriesSpec
+from presurge.models.forecaster import Forecaster
 from presurge.models.history import future_rows, matching_channels, unfit_items
 from presurge.series.forecast import Forecast
 from presurge.series.frequency import SECOND, parse_step
@@ -129,15 +129,31 @@ def load_history(
 
 
 def load_future(source: Path | RowFile, model: Forecaster, history: TableConfig | None) -> Panel:
-    """The known columns of the rows to forecast, read as the history is.
+    """The known columns of the rows to forecast, read as the history is, with nothing filled in.
 
     Raises:
         ConfigError: The model reads no future.
         HistoryError: The file is of no known format and lacks a column.
     """
-    spec = model.fitted_spec()
+    spec, table = model.fitted_spec(), None
+    kinds = {channel.name: channel.kind for channel in spec.known if not is_holidays(channel.name)}
+    if not kinds:
+        raise ConfigError(
+            "the model uses no known columns, so it reads no future",
+            setting="future",
+            hint="Leave it out, or train a model that uses `known=COL`.",
+        )
     step = f"{spec.step // SECOND}s"
-    panel = load_series(source, _future_table(source, spec, history, step), step=step, now=_NEVER).panel
+    if isinstance(source, RowFile):
+        alike = history is not None and history.time in source.columns
+        time = history.time if history and alike else _time_column(source, tuple(kinds))
+        read: dict[str, Any] = {
+            "time": time,
+            "values": tuple(kinds),
+            "item": history.item if history else None,
+        }
+        table = TableConfig(**read, step=step, kinds=kinds, fill="missing") if time else None
+    panel = load_series(source, table, step=step, now=_NEVER).panel
     return with_holidays(panel, [channel.name for channel in spec.known])
 
 
@@ -255,50 +271,23 @@ def _history_table(
     source: RowFile, model: Forecaster, training: Mapping[str, Any], changes: Mapping[str, Any] | None
 ) -> TableConfig | None:
     """How to read a file of the model's series (see ``load_history``); None if it is of a known format."""
-    channels = [channel for channel in model.fitted_spec().channels if not is_holidays(channel.name)]
-    roles = {"values": "target", "known": "known", "observed": "observed"}
-    columns = {key: tuple(c.name for c in channels if c.role == role) for key, role in roles.items()}
+    spec, changes = model.fitted_spec(), changes or {}
+    channels = [channel for channel in spec.channels if not is_holidays(channel.name)]
+    named = {
+        role: tuple(c.name for c in channels if c.role == role) for role in ("target", "known", "observed")
+    }
     base = training.get("table") or {}
-    changes = dict(changes or {})
-    if not base and not {"time", "values"} <= set(changes):
+    if not base and not {"time", "values"} <= changes.keys():
         time = changes.get("time") or _time_column(source, [channel.name for channel in channels])
         if time is None:
             return None
-        base = {"time": time, "values": columns["values"]}
+        base = {"time": time, "values": named["target"]}
     # The model may have left covariates out that it was offered.
-    columns["static"] = model.fitted_spec().features
-    table = TableConfig(
-        **{**base, **{key: columns[key] for key in ("known", "observed", "static")}, **changes}
-    )
+    used = {"known": named["known"], "observed": named["observed"], "static": spec.features}
+    table = TableConfig(**{**base, **used, **changes})
     read = {*table.values, *table.known, *table.observed}
     kinds = {c.name: table.kinds.get(c.name, c.kind) for c in channels if c.name in read}
     return table.model_copy(update={"kinds": kinds})
-
-
-def _future_table(
-    source: Path | RowFile, spec: SeriesSpec, history: TableConfig | None, step: str
-) -> TableConfig | None:
-    """How to read the known columns of the rows to forecast: like the history, with nothing filled in.
-
-    Raises:
-        ConfigError: The model reads no future.
-        HistoryError: The file is of no known format and lacks a column.
-    """
-    kinds = {channel.name: channel.kind for channel in spec.known if not is_holidays(channel.name)}
-    if not kinds:
-        raise ConfigError(
-            "the model uses no known columns, so it reads no future",
-            setting="future",
-            hint="Leave it out, or train a model that uses `known=COL`.",
-        )
-    if not isinstance(source, RowFile):
-        return None
-    alike = history is not None and history.time in source.columns
-    time = history.time if history and alike else _time_column(source, tuple(kinds))
-    if time is None:
-        return None
-    item = history.item if history else None
-    return TableConfig(time=time, values=tuple(kinds), item=item, step=step, kinds=kinds, fill="missing")
 
 
 def interpolate_context(panel: Panel, model: Forecaster) -> tuple[Panel, tuple[str, ...]]:
