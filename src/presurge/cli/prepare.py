@@ -105,7 +105,6 @@ class PrometheusOptions(Options):
             FetchError: The server cannot be reached or refuses the query.
         """
         from presurge.series.frequency import SECOND, parse_step
-        from presurge.sources.files import answer_file
         from presurge.sources.prometheus import Query, fetch, parse_moment
 
         if self.query is None or self.start is None:
@@ -121,7 +120,7 @@ class PrometheusOptions(Options):
             step=parse_step(step) // SECOND,
             token_file=self.token_file,
         )
-        return answer_file(fetch(query), self.query)
+        return fetch(query)
 
 
 @dataclass(frozen=True, kw_only=True)

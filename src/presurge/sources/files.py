@@ -24,7 +24,6 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from presurge.errors import DataError
-from presurge.sources import prometheus
 from presurge.sources.frames import Frame, as_polars, is_frame
 
 FileKind = Literal["csv", "parquet", "json", "log"]
@@ -241,21 +240,18 @@ def _examined(path: Path, data: Path) -> RowFile:
 
 def _examined_json(path: Path, data: Path, first: str) -> RowFile:
     """One array of objects, the answer of a Prometheus server, or JSON lines."""
+    from presurge.sources import prometheus  # which makes a file of what a server answers
+
     if first[0] == "[":
         return RowFrame.of(pl.read_json(data, infer_schema_length=None), str(path), data=data)
     if first == "{" or prometheus.is_answer(first):
         text = "\n".join(pl.scan_lines(data, glob=False).collect().to_series())
-        return answer_file(prometheus.parse_answer(text, str(path)), str(path), data=data)
+        return prometheus.parse_answer(text, str(path), data=data)
     rows = pl.scan_ndjson(data, infer_schema_length=_SNIFF_ROWS)
     columns = _leaves(rows.collect_schema())
     if set(_LISTS) <= set(columns):
         return RowFrame.of(rows.select(_LISTS).explode(_LISTS), str(path), data=data)
     return RowFile(path, data, "json", columns)
-
-
-def answer_file(answer: prometheus.Answer, name: str, **more: Any) -> RowFile:
-    """The answer of a Prometheus server as an opened file."""
-    return RowFrame.of(answer.frame, name, table=answer.table, notes=answer.notes, **more)
 
 
 def _leaves(schema: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -18,6 +18,7 @@ from presurge import __version__
 from presurge.errors import ConfigError, DataError, FetchError
 from presurge.series.frequency import SECOND, parse_step
 from presurge.series.timestamps import detect_form, stamp_expr
+from presurge.sources.files import RowFrame
 
 MAX_POINTS = 11_000
 """A server refuses a query for more moments than this; a longer time is asked for in pieces."""
@@ -77,22 +78,6 @@ class Query:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Answer:
-    """The series of a range query.
-
-    Attributes:
-        frame: ``time`` (seconds since 1970), ``item`` (the labels, unless there are none) and a column for each metric:
-            ``value`` if the expression left no name.
-        table: How to read it: arguments of ``read_table``.
-        notes: What was changed, in words.
-    """
-
-    frame: pl.DataFrame
-    table: dict[str, Any]
-    notes: tuple[str, ...]
-
-
 def parse_moment(text: str, setting: str) -> int:
     """A moment in seconds since 1970, from a date and time, such a number, ``now`` or ``now-7d``.
 
@@ -115,16 +100,20 @@ def is_answer(line: str) -> bool:
     return _ANSWER.match(line) is not None
 
 
-def parse_answer(text: str, where: str) -> Answer:
-    """The answer to one range query.
+def parse_answer(text: str, name: str, **more: Any) -> RowFrame:
+    """The answer to one range query; ``more`` as in ``RowFrame``.
+
+    Returns:
+        ``time`` (seconds since 1970), ``item`` (the labels, unless there are none) and a column for each metric: ``value`` if
+        the expression left no name.
 
     Raises:
         DataError: It is something else, or holds no series.
     """
-    return _answer([_parsed(text, where)], where)
+    return _answer([_parsed(text, name)], name, name, **more)
 
 
-def fetch(query: Query) -> Answer:
+def fetch(query: Query) -> RowFrame:
     """Ask a server.
 
     Raises:
@@ -138,9 +127,8 @@ def fetch(query: Query) -> Answer:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot be read: {error}", setting="token_file") from error
     pieces = [_parsed(_ask(address, token), query.url) for address in query.pieces()]
-    answer = _answer(pieces, f"{query.url}, {query.query}")
-    answer.table["step"] = f"{query.step}s"
-    return answer
+    file = _answer(pieces, query.query, f"{query.url}, {query.query}")
+    return replace(file, table={**file.table, "step": f"{query.step}s"})
 
 
 def _ask(address: str, token: str | None) -> str:
@@ -194,7 +182,7 @@ def _parsed(text: str, where: str) -> Piece:
     return series, [f"the server warns: {warning}" for warning in answer.get("warnings", ())]
 
 
-def _answer(pieces: Sequence[Piece], where: str) -> Answer:
+def _answer(pieces: Sequence[Piece], name: str, where: str, **more: Any) -> RowFrame:
     """A row for each moment and item, a column for each metric; infinite values are missing."""
     found = [one for series, _ in pieces for one in series]
     used = {label for labels, _ in found for label in labels if label != "__name__"}
@@ -218,4 +206,6 @@ def _answer(pieces: Sequence[Piece], where: str) -> Answer:
     table["kinds"] = dict.fromkeys(values, "gauge")
     warnings = dict.fromkeys(note for _, notes in pieces for note in notes)
     lost = [f"infinite values taken as missing: {infinite:,}"] if infinite else []
-    return Answer(frame=frame.drop("item") if alone else frame, table=table, notes=(*warnings, *lost))
+    return RowFrame.of(
+        frame.drop("item") if alone else frame, name, table=table, notes=(*warnings, *lost), **more
+    )
