@@ -12,7 +12,8 @@ from presurge.evaluation.metrics import Float64Array, ItemSums, Scores, ScoreSum
 from presurge.evaluation.verdicts import Averages, Duel, Losses, duels
 from presurge.evaluation.walk import Piece, walk
 from presurge.models.forecaster import Forecaster
-from presurge.models.registry import BASELINES, model_class
+from presurge.models.naive import DayAgo, WeekAgo
+from presurge.models.registry import BASELINES
 from presurge.progress import Progress
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import SECOND, format_step
@@ -190,12 +191,7 @@ class Scoring:
     """
 
     def __init__(
-        self,
-        panel: Panel,
-        *,
-        train: Span,
-        stride: int = 1,
-        keep: Callable[[Piece], None] | None = None,
+        self, panel: Panel, *, train: Span, stride: int = 1, keep: Callable[[Piece], None] | None = None
     ) -> None:
         self._panel, self._train, self._stride, self._keep = panel, train, stride, keep
         self._models: Sequence[Forecaster] = ()
@@ -216,13 +212,19 @@ class Scoring:
             ConfigError, DataError, HistoryError: As ``evaluate``.
         """
         panel, horizon = _matching(models, self._panel)
-        every, origins = _common_origins(models, panel, span, horizon, self._stride)
+        context = _binding(models).context
+        every = window_origins(panel, span, context=context, horizon=horizon, stride=self._stride)
+        origins = every[whole(panel, every, context=context, horizon=horizon)]
         self._n_skipped += len(every) - len(origins)
         if not len(origins):
             self._refused = self._refused or _no_window(models, span, horizon, len(every))
             return
         if not self._sums:
-            self._begin(models, *naive_scale(panel, self._train))
+            scale_C, scale_IC = naive_scale(panel, self._train)
+            for model in models:
+                levels = model.calibration.levels if model.calibration else ()
+                self._sums[model.name] = ScoreSums(horizon, levels, scale_C)
+                self._items[model.name] = ItemSums(scale_IC)
         self._models, done = models, 0
         self._origins.append(origins)
         self._losses.begin(panel.times_of(origins))
@@ -237,12 +239,6 @@ class Scoring:
                 self._keep(piece)
             if progress is not None:
                 progress("Scoring", done / (len(models) * len(origins)))
-
-    def _begin(self, models: Sequence[Forecaster], scale_C: Float64Array, scale_IC: Float64Array) -> None:
-        for model in models:
-            levels = model.calibration.levels if model.calibration else ()
-            self._sums[model.name] = ScoreSums(model.horizon, levels, scale_C)
-            self._items[model.name] = ItemSums(scale_IC)
 
     def evaluation(self, fit_seconds: Mapping[str, float]) -> Evaluation:
         """The scores of all calls; ``fit_seconds``: model -> CPU seconds of its fits.
@@ -282,13 +278,13 @@ class Scoring:
         """Sentences on what was not scored."""
         counts_IC = next(iter(self._items.values())).sums_IC["count"]
         bare = [item for item, count_C in zip(self._panel.items, counts_IC, strict=True) if not count_C.any()]
-        skipped, was, their = (
-            self._n_skipped,
-            *(("was", "its") if self._n_skipped == 1 else ("were", "their")),
-        )
-        left = f"{skipped:,} of {n_windows + skipped:,} windows {was} left out: a row of {their} context is missing."
-        none = f"No window of these items was scored: {', '.join(bare)}."
-        return (*([left] if skipped else []), *([none] if any(bare) else []))
+        skipped, notes = self._n_skipped, []
+        if skipped:
+            were = "was left out: a row of its" if skipped == 1 else "were left out: a row of their"
+            notes.append(f"{skipped:,} of {n_windows + skipped:,} windows {were} context is missing.")
+        if any(bare):
+            notes.append(f"No window of these items was scored: {', '.join(bare)}.")
+        return tuple(notes)
 
 
 def without_room(dataset: Dataset, *, context: int, horizon: int) -> dict[str, str]:
@@ -299,10 +295,8 @@ def without_room(dataset: Dataset, *, context: int, horizon: int) -> dict[str, s
     window.
     """
     panel, notes = dataset.panel, {}
-    for name in BASELINES:
-        lag = getattr(model_class(name), "lag", None)
-        if lag is None:
-            continue
+    for kind in (DayAgo, WeekAgo):
+        lag, name = kind.lag, kind.name
         sizes = (context, max(context, lag // panel.step))
         (_, calibrates), (wanted, scored) = (
             [len(window_origins(panel, part, context=size, horizon=horizon)) for size in sizes]
@@ -341,15 +335,6 @@ def _matching(models: Sequence[Forecaster], panel: Panel) -> tuple[Panel, int]:
             )
     widest = max(models, key=lambda model: len(model.fitted_spec().channels))
     return widest.fitted_spec().view(panel), horizons.pop()
-
-
-def _common_origins(
-    models: Sequence[Forecaster], panel: Panel, span: Span, horizon: int, stride: int
-) -> tuple[IntArray, IntArray]:
-    """All origins for which the binding context has rows, and those of them for which it is complete."""
-    context = _binding(models).context
-    every = window_origins(panel, span, context=context, horizon=horizon, stride=stride)
-    return every, every[whole(panel, every, context=context, horizon=horizon)]
 
 
 def _binding(models: Sequence[Forecaster]) -> Forecaster:

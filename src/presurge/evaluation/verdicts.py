@@ -77,7 +77,7 @@ class Contrary:
     def words(self) -> str:
         """The score in words."""
         if self.metric == "relative_bias":
-            ours, theirs = f"{_percent(self.value)} of the load", _percent(self.baseline_value)
+            ours, theirs = f"{percent(self.value)} of the load", percent(self.baseline_value)
             return f"bias ({ours} against {theirs} of {self.baseline})"
         ours, theirs = apart(self.value, self.baseline_value)
         return f"{self.metric.upper()} ({ours} against {theirs} of {self.baseline})"
@@ -144,7 +144,7 @@ class Duel:
             return f"{text}, from only {few} (a verdict needs {FEWEST})"
         if self.interval is None:
             return text
-        span = " to ".join(map(_percent, self.interval))
+        span = " to ".join(map(percent, self.interval))
         return f"{text} (95 % interval of the gain {span}, {self.windows:,} independent windows)"
 
     def _other_scores(self) -> str:
@@ -308,6 +308,6 @@ def apart(first: float, second: float) -> tuple[str, str]:
     return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A share in percent, with a sign and a true minus."""
     return f"{100 * share:+.1f} %".replace("-", "−")

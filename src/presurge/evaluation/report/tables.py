@@ -9,6 +9,7 @@ import numpy as np
 
 from presurge.evaluation.backtest import Evaluation
 from presurge.evaluation.metrics import ITEM_METRICS
+from presurge.evaluation.verdicts import percent
 from presurge.series.panel import Channel
 from presurge.series.timestamps import stamp_words
 
@@ -28,7 +29,6 @@ _NARROW = ("wql", "wape", "rmse", "relative_bias", "mase", "coverage_80")
 """The columns that fit on a terminal."""
 WIDTH = 80
 """Columns of a terminal or a text, if nothing else is known."""
-_BESIDE = "of naive"
 _FEW_ITEMS = 12
 """Items that a terminal shows."""
 _SHORTEST_NAME = 10
@@ -63,7 +63,7 @@ def cell(metric: str, value: float) -> str:
     if metric in ("wql", "wape", "mase", "r2"):
         return f"{value:,.3f}"
     if metric == "relative_bias":
-        return f"{100 * value:+.1f} %".replace("-", "−")
+        return percent(value)
     return f"{100 * value:.1f} %" if metric.startswith("coverage_") else number(value)
 
 
@@ -130,7 +130,7 @@ def item_table(evaluation: Evaluation, model: str) -> list[tuple[Channel, Lines]
     return table
 
 
-ITEM_HEADINGS = (*(HEADINGS[metric] for metric in _NARROW), _BESIDE)
+ITEM_HEADINGS = (*(HEADINGS[metric] for metric in _NARROW), "of naive")
 """Headings of the columns of ``item_table``."""
 
 
