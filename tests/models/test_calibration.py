@@ -8,7 +8,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presurge.models.conformal import Calibration, at_levels, supported
+from presurge.models.conformal import (
+    Calibration,
+    at_levels,
+    conformal_quantiles,
+    student_quantiles,
+    supported,
+)
 from presurge.series.forecast import QUANTILE_LEVELS
 
 
@@ -25,13 +31,11 @@ def test_the_ranks_of_the_finite_sample_guarantee() -> None:
 def test_ranks_are_those_of_the_next_residual_among_all(n: int, level: float) -> None:
     """The least residual that a share ``level`` of n + 1 lies at or below, and the mirror image of that for low levels."""
     residual = np.random.default_rng(n).permutation(np.arange(1.0, n + 1)).astype(np.float32)
-    measured = Calibration.measure(
-        residual[:, None, None], np.zeros((n, 1, 1), np.float32), np.array([False]), (level,)
-    )
+    quantile_HQC = conformal_quantiles(residual[:, None, None, None], (level,))
     high = max(level, 1 - level)
     enough = [rank for rank in range(1, n + 1) if rank / (n + 1) >= high - 1e-12]
     rank = min(enough, default=n)
-    assert measured.residuals_KHQC[0, 0, 0, 0] == (rank if level > 0.5 else n + 1 - rank)
+    assert quantile_HQC[0, 0, 0] == (rank if level > 0.5 else n + 1 - rank)
 
 
 @pytest.mark.parametrize("count", [True, False])
@@ -64,12 +68,11 @@ def test_the_share_below_an_upper_quantile_is_at_least_its_level_on_average(n: i
     """What the ranks guarantee for residuals of which each is as likely to be the next one."""
     rng = np.random.default_rng(n)
     drawn = rng.standard_cauchy((300, n + 1)).astype(np.float32)
-    count = np.array([False] * 300)
-    measured = Calibration.measure(drawn[:, :n].T[:, None, :], np.zeros((n, 1, 300), np.float32), count)
+    quantile_HQC = conformal_quantiles(drawn[:, :n].T[:, None, None, :], QUANTILE_LEVELS)
     following = drawn[:, n]
     for index, level in ((6, 0.75), (7, 0.9)):
         if (n + 1) * level <= n:
-            below = (following <= measured.residuals_KHQC[0, 0, index]).mean()
+            below = (following <= quantile_HQC[0, index]).mean()
             assert below > level - 3 * np.sqrt(level * (1 - level) / 300)
 
 
@@ -84,13 +87,27 @@ def test_the_median_is_the_median_or_nothing_where_chance_explains_it() -> None:
         np.testing.assert_allclose(measured.residuals_KHQC[0, :, 5], median_HC * known, rtol=1e-6)
 
 
-def test_the_median_of_few_errors_is_the_point() -> None:
-    """Points are 2 too low, with noise: 49 windows do not say so, 50 do."""
-    residual = 2 + np.random.default_rng(5).normal(size=(50, 1, 1)).astype(np.float32)
-    for rows, median in ((49, 0), (50, np.median(residual))):
-        measured = Calibration.measure(residual[:rows], np.zeros((rows, 1, 1), np.float32), np.array([False]))
-        assert measured.residuals_KHQC[0, 0, 5, 0] == pytest.approx(median)
-        assert measured.residuals_KHQC[0, 0, 7, 0] > 2
+@pytest.mark.parametrize("rows", [5, 9, 49, 50])
+@pytest.mark.parametrize("low", [0, 9])
+def test_few_errors_are_those_of_a_distribution_around_the_point(rows: int, low: int) -> None:
+    """49 windows give the quantiles of Student's t, around the mean of errors that are clearly off; 50 give ranks."""
+    noise = np.random.default_rng(5).normal(size=(rows, 1, 1)).astype(np.float32)
+    noise -= noise.mean()
+    made = np.zeros((rows, 1, 1), np.float32)
+    measured = Calibration.measure(noise + low, made, np.array([False])).residuals_KHQC[0, 0, :, 0]
+    if rows < 50:
+        size = np.sqrt(np.square(noise).mean())
+        expected = size * scipy.stats.t.ppf(QUANTILE_LEVELS, max(rows, 4))
+        np.testing.assert_allclose(measured - low, expected, rtol=0.04, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(measured[[0, -1]], [(noise + low).min(), (noise + low).max()])
+
+
+def test_few_normal_errors_give_each_level_its_share() -> None:
+    drawn = np.random.default_rng(6).normal(size=(7, 20_000)).astype(np.float32)
+    quantile_QC = student_quantiles(drawn[:6, None], QUANTILE_LEVELS)[0]
+    shares = (drawn[6] <= quantile_QC).mean(axis=1)
+    np.testing.assert_allclose(shares, QUANTILE_LEVELS, atol=0.02)
 
 
 def test_residuals_of_counts_are_between_square_roots() -> None:

@@ -27,8 +27,8 @@ TAIL_RATE, CENTRE_RATE, MEAN_WEIGHT = 0.03, 0.01, 1 / 120
 """How fast quantiles and means follow later errors where no errors were there to choose by."""
 OWN_WINDOWS = 100
 """Windows that an item needs for residuals of its own: with 99 of them the level 0.99 is the largest."""
-MEDIAN_WINDOWS = 50
-"""Windows that it takes to move the median away from the points: that of fewer errors did harm on short real series."""
+FEW_WINDOWS = 50
+"""With fewer windows quantiles are those of a distribution around the points: the ranks of a few errors say little."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +76,8 @@ class Calibration:
         """Take the conformal quantiles and the mean of the errors of B forecasts; missing actual values are left out.
 
         Of n residuals an upper level q takes the ``ceil((n + 1) q)``-th smallest, and a lower level mirrors it. That gives
-        the finite-sample guarantee for exchangeable residuals.
+        the finite-sample guarantee for exchangeable residuals. Fewer than ``FEW_WINDOWS`` residuals around points give the
+        quantiles of a distribution instead.
 
         Args:
             actual_BHC: Actual values in original units; NaN where missing.
@@ -98,12 +99,14 @@ class Calibration:
             actual, made = actual_BHC[chosen], centre_BHZC[chosen]
             apart_BHZC = errors_of(actual[:, :, None, :], made, count_C)
             own_BHZC = apart_BHZC[:, :, min(1, made.shape[2] - 1) :]
-            residuals[k] = conformal_quantiles(own_BHZC, levels)
+            if len(own_BHZC) < FEW_WINDOWS and own_BHZC.shape[2] == 1:
+                residuals[k] = student_quantiles(own_BHZC[:, :, 0], levels)
+            else:
+                residuals[k] = conformal_quantiles(own_BHZC, levels)
             if 0.5 in levels:
                 q = levels.index(0.5)
                 own_BHC = own_BHZC[:, :, min(q, own_BHZC.shape[2] - 1)]
-                moved_HC = _beyond_chance(residuals[k, :, q], own_BHC, math.pi / 2)
-                residuals[k, :, q] = moved_HC if len(own_BHC) >= MEDIAN_WINDOWS else 0
+                residuals[k, :, q] = _beyond_chance(residuals[k, :, q], own_BHC, math.pi / 2)
             error_BHC = actual - made[:, :, 0]
             bias[k] = _beyond_chance(_mean(error_BHC), error_BHC, 1)
         rates = default_rates(horizon, levels, channels)
@@ -256,6 +259,24 @@ def conformal_quantiles(residual_BHZC: FloatArray, levels: tuple[float, ...]) ->
     low, high = (np.take_along_axis(ordered_BHQC, place[None], axis=0)[0] for place in places_HQC)
     result: FloatArray = np.where(n_HQC > 0, (low + high) / 2, 0).astype(np.float32)
     return result
+
+
+def student_quantiles(residual_BHC: FloatArray, levels: tuple[float, ...]) -> FloatArray:
+    """Quantiles [H, Q, C] of Student's t distribution with the spread of a few residuals; 0 of none.
+
+    Its centre is 0, or the mean of the residuals if that is three standard errors away. It has as many degrees of freedom as
+    residuals are independent, of the h that overlap one, but at least four. Source of the expansion in normal quantiles:
+    Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964, formula 26.7.5.
+    """
+    n_HC = (~np.isnan(residual_BHC)).sum(axis=0)
+    centre_HC = _beyond_chance(_mean(residual_BHC), residual_BHC, 4.5)
+    size_HC = np.sqrt(_mean(np.square(residual_BHC - centre_HC)))
+    free_H1C = np.maximum(n_HC / np.arange(1, len(n_HC) + 1)[:, None], 4)[:, None]
+    z_Q1 = np.array([NormalDist().inv_cdf(level) for level in levels])[:, None]
+    first_HQC = (z_Q1**3 + z_Q1) / (4 * free_H1C)
+    second_HQC = (5 * z_Q1**5 + 16 * z_Q1**3 + 3 * z_Q1) / (96 * free_H1C**2)
+    quantiles_HQC: FloatArray = centre_HC[:, None] + size_HC[:, None] * (z_Q1 + first_HQC + second_HQC)
+    return quantiles_HQC.astype(np.float32)
 
 
 def _mean(error_BHC: FloatArray) -> FloatArray:
