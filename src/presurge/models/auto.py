@@ -240,13 +240,11 @@ class Auto(Forecaster):
         """
         spec = self.fitted_spec()
         self.members = []
-        # Earlier versions left these out.
-        earlier = {"series": spec.to_dict(), "horizon": self.horizon, "error": {}}
         for number, document in enumerate(state["members"]):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
             channels = ", ".join(spec.targets[channel].name for channel in document["channels"])
-            model = registry.from_document(earlier | document, own, where=f"the choice for {channels}")
+            model = registry.from_document(document, own, where=f"the choice for {channels}")
             self.members.append(Member(model, np.array(document["channels"], np.int64)))
 
 
