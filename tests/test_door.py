@@ -299,8 +299,9 @@ def test_rows_of_one_time_are_summed_with_a_warning_and_gaps_are_filled_by_rule(
     notes = presurge.fit(gap, time="ds", value="requests", model="last-value").notes
     assert "buckets without a row: 5 of 480" in notes
     assert np.isnan(presurge.read(gap, time="ds", value="requests", fill="missing").values[10:15]).all()
-    with pytest.warns(UserWarning, match="rows with the stamp of another row"):
+    with pytest.warns(UserWarning, match="rows with the stamp of another row") as caught:
         presurge.fit(gap, time="ds", value="requests", model="drift").predict(pd.concat([gap, gap.tail(3)]))
+    assert {warning.filename for warning in caught} == {__file__}, "not where Presurge says so"
     shuffled = presurge.read(gap.sample(frac=1, random_state=1), time="ds", value="requests")
     np.testing.assert_array_equal(shuffled.values, presurge.read(gap, time="ds", value="requests").values)
 

@@ -286,27 +286,21 @@ class Model:
 
     def _forecast(self, data: Data | None, asked: dict[str, Any]) -> tuple[Forecast, _Past]:
         config = validated(PredictConfig, {key: asked.pop(key) for key in _ASKED & asked.keys()})
-        future = asked.pop("future", None)
-        past = self._past(data, asked)
+        future, past = asked.pop("future", None), self.history
+        columns = reading_of(asked)
+        if data is not None:
+            source = opened(data)
+            series = load_history(source, self.forecaster, self.record, columns)
+            _warn_of_duplicates(series.notes)
+            past = _Past(series.panel, Form.of(data, source, series.table), series.table)
+        elif past is None:
+            what = "a model that was loaded has no history of its own"
+            raise HistoryError(what, setting="data", hint="Give the rows before those to forecast.")
         if future is not None:
             future = opened(future)
             if not isinstance(future, Panel):
                 future = load_future(future, self.forecaster, past.table)
         return forecast_items(self.forecaster, past.panel, config, future=future), past
-
-    def _past(self, data: Data | None, columns: Mapping[str, Any]) -> _Past:
-        if data is None:
-            if self.history is None:
-                what, hint = (
-                    "a model that was loaded has no history of its own",
-                    "Give the rows before those to forecast.",
-                )
-                raise HistoryError(what, setting="data", hint=hint)
-            return self.history
-        source = opened(data)
-        series = load_history(source, self.forecaster, self.record, reading_of(columns))
-        _warn_of_duplicates(series.notes)
-        return _Past(series.panel, Form.of(data, source, series.table), series.table)
 
     def save(self, directory: Path | str) -> None:
         """Write the model directory, which ``presurge.load`` and every command of ``presurge`` read.
