@@ -78,11 +78,6 @@ class PrepareConfig:
                 hint="Give the shares of train, val, rl and test, for example 0.6,0.1,0.2,0.1; 0 for a part that you do not need.",
             )
 
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How to open a trace: arguments of ``open_trace``."""
-        return {name: getattr(self, name) for name in ("format", "columns", "time_unit", "bad_rows")}
-
     def name_for(self, file: Path) -> str:
         """Prefix of the names of the files made from this one."""
         return self.name or name_of(file)
@@ -166,7 +161,12 @@ def count_trace(source: Path | RowFile, step: int, config: PrepareConfig) -> tup
     """
     file = open_file(source)
     trace = open_trace(
-        file, **config.reading, also=lambda events: bucket_queries(counted(events, config.failures), step)
+        file,
+        format=config.format,
+        columns=config.columns,
+        time_unit=config.time_unit,
+        bad_rows=config.bad_rows,
+        also=lambda events: bucket_queries(counted(events, config.failures), step),
     )
     where = str(file.path)
     with within(where):
