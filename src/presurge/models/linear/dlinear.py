@@ -284,8 +284,7 @@ class ExactProblem:
         self.level_L = anchor(model.config.normalisation, self.context)
         self.sized_by = self.context if model.config.normalisation == "meanabs" else None
         self.work_CR = np.ascontiguousarray(model.scaler.scale(panel.values).T)
-        rows = zip(train.first, train.last, strict=True)
-        train_CR = np.concatenate([self.work_CR[:, a:b] for a, b in rows], axis=1)
+        train_CR = model.scaler.scale(panel.take(train).values).T
         # Neither least squares nor its ridge notices a shift or a scale, unless windows are divided by their size.
         kind: ScalerName = "none" if self.sized_by else "standard"
         own = Scaler.fit(train_CR.reshape(1 if self.shared else len(train_CR), -1).T, kind)
