@@ -306,6 +306,14 @@ def test_items_of_different_labels_stay_apart(tmp_path: Path) -> None:
     assert answer.frame.select("item", "value").rows() == [("a=x", 1), ("b=x", 2)]
 
 
+def test_of_samples_of_one_moment_the_last_one_counts() -> None:
+    series = [
+        {"metric": {"job": "x"}, "values": [[START, "1"], [START + 60, text]]} for text in ("2", "3", "NaN")
+    ]
+    answer = {"status": "success", "data": {"resultType": "matrix", "result": series}}
+    assert parse_answer(json.dumps(answer), "a.json").frame["value"].to_list() == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

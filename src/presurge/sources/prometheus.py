@@ -198,7 +198,9 @@ def _answer(pieces: Sequence[Piece], name: str, where: str, **more: Any) -> RowF
     if samples.is_empty():
         hint = "Check the query and its times: the server keeps samples for a limited time."
         raise DataError("no series has a value", where=where, hint=hint)
-    frame = samples.pivot("channel", index=["time", "item"], values="value").sort("item", "time")
+    # Of several samples of one moment, as in answers that were joined, the last one counts.
+    frame = samples.pivot("channel", index=["time", "item"], values="value", aggregate_function="last")
+    frame = frame.sort("item", "time")
     values = frame.columns[2:]
     alone = frame["item"].unique().to_list() == [""]
     table: dict[str, Any] = {"time": "time", "values": values, "item": None if alone else "item"}
