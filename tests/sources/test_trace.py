@@ -137,6 +137,25 @@ def test_empty_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     assert "empty rows skipped: 3" in trace.notes
 
 
+def test_a_row_without_a_number_is_no_empty_row(tmp_path: Path) -> None:
+    first, rest = V1.split("\n", 1)
+    path = write(tmp_path / "a.csv", f"{V1}\n  \n{first}\n{rest}")
+    with pytest.raises(DataError, match=r"row 6 \(line 7\), column 'Timestamp': 'Timestamp' is not a time"):
+        open_trace(path)
+    trace = open_trace(path, bad_rows="drop")
+    assert (trace.rows, trace.dropped) == (6, 1)
+    assert "empty rows skipped: 2" in trace.notes
+
+
+def test_a_row_of_a_table_without_any_value_is_a_bad_row(tmp_path: Path) -> None:
+    rows = pl.read_csv(V1.encode())
+    pl.concat([rows, rows.clear(1)]).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row 4, column 'Timestamp': an empty cell is not a time"):
+        open_trace(tmp_path / "a.parquet")
+    trace = open_trace(tmp_path / "a.parquet", bad_rows="drop")
+    assert (trace.rows, trace.dropped) == (3, 1)
+
+
 def test_whole_tokens_may_be_written_as_floats(tmp_path: Path) -> None:
     trace = open_trace(write(tmp_path / "a.csv", V1.replace("472,18", "472.0,18.0")))
     assert trace.events.collect()["input_tokens"].to_list() == [472, 1087, 417]

@@ -107,6 +107,9 @@ def open_trace(
         rows = _rows(file, wanted, form)
         names = {TIME: wanted.time, **{n: column for n in _TOKENS if (column := getattr(wanted, n))}}
         seen, answers = _survey(rows, list(names), also)
+        if seen["blank"] and file.kind == "csv":
+            rows = _rows(file, wanted, form, as_text=True)
+            seen, answers = _survey(rows, list(names), also)
         bad = {name: column for name, column in names.items() if seen[f"bad {name}"]}
         if bad and bad_rows == "error":
             raise _first_bad(file, rows, bad, sum(seen[f"bad {name}"] for name in bad))
@@ -156,20 +159,23 @@ def _form_of(file: RowFile, source: TraceFormat, unit: TimeUnit | None) -> TimeF
     return detect_form(sample, unit=unit or source.time_unit, where=f"{file.path}, column {source.time!r}")
 
 
-def _rows(file: RowFile, source: TraceFormat, form: TimeForm) -> pl.LazyFrame:
+def _rows(file: RowFile, source: TraceFormat, form: TimeForm, *, as_text: bool = False) -> pl.LazyFrame:
     """The rows of a file as events, with null for what is missing or wrong, and beside them `_CHECKS`.
 
     ``blank`` tells an empty line of text, and what is no request; a JSON object without a value is a request gone wrong.
-    ``odd`` tells elapsed times that cannot be.
+    ``odd`` tells elapsed times that cannot be. Only ``as_text``, which is slower, is an empty cell of a CSV another thing
+    than one that is no number.
     """
     has_status = source.status in file.columns
     texts = (source.status, source.model, source.log_type, *source.only[:1])
     types: dict[Any, type[pl.DataType]] = {**dict.fromkeys(texts, pl.String), source.elapsed: pl.Float64}
     number = pl.Int64 if form.unit == "ns" else pl.Float64
-    types[source.time] = number if form.kind == "number" else pl.String
-    # With a status, a failed request may have no tokens; only as text is none another thing than no number.
-    types |= dict.fromkeys(source.needs[1:], pl.String if has_status else pl.Float64)
+    types[source.time] = pl.String if as_text or form.kind != "number" else number
+    # With a status, a failed request may have no tokens: there an empty cell is not one that is no number either.
+    types |= dict.fromkeys(source.needs[1:], pl.String if as_text or has_status else pl.Float64)
     scan = file.scan({name: kind for name, kind in types.items() if name in file.columns})
+    if as_text:
+        scan = scan.with_columns(pl.col(source.needs).str.strip_chars().replace("", None))
     stored = scan.collect_schema()
 
     def number_of(column: str) -> pl.Expr:
