@@ -266,7 +266,7 @@ def test_an_unknown_log_says_what_was_tried_and_what_to_do(tmp_path: Path) -> No
     message = str(caught.value)
     assert "its columns are: when, usage.tokens" in message
     assert "time=COL input_tokens=COL output_tokens=COL" in message
-    assert "A table of values needs no preparing: name its columns, time=COL value=COL, to" in message
+    assert "A table of values needs no preparing: `presurge train` and `presurge backtest` read it" in message
     for name in ("openai-batch", "access-json", "litellm", "burstgpt"):
         assert f"  {name}: " in message
 
@@ -294,6 +294,13 @@ def test_hostile_files_name_the_line(tmp_path: Path, content: str, message: str)
     with pytest.raises(DataError) as caught:
         open_trace(path, columns={"time": "t", "input_tokens": "n"})
     assert message in str(caught.value)
+
+
+def test_a_byte_order_mark_is_found_inside_a_compressed_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress('\ufeff{"t": 1, "n": 2}\n'.encode()))
+    with pytest.raises(DataError, match=r"begins with a byte order mark.*\n.*Unpack it first"):
+        open_trace(path)
 
 
 TOKENS = st.one_of(st.integers(0, 9), st.integers(0, 2**40))

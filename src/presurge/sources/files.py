@@ -225,10 +225,10 @@ def _examined(path: Path, data: Path) -> RowFile:
             raise _empty(path)
         if first[0] in "[{":
             if line[0] == "\ufeff":
-                hint = "Remove it: tail -c +4 FILE > NEW"
-                raise DataError(
-                    "begins with a byte order mark, which JSON may not", where=str(path), hint=hint
-                )
+                what = "begins with a byte order mark, which JSON may not"
+                unpack = "Unpack it first. " if head.startswith(_COMPRESSED) else ""
+                hint = f"{unpack}Remove it: tail -c +4 FILE > NEW"
+                raise DataError(what, where=str(path), hint=hint)
             return _examined_json(path, data, first)
         if _LOG_TIME.match(first):
             return RowFile(path, data, "log", {"time": ("time",), "status": ("status",)})

@@ -131,7 +131,7 @@ def recognise_file(source: Path | str | RowFile) -> str:
     else:
         what = "fits no known format"
         hint = "For any other log of requests name its columns: `time=COL` `input_tokens=COL` `output_tokens=COL`, or `time` alone. "
-        hint += "A table of values needs no preparing: name its columns, `time=COL` `value=COL`, to `presurge train` or `presurge backtest`"
+        hint += "A table of values needs no preparing: `presurge train` and `presurge backtest` read it by its columns"
     wants = "\n".join(f"  {name}: {', '.join(needed)}" for name, needed in _NEEDS.items())
     raise FormatError(
         f"{what}; its columns are: {', '.join(file.columns)}",
