@@ -58,7 +58,7 @@ class PublicTrace(RemoteFile):
         citation: What its authors ask to be cited.
         command: An example of a command that reads the file.
         settings: Settings of that command.
-        note: What to do instead, if no command reads the file.
+        note: What to do instead, if no command reads the file as it is.
     """
 
     name: str
