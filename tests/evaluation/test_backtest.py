@@ -12,12 +12,14 @@ from presurge.evaluation.backtest import evaluate, without_room
 from presurge.evaluation.fit import calibrate
 from presurge.evaluation.metrics import ITEM_METRICS
 from presurge.evaluation.report.tables import best_models, text_items, text_table
+from presurge.models.forecaster import Prediction
 from presurge.models.linear.linear import Linear
 from presurge.models.naive import LastValue, RecentMean, SeasonalNaive, SeasonalNaiveConfig
 from presurge.series.dataset import Dataset
 from presurge.series.frequency import DAY, HOUR, MINUTE
 from presurge.series.panel import Panel
 from presurge.series.spans import Span
+from presurge.series.windows import WindowBatch
 
 MakePanel = Callable[..., Panel]
 TRAIN, TEST = Span(np.array([0]), np.array([200])), Span(np.array([200]), np.array([300]))
@@ -221,6 +223,27 @@ def test_each_item_has_scores_of_its_own_and_the_worst_come_first(make_panel: Ma
         "items"
         not in evaluate(models(make_panel(series())), make_panel(series()), TEST, train=TRAIN).to_dict()
     )
+
+
+class Learned(LastValue):
+    """Says its own quantiles: 0.8, 1 and 1.2 times the last value."""
+
+    def predict(self, batch: WindowBatch) -> Prediction:
+        point_BHC = super().predict(batch).point_BHC
+        shares = np.float32([[0.8], [1], [1.2]])
+        return Prediction(point_BHC, point_BHC[:, :, None] * shares, (0.1, 0.5, 0.9))
+
+
+def test_learned_quantiles_are_scored_without_a_calibration(make_panel: MakePanel) -> None:
+    panel = make_panel(series())
+    model = Learned(context=30, horizon=1)
+    model.fit(panel, TRAIN)
+    found = evaluate([model, *models(panel, horizon=1)[1:]], panel, TEST, train=TRAIN)
+    scores, y = found.averages()["c0"]["last-value"], panel.values[199:, 0]
+    inside = (y[1:] >= 0.8 * y[:-1]) & (y[1:] <= 1.2 * y[:-1])
+    assert scores["coverage_80"] == pytest.approx(inside.mean())
+    assert scores["wql"] > 0
+    assert found.models == ("last-value", "seasonal-naive")
 
 
 def test_three_windows_are_no_evidence(make_panel: MakePanel) -> None:

@@ -219,17 +219,16 @@ class Scoring:
         if not len(origins):
             self._refused = self._refused or _no_window(models, span, horizon, len(every))
             return
-        if not self._sums:
-            scale_C, scale_IC = naive_scale(panel, self._train)
-            for model in models:
-                levels = model.calibration.levels if model.calibration else ()
-                self._sums[model.name] = ScoreSums(horizon, levels, scale_C)
-                self._items[model.name] = ItemSums(scale_IC)
+        if not self._items:
+            self._scale_C, scale_IC = naive_scale(panel, self._train)
+            self._items = {model.name: ItemSums(scale_IC) for model in models}
         self._models, done = models, 0
         self._origins.append(origins)
         self._losses.begin(panel.times_of(origins))
         for piece in walk(models, panel, origins):
             forecasts = piece.mean_BHC, piece.median_BHC, piece.quantiles_BHQC
+            if piece.model not in self._sums:
+                self._sums[piece.model] = ScoreSums(horizon, piece.levels, self._scale_C)
             totals = self._sums[piece.model].add(piece.actual(), *forecasts)
             self._items[piece.model].add(panel.items_of(piece.origins_B), totals)
             self._losses.add(piece.model, panel.times_of(piece.origins_B), totals)
@@ -251,7 +250,7 @@ class Scoring:
         panel, models, origins = self._panel, self._models, np.concatenate(self._origins)
         several = len(panel.items) > 1
         found = Evaluation(
-            scores={name: total.scores() for name, total in self._sums.items()},
+            scores={name: self._sums[name].scores() for name in self._items},
             channels=models[0].fitted_spec().targets,
             step=panel.step,
             clock=panel.clock,
@@ -261,7 +260,7 @@ class Scoring:
                 name: Cost(predict_seconds=spent, fit_seconds=fit_seconds.get(name))
                 for name, spent in self._seconds.items()
             },
-            baselines=tuple(name for name in self._sums if name in BASELINES),
+            baselines=tuple(name for name in self._items if name in BASELINES),
             n_windows=len(origins),
             n_skipped=self._n_skipped,
             stride=self._stride,
