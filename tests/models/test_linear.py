@@ -12,8 +12,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
-from presurge.errors import DataError
+from presurge.errors import DataError, ModelError
 from presurge.models import registry
+from presurge.models.auto import Auto
 from presurge.models.linear.channel import WEEKDAYS_MARGIN
 from presurge.models.linear.linear import Linear, LinearConfig
 from presurge.models.linear.scale import Scale
@@ -266,6 +267,23 @@ def test_one_series_keeps_its_scale_under_any_name(make_panel: MakePanel) -> Non
     origins = np.arange(11, 590)
     one, other = (model.predict(batch_of(p, origins, 12)).point_BHC for p in (panel, renamed))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", [Linear, Auto])
+def test_a_model_in_the_form_of_another_version_asks_for_another_training(
+    make_panel: MakePanel, kind: type[Linear | Auto]
+) -> None:
+    panel = make_panel(hourly(3, own_shapes=False), kinds="c")
+    model = kind(context=5, horizon=3)
+    model.fit(panel, panel.full_span())
+    document, arrays = model.document()
+    linear = document["state"]["members"][0] if kind is Auto else document
+    (scale,) = linear["state"]["scales"]
+    del scale["items"]
+    with pytest.raises(ModelError, match="does not describe a linear model") as caught:
+        registry.from_document(document, arrays, where="memory")
+    assert str(caught.value.where).startswith("memory")
+    assert "train it again" in str(caught.value.hint)
 
 
 def test_gaps_are_left_out(make_panel: MakePanel) -> None:

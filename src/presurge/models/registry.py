@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from presurge import store
-from presurge.errors import ConfigError, MissingDependencyError, ModelError, PresurgeError
+from presurge.errors import ConfigError, MissingDependencyError, ModelError, PresurgeError, within
 from presurge.models.forecaster import Forecaster
 from presurge.models.plugins import adopt
 
@@ -205,8 +205,9 @@ def from_document(config: dict[str, Any], arrays: store.Arrays, *, where: str) -
             hint = f"It was registered by {provider}: name that file in `plugin`."
         what = f"is a model of the kind {name!r}, which this installation does not know"
         raise ModelError(what, where=where, hint=hint)
-    try:
-        return model_class(str(name)).from_config(config, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        what = f"does not describe a {name} model: {' '.join(str(error).split())}"
-        raise ModelError(what, where=where) from error
+    with within(where):
+        try:
+            return model_class(str(name)).from_config(config, arrays)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            what = f"does not describe a {name} model: {' '.join(str(error).split())}"
+            raise ModelError(what, hint="If another version of Presurge wrote it, train it again.") from error
