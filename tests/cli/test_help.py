@@ -49,7 +49,7 @@ def test_no_flag_is_cut_in_a_terminal_of_80_columns(run: Any) -> None:
 def test_commands_stand_in_the_order_of_work_with_a_whole_line_each(run: Any) -> None:
     _, out, _ = run("--help")
     listed = re.findall(r"^  ([a-z]+) +(\S.*)$", out.partition("Commands:")[2], re.MULTILINE)
-    order = "demo data prepare train tune backtest evaluate predict models"
+    order = "demo data prepare train tune backtest evaluate predict serve models"
     assert [name for name, _ in listed] == order.split()
     assert set(order.split()) == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     assert all(line.endswith(".") and not line.endswith("...") for _, line in listed)

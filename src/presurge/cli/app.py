@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from presurge import __version__
-from presurge.cli import data, demo, evaluate, predict, prepare, train, tune
+from presurge.cli import data, demo, evaluate, predict, prepare, serve, train, tune
 from presurge.cli.command import command
 from presurge.cli.console import console, flag
 from presurge.errors import PresurgeError, spelled
@@ -20,7 +20,7 @@ USER_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
-_ORDER = ("demo", "data", "prepare", "train", "tune", "backtest", "evaluate", "predict", "models")
+_ORDER = ("demo", "data", "prepare", "train", "tune", "backtest", "evaluate", "predict", "serve", "models")
 
 
 class _InOrder(TyperGroup):
@@ -70,6 +70,7 @@ for one in (
     evaluate.backtest,
     evaluate.evaluate,
     predict.predict,
+    serve.serve,
     train.models,
 ):
     command(app)(one)

@@ -23,7 +23,7 @@ from presurge.progress import Progress
 from presurge.series.forecast import QUANTILE_LEVELS, Forecast, Peak
 from presurge.series.frequency import SECOND
 from presurge.series.holidays import with_holidays
-from presurge.series.panel import Channel, Clock, FloatArray, Panel
+from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel
 from presurge.series.spans import Span
 from presurge.series.windows import WindowBatch, batch_of
 from presurge.training.config import TrainingConfig
@@ -254,6 +254,72 @@ class Forecaster(ABC):
         history = matching_channels(panel, spec)
         for unfit in unfit_items(history, self.context).values():
             raise unfit
+        rows = self._rows(horizon)
+        series, origins = followed(history, future, spec, self.horizon)
+        made = IntervalTracker(self, series, peaks=True).predict(origins)
+        stamps = series.stamps
+        if stamps is not None:
+            stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
+        (forecast,) = self.told(made, history.items, series.times_of(origins), rows, levels=levels)
+        return replace(forecast, clock=history.clock, stamps=stamps)
+
+    def told(
+        self,
+        made: Tracked,
+        items: tuple[str, ...],
+        origin_I: IntArray,
+        horizon: int | None = None,
+        *,
+        levels: Sequence[float] | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> list[Forecast]:
+        """What a tracker made of the last row of every item, as forecasts with their flags.
+
+        Args:
+            made: Forecasts of I items.
+            items: Their names.
+            origin_I: int64, times of their last rows in microseconds since the Unix epoch.
+            horizon: As in ``forecast``.
+            levels: As in ``forecast``.
+            sizes: How many consecutive items each forecast holds (default: one holds all).
+
+        Raises:
+            HistoryError: The model forecasts fewer rows.
+            ConfigError: A level does not lie between 0 and 1, or the model has no quantiles.
+        """
+        spec, rows = self.fitted_spec(), self._rows(horizon)
+        asked, away_IC = _at_levels(made, levels, spec.count_mask), self._away(made, rows)
+        ends = np.cumsum(sizes or [len(items)]).tolist()
+        found = []
+        for own in map(slice, [0, *ends[:-1]], ends):
+            part = asked.part(own)
+            found.append(
+                Forecast(
+                    mean=part.mean_BHC[:, :rows],
+                    median=part.median_BHC[:, :rows],
+                    quantiles=part.quantiles_BHQC[:, :rows],
+                    levels=part.levels,
+                    origin=origin_I[own],
+                    step=spec.step,
+                    channels=spec.targets,
+                    items=items[own],
+                    clock=spec.clock,
+                    model=self.name,
+                    error=self.error,
+                    intervals=in_words(self.calibration, part.followed_B),
+                    flags=self._cautions(away_IC[own].sum(axis=0), part.levels, items[own], rows),
+                    trained=self.trained,
+                    peak=Peak(*(top[:, rows - 1] for top in part.peak[:3])) if part.peak else None,
+                )
+            )
+        return found
+
+    def _rows(self, horizon: int | None) -> int:
+        """The rows to give.
+
+        Raises:
+            HistoryError: The model forecasts fewer.
+        """
         rows = self.horizon if horizon is None else horizon
         if not 1 <= rows <= self.horizon:
             train = f", or train with `horizon={rows}`" if rows > 0 else ""
@@ -261,50 +327,31 @@ class Forecaster(ABC):
                 f"a horizon of {rows} was asked of a model that forecasts {self.horizon} rows",
                 hint=f"Ask for 1 to {self.horizon}{train}.",
             )
-        series, origins = followed(history, future, spec, self.horizon)
-        tracked = IntervalTracker(self, series, peaks=True).predict(origins)
-        made = _at_levels(tracked, levels, spec.count_mask)
-        stamps = series.stamps
-        if stamps is not None:
-            stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
-        peak = Peak(*(part[:, rows - 1] for part in made.peak[:3])) if made.peak else None
-        return Forecast(
-            mean=made.mean_BHC[:, :rows],
-            median=made.median_BHC[:, :rows],
-            quantiles=made.quantiles_BHQC[:, :rows],
-            levels=made.levels,
-            origin=series.times_of(origins),
-            step=history.step,
-            channels=spec.targets,
-            items=history.items,
-            clock=history.clock,
-            model=self.name,
-            error=self.error,
-            intervals=in_words(self.calibration, made.followed_B),
-            flags=self._cautions(tracked, made.levels, history.items, rows),
-            stamps=stamps,
-            trained=self.trained,
-            peak=peak,
-        )
+        return rows
+
+    def _away(self, made: Tracked, rows: int) -> IntArray:
+        """int64 [I, C], in how many rows the mean lies outside the 80 % interval; 0 if nothing was calibrated."""
+        if self.calibration is None:
+            return np.zeros(made.mean_BHC[:, 0].shape, np.int64)
+        count_C = self.fitted_spec().count_mask
+        ends = at_levels(made.quantiles_BHQC[:, :rows], made.levels, (0.1, 0.9), count_C)
+        mean_BHC = made.mean_BHC[:, :rows]
+        nearest_BHC = np.clip(mean_BHC, ends[:, :, 0], ends[:, :, 1])
+        away_IC: IntArray = (np.abs(mean_BHC - nearest_BHC) > 1e-6 * np.abs(nearest_BHC)).sum(axis=1)
+        return away_IC
 
     def _cautions(
-        self, made: Tracked, levels: tuple[float, ...], items: tuple[str, ...], rows: int
+        self, away_C: IntArray, levels: tuple[float, ...], items: tuple[str, ...], rows: int
     ) -> tuple[str, ...]:
         """What the reader of a forecast must know of its means and outer quantiles."""
         if self.calibration is None:
             return ()
-        ends = at_levels(
-            made.quantiles_BHQC[:, :rows], made.levels, (0.1, 0.9), self.fitted_spec().count_mask
-        )
-        mean_BHC, flags = made.mean_BHC[:, :rows], []
-        inside_BHC = np.clip(mean_BHC, ends[:, :, 0], ends[:, :, 1])
-        away_BHC = ~np.isclose(mean_BHC, inside_BHC, rtol=1e-6, atol=0, equal_nan=True)
-        for channel, away in zip(self.fitted_spec().targets, away_BHC.T, strict=True):
-            if share := int(away.sum()):
-                flags.append(
-                    f"the mean of {channel.name} lies outside the 80 % interval in {share} of {away.size} rows: a few "
-                    "extreme values carry it, so plan with the quantiles"
-                )
+        flags = [
+            f"the mean of {channel.name} lies outside the 80 % interval in {away} of {rows * len(items)} rows: a few "
+            "extreme values carry it, so plan with the quantiles"
+            for channel, away in zip(self.fitted_spec().targets, away_C.tolist(), strict=True)
+            if away
+        ]
         n_windows = self.calibration.support_of(items)
         low, high = supported(self.calibration.levels, n_windows)
         if beyond := [level for level in levels if not low - 1e-9 <= level <= high + 1e-9]:

@@ -9,7 +9,7 @@ errors), S rows of a track, I items, Z centres (the points and, from a model tha
 the channels of centres and calibrations are there twice, as they are and as their running maxima over the horizon.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +41,30 @@ class Tracked(NamedTuple):
     followed_B: IntArray
     levels: tuple[float, ...] = ()
     peak: Any = None  # a Tracked; the API reference cannot resolve that name in a named tuple
+
+    def part(self, windows: slice) -> "Tracked":
+        """The forecasts of some windows."""
+        return self._replace(
+            mean_BHC=self.mean_BHC[windows],
+            median_BHC=self.median_BHC[windows],
+            quantiles_BHQC=self.quantiles_BHQC[windows],
+            followed_B=self.followed_B[windows],
+            peak=self.peak and self.peak.part(windows),
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Tracked]") -> "Tracked":
+        """The forecasts of several windows of one model together."""
+        if len(parts) == 1:
+            return parts[0]
+        peaks = [part.peak for part in parts]
+        return parts[0]._replace(
+            mean_BHC=np.concatenate([part.mean_BHC for part in parts]),
+            median_BHC=np.concatenate([part.median_BHC for part in parts]),
+            quantiles_BHQC=np.concatenate([part.quantiles_BHQC for part in parts]),
+            followed_B=np.concatenate([part.followed_B for part in parts]),
+            peak=cls.joined(peaks) if all(peaks) else None,
+        )
 
 
 @dataclass(eq=False)
@@ -149,13 +173,15 @@ class IntervalTracker:
         return self._tracked(made, centre_IHZC, tracks)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything that ``observe`` needs to go on, as arrays."""
+        """Everything that ``observe`` needs to go on: arrays whose first axis is that of the items."""
         live = self._live = self._live or self._start()
-        return {name: array.copy() for name, array in vars(live).items()}
+        return {name: np.moveaxis(array, _item_axis(name), 0).copy() for name, array in vars(live).items()}
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a saved state of the same model and items, whatever rows the panel holds."""
-        self._live = _Live(**{name: array.copy() for name, array in state.items()})
+        self._live = _Live(
+            **{name: np.moveaxis(array, 0, _item_axis(name)).copy() for name, array in state.items()}
+        )
 
     def _forecast(self, batch: WindowBatch) -> "tuple[Prediction, FloatArray]":
         """What the model says, and what errors are taken from: [B, H, Z, C]."""
@@ -323,6 +349,11 @@ def _with_shape(centres_XHZC: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """Forecasts [..., *shape]; those that are all missing may have one centre where others have more."""
     leading = centres_XHZC.shape[: centres_XHZC.ndim - len(shape)]
     return np.broadcast_to(centres_XHZC, (*leading, *shape))
+
+
+def _item_axis(name: str) -> int:
+    """Where the items are in an array of ``_Live``: tracks have two of each."""
+    return int("_X" in name)
 
 
 def _median(point_BHC: FloatArray, quantiles_BHQC: FloatArray, levels: tuple[float, ...]) -> FloatArray:

@@ -1,0 +1,442 @@
+"""The service without its doors: models, streams, the log, and one writer that changes them.
+
+Everything that changes a stream waits for one lock. What comes in together is logged in one write and acknowledged only then.
+Forecasts from whole histories that arrive together are made together.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from presurge.errors import ConfigError, DataError, ModelError, PresurgeError, StorageError
+from presurge.models import registry
+from presurge.models.forecaster import Forecaster
+from presurge.models.tracking import IntervalTracker
+from presurge.series.forecast import Forecast
+from presurge.series.frequency import SECOND, parse_step
+from presurge.series.panel import Panel
+from presurge.series.timestamps import format_stamp
+from presurge.serving.bodies import ForecastRequest, ObserveRequest, Record, encode, finite, read_record
+from presurge.serving.config import ServeConfig
+from presurge.serving.histories import Asked, Histories, answer, forecast_alone
+from presurge.serving.journal import Journal
+from presurge.serving.rows import moment
+from presurge.serving.streams import Row, Stream
+from presurge.workflows.predict import PredictConfig
+
+IDS = 100_000
+"""How many identifiers of observations are remembered."""
+_INLINE = 64
+"""Rows or windows that are worked off in the event loop; more go to a thread, so that nobody waits for them."""
+_log = logging.getLogger("presurge.serving")
+
+
+class NotFoundError(PresurgeError):
+    """There is no such model or item."""
+
+
+@dataclass(eq=False)
+class Served:
+    """A model that is served; ``loaded`` is when it was loaded, in seconds since 1970."""
+
+    name: str
+    path: Path
+    model: Forecaster
+    record: dict[str, Any]
+    stream: Stream
+    loaded: float
+
+
+class Service:
+    """Models by name, what they know of their items, and how to ask them.
+
+    Args:
+        config: What to serve.
+
+    Attributes:
+        storage: What the file system refuses; empty while it takes everything.
+        warnings: What could not be read at the start.
+        sources: What a source that is asked for rows last said, by its name; empty if it answers.
+
+    Raises:
+        ModelError: A model cannot be loaded.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self.served = {name: self._load(name, path) for name, path in config.models.items()}
+        self.journal: Journal | None = None
+        self.storage, self.warnings, self.sources = "", list[str](), dict[str, str]()
+        self.ready = self.stopping = False
+        self._clock = 0
+        self._ids: dict[str, None] = {}
+        self._lock = asyncio.Lock()
+        self._records: list[tuple[Record, asyncio.Future[dict[str, Any]]]] = []
+        self._asked: list[Asked] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Read what is on disk, and begin to answer.
+
+        Raises:
+            ConfigError: Another service uses the state directory.
+            StorageError: The state directory cannot be written.
+        """
+        if self.config.state is not None:
+            self.journal = Journal(self.config.state)
+            await asyncio.to_thread(self._restore, self.journal)
+        self._spawn(self._tick())
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Finish what is in flight and save a snapshot."""
+        self.stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        async with self._lock:
+            if self.journal is not None:
+                await self._snapshot(self.journal)
+                self.journal.close()
+
+    def named(self, name: str | None) -> Served:
+        """A model by name; without one, the only model.
+
+        Raises:
+            NotFoundError: There is no such model.
+            ConfigError: There are several, and none was named.
+        """
+        if name is None and len(self.served) == 1:
+            return next(iter(self.served.values()))
+        known = ", ".join(self.served)
+        if name is None:
+            raise ConfigError("several models are served", setting="model", hint=f"Name one of: {known}.")
+        if name not in self.served:
+            raise NotFoundError(
+                f"there is no model {name!r}", setting="model", hint=f"The models are: {known}."
+            )
+        return self.served[name]
+
+    async def forecast(self, request: ForecastRequest) -> Forecast:
+        """The forecast that follows the histories of a request.
+
+        Raises:
+            HistoryError: A history does not fit the model.
+            ConfigError: The horizon or a level cannot be used.
+            NotFoundError: There is no such model.
+        """
+        served = self.named(request.model)
+        histories = Histories.of(served.model, request.history, "history")
+        future = Histories.of(served.model, request.future, "future") if request.future else None
+        levels = None if request.levels is None else tuple(request.levels)
+        return await self.forecast_histories(served, histories, future, request.horizon, levels)
+
+    async def forecast_histories(
+        self,
+        served: Served,
+        histories: Histories,
+        future: Histories | None = None,
+        horizon: int | None = None,
+        levels: tuple[float, ...] | None = None,
+    ) -> Forecast:
+        """The forecast that follows histories; those of one turn of the event loop are made together.
+
+        Raises:
+            HistoryError: A history does not fit the model.
+            ConfigError: The horizon or a level cannot be used.
+        """
+        if len(histories.items) > self.config.max_windows:
+            raise _too_many("histories", len(histories.items), self.config.max_windows)
+        config = PredictConfig(horizon=horizon, levels=levels, fill_gaps=self.config.fill_gaps)
+        asked = Asked(served.model, histories, future, config)
+        if len(histories.items) > _INLINE:
+            return await asyncio.to_thread(forecast_alone, asked)
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._answer)
+        self._asked.append(asked)
+        return await asked.answer
+
+    async def observe(self, request: ObserveRequest) -> dict[str, Any]:
+        """Take rows and events in; returns what became of them once the disk holds them.
+
+        Raises:
+            DataError: A time or value is none, or no model reads a row.
+            NotFoundError: There is no such model.
+        """
+        if request.model is not None:
+            self.named(request.model)
+        if len(request.rows) + len(request.events) > self.config.max_windows:
+            raise _too_many("rows", len(request.rows) + len(request.events), self.config.max_windows)
+        rows = []
+        for kind in ("rows", "events"):
+            for number, one in enumerate(getattr(request, kind)):
+                where = f"{kind}[{number}]"
+                self._check_read(one.values, kind == "events", request.model, where)
+                values = {name: finite(value, where=where) for name, value in one.values.items()}
+                rows.append((one.item, moment(one.time, where=where), values, kind == "events"))
+        return await self.write(Record(time.time_ns() // 1000, rows, request.model, request.id))
+
+    async def write(self, record: Record) -> dict[str, Any]:
+        """Log a record with those that come at the same time, take it in, and forecast."""
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if not self._records:
+            self._spawn(self._write_all())
+        self._records.append((record, answer))
+        return await answer
+
+    async def reload(self, name: str) -> Served:
+        """Load a model again from where it came from; the old one serves until the new one has forecast once.
+
+        Raises:
+            ModelError: It cannot be loaded, or does not forecast.
+            NotFoundError: There is no such model.
+        """
+        old = self.named(name)
+        new = await asyncio.to_thread(self._load, name, old.path)
+        async with self._lock:
+            kept = new.stream.adopt(old.stream)
+            await asyncio.to_thread(new.stream.update)
+            await asyncio.to_thread(_try, new.model)
+            self.served = self.served | {name: new}
+        if not kept and old.stream.items:
+            self.warnings.append(
+                f"model {name!r} reads other channels or another step now: its rows begin anew"
+            )
+        return new
+
+    def described(self, served: Served) -> dict[str, Any]:
+        """What a model is, reads and forecasts, and how wrong it was when it was measured."""
+        model, spec = served.model, served.model.fitted_spec()
+        return {
+            "name": served.name,
+            "model": model.name,
+            "trained": model.trained or None,
+            "loaded": format_stamp(int(served.loaded * SECOND), "utc"),
+            "step_seconds": spec.step // SECOND,
+            "context": model.context,
+            "horizon": model.horizon,
+            "channels": [asdict(channel) for channel in spec.channels],
+            "observe": [channel.name for channel in served.stream.shape.channels],
+            "features": spec.features,
+            "error": model.error,
+            "items": len(served.stream.items),
+        }
+
+    def live(self, served: Served, item: str | None) -> dict[str, Any]:
+        """The items of a model and their live scores; or the rows, forecast and errors of one.
+
+        Raises:
+            NotFoundError: There is no such item.
+        """
+        stream, targets = served.stream, [channel.name for channel in served.model.fitted_spec().targets]
+        if item is None:
+            items = [
+                {
+                    "item": name,
+                    "scores": dict(zip(targets, one.live.scores(), strict=True)),
+                    "reason": (one.latest.made is None and one.latest.reason) or None,
+                }
+                for name, one in [*stream.items.items()][: self.config.exported]
+            ]
+            return {"model": served.name, "items": items, "more": max(0, len(stream.items) - len(items))}
+        if item not in stream.items:
+            raise NotFoundError(f"nothing was observed of item {item!r}")
+        return stream.told(item)
+
+    def state(self) -> dict[str, Any]:
+        """What is ready, and what is not."""
+        failing = {name: text for name, text in self.sources.items() if text}
+        good = not self.storage and not failing
+        status = (
+            "stopping" if self.stopping else "starting" if not self.ready else "ready" if good else "degraded"
+        )
+        return {
+            "status": status,
+            "models": {name: served.model.name for name, served in self.served.items()},
+            "storage": self.storage
+            or ("ok" if self.journal else "none: observations are kept in memory alone"),
+            "sources": {name: text or "ok" for name, text in self.sources.items()},
+            "warnings": self.warnings,
+        }
+
+    def _load(self, name: str, path: Path) -> Served:
+        model, record = registry.load(path)
+        config = self.config
+        stream = Stream(
+            model,
+            fill=config.fill,
+            fill_gaps=config.fill_gaps,
+            lateness=0 if config.lateness == "0s" else parse_step(config.lateness),
+            window=config.window,
+            most_items=config.max_items,
+        )
+        return Served(name, path, model, record, stream, time.time())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _check_read(self, values: Any, event: bool, model: str | None, where: str) -> None:
+        served = [one for one in self.served.values() if model in (None, one.name)]
+        if any(one.stream.reads(values, event=event) for one in served):
+            return
+        needed = "; ".join(
+            f"{one.name}: {', '.join(channel.name for channel in one.stream.shape.channels)}"
+            for one in served
+        )
+        hint = f"The models read {needed}. Send null where a value is missing."
+        raise DataError("no model reads these channels", where=where, hint=hint)
+
+    async def _write_all(self) -> None:
+        """Log and take in the records that are waiting."""
+        async with self._lock:
+            batch, self._records = self._records, []
+            answers = [answer for _, answer in batch]
+            try:
+                durable = await self._append([encode(record) for record, _ in batch])
+                results = [self._take(record) for record, _ in batch]
+                await self._update()
+                for answer, result in zip(answers, results, strict=True):
+                    if not answer.done():
+                        answer.set_result(result | {"durable": durable})
+            except Exception as error:
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_exception(error)
+                raise
+            if self.journal is not None and self.journal.size > self.config.snapshot_mb << 20:
+                await self._snapshot(self.journal)
+
+    async def _append(self, records: Sequence[bytes]) -> bool:
+        """Whether the disk holds the records; if it refuses, forecasting goes on from memory."""
+        if self.journal is None:
+            return False
+        try:
+            await asyncio.to_thread(self.journal.append, records)
+        except StorageError as error:
+            self.storage = f"{error.where}: {error.what}"
+            return False
+        self.storage = ""
+        return True
+
+    def _take(self, record: Record) -> dict[str, Any]:
+        """Take a record into the streams of its models."""
+        counts = {"accepted": 0, "late": 0, "duplicate": 0}
+        refused: list[dict[str, Any]] = []
+        if record.id is not None and record.id in self._ids:
+            return counts | {"duplicate": len(record.rows), "refused": refused}
+        if record.id is not None:
+            self._ids[record.id] = None
+            if len(self._ids) > IDS:
+                del self._ids[next(iter(self._ids))]
+        self._clock = max(self._clock, record.now)  # a clock that jumps back closes nothing again
+        for item, at, values, event in record.rows:
+            row, outcomes = Row(item, at, values, event), set()
+            for served in self.served.values():
+                if record.model in (None, served.name) and served.stream.reads(values, event=event):
+                    try:
+                        outcomes.add(served.stream.add(row, self._now(served.model)))
+                    except PresurgeError as error:
+                        outcomes.add(f"{served.name}: {error.what}")
+            good = outcomes & {"added", "late"}
+            counts["accepted"] += bool(good)
+            counts["late"] += "late" in good
+            refused += [
+                {"item": item, "time": at / SECOND, "reason": reason} for reason in sorted(outcomes - good)
+            ]
+        return counts | {"refused": refused}
+
+    def _now(self, model: Forecaster) -> int:
+        """What time it is on the clock of a model; 0 if nobody knows."""
+        return self._clock if model.fitted_spec().clock == "utc" else 0
+
+    async def _update(self) -> None:
+        """Close what is over, and forecast where something changed."""
+        for served in self.served.values():
+            served.stream.close(self._now(served.model))
+            if len(served.stream.dirty) > _INLINE:
+                await asyncio.to_thread(served.stream.update)
+            else:
+                served.stream.update()
+
+    async def _tick(self) -> None:
+        """Let the clock close buckets of events that nobody adds to any more."""
+        while True:
+            await asyncio.sleep(0.5)
+            async with self._lock:
+                self._clock = max(self._clock, time.time_ns() // 1000)
+                await self._update()
+
+    def _answer(self) -> None:
+        """Answer the forecasts that were asked for since the last turn of the loop."""
+        asked, self._asked = self._asked, []
+        answer(asked)
+
+    def _restore(self, journal: Journal) -> None:
+        """Take in the snapshot and the logs of the state directory."""
+        loaded = journal.load()
+        if loaded is not None:
+            config, arrays = loaded
+            self._clock, self._ids = config["clock"], dict.fromkeys(config["ids"])
+            for name, part in config["streams"].items():
+                own = {
+                    key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")
+                }
+                if name not in self.served or not self.served[name].stream.restore(part, own):
+                    journal.warnings.append(
+                        f"the rows of model {name!r} do not fit the models that are served: left out"
+                    )
+        for line in journal.replay():
+            self._take(read_record(line))
+        for served in self.served.values():
+            served.stream.close(self._now(served.model))
+            served.stream.update()
+        self.warnings += journal.warnings
+
+    async def _snapshot(self, journal: Journal) -> None:
+        """Save everything, so that the logs before are no longer needed."""
+        parts = {name: served.stream.document() for name, served in self.served.items()}
+        config = {
+            "clock": self._clock,
+            "ids": [*self._ids],
+            "streams": {name: own for name, (own, _) in parts.items()},
+        }
+        arrays = {f"{name}/{key}": array for name, (_, own) in parts.items() for key, array in own.items()}
+        try:
+            number = await asyncio.to_thread(journal.rotate)
+            await asyncio.to_thread(journal.save, number, config, arrays)
+        except StorageError as error:
+            self.storage = f"{error.where}: {error.what}"
+
+
+def _too_many(what: str, given: int, most: int) -> ConfigError:
+    return ConfigError(
+        f"{given:,} {what} in one request, and {most:,} are allowed", hint="Send several requests."
+    )
+
+
+def _try(model: Forecaster) -> None:
+    """Let a model forecast once.
+
+    Raises:
+        ModelError: What it gives is no number.
+    """
+    spec, rows = model.fitted_spec(), model.context + model.horizon
+    panel = Panel(
+        values=np.ones((rows, len(spec.channels)), np.float32),
+        channels=spec.channels,
+        step=spec.step,
+        start=np.zeros(1, np.int64),
+        features=np.ones((1, len(spec.features)), np.float32),
+        feature_names=spec.features,
+    )
+    made = IntervalTracker(model, panel).predict(np.array([model.context - 1]))
+    if not np.isfinite(made.mean_BHC).all():
+        raise ModelError("forecasts something that is no number", hint="Train it again.")
