@@ -16,8 +16,8 @@ from presurge.models.registry import model_class, model_names
 from presurge.training.config import TrainerConfig
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "presurge"
-ELSEWHERE = {"predictor"}
-"""Rooms with a door of their own, whose errors never reach the command line."""
+ELSEWHERE = {"predictor", "serving"}
+"""Rooms with doors of their own, which spell settings as Python, JSON or YAML do."""
 
 
 def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
