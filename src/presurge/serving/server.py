@@ -1,12 +1,17 @@
 """Runs a service with all its doors until it is told to stop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
 
 from presurge.errors import ConfigError
 from presurge.serving.app import create_app
@@ -34,41 +39,49 @@ def serve(config: ServeConfig, say: Say = print) -> None:
         ConfigError: A file of the configuration cannot be read, a port is taken, or another service uses the state directory.
         StorageError: The state directory cannot be written.
     """
-    asyncio.run(_serve(config, say))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(_until_told(config, say))
 
 
-async def _serve(config: ServeConfig, say: Say) -> None:
-    async with running(config, say) as (service, app):
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=config.host,
-                port=config.port,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=round(config.grace),
-                ssl_certfile=None if config.certificate is None else str(config.certificate),
-                ssl_keyfile=None if config.key is None else str(config.key),
-            )
-        )
-        say(f"HTTP: {'https' if config.certificate else 'http'}://{config.host}:{config.port}")
+async def _until_told(config: ServeConfig, say: Say) -> None:
+    async with running(config, say) as (service, server):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
         await server.serve()
         service.stopping = True
 
 
+class Server(uvicorn.Server):
+    """uvicorn at a socket that is bound, without signal handlers: its own end the process before the snapshot is saved."""
+
+    def __init__(self, config: uvicorn.Config, bound: socket.socket) -> None:
+        super().__init__(config)
+        self.bound = bound
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer until ``should_exit`` is set and what is in flight is finished."""
+        await super().serve(sockets or [self.bound])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
 @asynccontextmanager
-async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service, Any]]:
-    """A service that is started, with the sources that it asks and its gRPC doors, and its HTTP application."""
-    service, token = Service(config), None
-    if config.token_file is not None:
-        try:
-            token = config.token_file.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot be read: {error}", setting="token_file") from error
-    await service.start()
+async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service, Server]]:
+    """A service that is started, with the sources that it asks and its gRPC doors, and the HTTP server to run.
+
+    Raises:
+        ModelError: A model cannot be loaded.
+        ConfigError: A file of the configuration cannot be read, a port is taken, or another service uses the state directory.
+        StorageError: The state directory cannot be written.
+    """
+    token = None if config.token_file is None else _token(config.token_file)
     async with AsyncExitStack() as stack:
+        bound = stack.enter_context(_bound(config.host, config.port))
+        service = Service(config)
+        await service.start()
         stack.push_async_callback(service.stop)
         for text in service.warnings:
             say(f"Warning: {text}")
@@ -80,7 +93,53 @@ async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service,
         if config.dynamo is not None:
             plugin = Plugin(service, config.dynamo)
             await _listen(stack, config, config.dynamo.port, add_plugin, plugin, say, "Dynamo")
-        yield service, create_app(service, Metrics(service), token)
+        http = uvicorn.Config(
+            create_app(service, Metrics(service), token),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=round(config.grace),
+            ssl_certfile=config.certificate,
+            ssl_keyfile=config.key,
+        )
+        try:
+            http.load()
+        except OSError as error:  # of ssl too
+            raise ConfigError(f"cannot be read: {error}", setting="certificate") from error
+        scheme, host = (
+            "https" if http.is_ssl else "http",
+            f"[{config.host}]" if ":" in config.host else config.host,
+        )
+        say(f"HTTP: {scheme}://{host}:{bound.getsockname()[1]}")
+        yield service, Server(http, bound)
+
+
+def _token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", setting="token_file") from error
+    if not token:
+        raise ConfigError(
+            f"{path} is empty", setting="token_file", hint="Write the token into it, on one line."
+        )
+    return token
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except socket.gaierror as error:
+        raise ConfigError(f"there is no address {host!r}: {error.strerror}", setting="host") from error
+    except OSError as error:
+        hint = "Choose another `port`, or stop what listens there."
+        raise ConfigError(
+            f"cannot listen at {host}:{port}: {error.strerror}", setting="port", hint=hint
+        ) from error
 
 
 async def _listen(

@@ -1,0 +1,204 @@
+"""A small model, and services that serve it: in a thread of the test on a port of the kernel's choice, or as a real process."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars as pl
+import pytest
+from uvicorn.loops.auto import auto_loop_factory
+
+import presurge
+from presurge.serving.config import ServeConfig
+from presurge.serving.server import Server, running
+from presurge.serving.service import Service
+
+ROWS, CONTEXT, HORIZON = 480, 24, 6
+TOKEN = "a-token-of-the-tests"
+SRC = Path(__file__).resolve().parents[2] / "src"
+
+
+def loads(items: int = 2) -> pl.DataFrame:
+    """Requests, their seconds and a campaign of hosts, each minute, with a rhythm of 48 rows."""
+    rng, row = np.random.default_rng(7), np.arange(ROWS)
+    rhythm = 1 + 0.5 * np.sin(2 * np.pi * row / 48)
+    times = np.datetime64("2026-03-02T00:00:00", "us") + row * np.timedelta64(60, "s")
+    hosts = [
+        pl.DataFrame(
+            {
+                "time": times,
+                "host": [f"host-{i}"] * ROWS,
+                "requests": rng.poisson(20 * (i + 1) * rhythm),
+                "seconds": np.round(rhythm + 0.1 * rng.random(ROWS), 3),
+                "campaign": (row // 60 % 2).astype(float),
+                "gpus": np.full(ROWS, 1.0 + i),
+            }
+        )
+        for i in range(items)
+    ]
+    return pl.concat(hosts)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear model of one count, ``requests``: a row a minute, context 24, horizon 6."""
+    path = tmp_path_factory.mktemp("models") / "load"
+    columns: dict[str, Any] = {"time": "time", "value": ["requests"], "item": "host", "step": "1m"}
+    presurge.fit(loads(), model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def covariates_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear model of the count ``requests`` and the gauge ``seconds``, with ``campaign`` known and ``gpus`` static."""
+    path = tmp_path_factory.mktemp("models") / "covariates"
+    columns: dict[str, Any] = {
+        "time": "time",
+        "value": ["requests", "seconds"],
+        "known": "campaign",
+        "static": "gpus",
+        "item": "host",
+        "step": "1m",
+    }
+    presurge.fit(loads(), model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
+    return path
+
+
+class Running:
+    """A service in a thread of this process.
+
+    Attributes:
+        said: What it told: its addresses and warnings.
+        service: The service itself; touch it only while nothing is asked of it, or through ``call``.
+    """
+
+    service: Service
+    server: Server
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config, self.said, self.failed = config, list[str](), list[BaseException]()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self._up.wait()
+        if self.failed:
+            self._thread.join()
+            raise self.failed[0]
+
+    def _run(self) -> None:
+        async def main() -> None:
+            async with running(self.config, self.said.append) as (self.service, self.server):
+                self._loop = asyncio.get_running_loop()
+                self._up.set()
+                await self.server.serve()
+
+        try:
+            with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+                runner.run(main())
+        except BaseException as error:
+            self.failed.append(error)
+        finally:
+            self._up.set()
+
+    def address(self, door: str) -> str:
+        """Where a door listens: HTTP as a URL, KEDA and Dynamo as ``host:port``."""
+        (found,) = [text.partition(": ")[2] for text in self.said if text.startswith(f"{door}: ")]
+        return found.removeprefix("grpc://")
+
+    @property
+    def url(self) -> str:
+        """Where HTTP listens, without a slash at the end."""
+        return self.address("HTTP")
+
+    def call(self, work: Any) -> Any:
+        """What a coroutine of the service gives, run in its event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def stop(self) -> None:
+        """Stop as SIGTERM does, and wait for the end."""
+        self.server.should_exit = True
+        self._thread.join()
+        if self.failed:
+            raise self.failed[0]
+
+
+class Process:
+    """``presurge serve`` as a process of its own, which listens.
+
+    Attributes:
+        url: Where HTTP listens, without a slash at the end; empty if the process ended before.
+        said: The lines of stderr up to this one.
+    """
+
+    def __init__(self, arguments: list[str | Path], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "presurge", "serve", *map(str, arguments)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(SRC), "PYTHONUNBUFFERED": "1"} | environment,
+        )
+        self.url, self.said = "", list[str]()
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line.rstrip())
+            if line.startswith("HTTP: "):
+                self.url = line.partition(": ")[2].strip()
+                break
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal, if it still runs, and wait: exit code and the rest of stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, rest = self.process.communicate(timeout=60)
+        return self.process.returncode, rest
+
+
+@pytest.fixture
+def serving(model_dir: Path) -> Iterator[Callable[..., Running]]:
+    """Start a service in a thread, with a ``ServeConfig`` or with settings of one; its model is ``model_dir`` as ``load``."""
+    started: list[Running] = []
+
+    def start(config: ServeConfig | None = None, **settings: Any) -> Running:
+        one = Running(config or ServeConfig(**({"models": {"load": model_dir}, "port": 0} | settings)))
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def process(model_dir: Path) -> Iterator[Callable[..., Process]]:
+    """Start ``presurge serve`` with arguments, behind the model ``load``; keywords are variables of the environment."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str | Path, model: str | Path | None = None, **environment: str) -> Process:
+            named = f"load={model_dir}" if model is None else model
+            one = Process([named, "--port", "0", *arguments], environment)
+            stack.callback(one.end, signal.SIGKILL)
+            return one
+
+        yield start
+
+
+@pytest.fixture
+def service(serving: Callable[..., Running]) -> Running:
+    """A service with the defaults."""
+    return serving()
+
+
+@pytest.fixture
+def client(service: Running) -> Iterator[httpx.Client]:
+    """A client of ``service``."""
+    with httpx.Client(base_url=service.url, timeout=30) as one:
+        yield one
