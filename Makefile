@@ -63,10 +63,10 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(SMALL): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(INSTALL) -e '.[plots,train]'
+	$(INSTALL) -e '.[plots,train,serve]'
 	@touch $@
 
 # The full install holds the small one, so it stamps both.
 $(FULL): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(INSTALL) -e '.[dev,plots,train]'
+	$(INSTALL) -e '.[dev,plots,train,serve]'
 	@touch $(SMALL) $@
