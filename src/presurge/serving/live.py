@@ -1,10 +1,13 @@
 """How wrong the forecasts of an item were: each is scored when its rows come, beside the plain baselines.
 
-Shapes: A origins, H horizon steps, C target channels, W rows of the window, S sums.
+A forecast keeps what the baselines of the same moment say of the same rows, so that both are judged on the same cells. A late row
+scores its bucket again, if it is one of the last ``LATE``.
+
+Shapes: A origins, H horizon steps, V values of a forecast, C target channels, W rows of the window, S sums, B rows.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,12 +19,17 @@ from presurge.models.tracking import Tracked
 from presurge.series.frequency import DAY
 from presurge.series.panel import FloatArray
 
-SUMS = ("cells", "size", "absolute", "error", "intervals", "inside", "last-value", "recent-mean", "day-ago")
-"""What is summed over the steps of the forecasts of a row: cells scored, |actual|, |median - actual|, mean - actual, cells
-with an 80 % interval, those inside it, and |baseline - actual| of three baselines."""
-BASELINES = SUMS[6:]
+BASELINES = ("last-value", "recent-mean", "day-ago")
+"""As in ``presurge.models.naive``: the last observed value, the mean of the last ten rows, the row of a day before."""
+SUMS = ("cells", "size", "absolute", "error", "intervals", "inside", "next", "next inside", *BASELINES)
+"""What is summed over the forecasts of a row: cells scored, |actual|, |median - actual|, mean - actual, cells with an 80 %
+interval, those inside it, the last two of the first step alone, and |baseline - actual|."""
+LATE = 8
+"""How many of the last rows a late value scores again."""
 _RECENT = 10
-_LEAST, _DOUBLE, _SURE = 30, 2.0, 4.0
+_NEVER = -(1 << 62)
+_DOUBLE, _SURE, _BLOCKS = 2.0, 3.0, 8
+_LEAST, _CHANCE = 30, 1e-4
 
 
 @dataclass(eq=False)
@@ -29,20 +37,23 @@ class Live:
     """The last forecasts of an item, and the errors of its last W rows.
 
     Attributes:
-        made_AHVC: float32, forecasts by origin: mean, median, quantiles 0.1 and 0.9; bucket ``b`` at place ``b % A``.
+        made_AHVC: float32, forecasts by origin: mean, median, quantiles 0.1 and 0.9, baselines; bucket ``b`` at place ``b % A``.
         origin_A: The bucket of each.
-        sums_WSC: float32, the sums of each row; NaN where nothing was scored, or a baseline has no value.
-        bucket_W: The bucket of each row.
+        sums_WSC: float32, the sums of each row.
+        bucket_W: The bucket of each.
+        scored: The last bucket whose scores hold; a late row sets it back.
     """
 
     KEPT: ClassVar = ("made_AHVC", "origin_A", "sums_WSC", "bucket_W")
 
-    expected_C: npt.NDArray[np.float64]
+    context: int
     day: int
+    expected: tuple[Mapping[str, float], ...]
     made_AHVC: FloatArray
     origin_A: npt.NDArray[np.int64]
     sums_WSC: FloatArray
     bucket_W: npt.NDArray[np.int64]
+    scored: int = _NEVER
 
     @classmethod
     def begin(cls, model: Forecaster, window: int) -> "Live":
@@ -50,18 +61,18 @@ class Live:
 
         Args:
             model: Its measured error is what a live error is compared with.
-            window: W.
+            window: W, which is at least ten horizons.
         """
         spec, horizon = model.fitted_spec(), model.horizon
-        channels = len(spec.targets)
-        measured = [model.error.get(channel.name, {}).get("mae", np.nan) for channel in spec.targets]
+        channels, window = len(spec.targets), max(window, 10 * horizon)
         return cls(
-            expected_C=np.array(measured, np.float64),
-            day=0 if DAY % spec.step else DAY // spec.step,
-            made_AHVC=np.full((horizon, horizon, 4, channels), np.nan, np.float32),
-            origin_A=np.full(horizon, -(1 << 62)),
-            sums_WSC=np.full((window, len(SUMS), channels), np.nan, np.float32),
-            bucket_W=np.full(window, -(1 << 62)),
+            context=model.context,
+            day=day_rows(spec.step),
+            expected=tuple(model.error.get(channel.name, {}) for channel in spec.targets),
+            made_AHVC=np.full((horizon + LATE, horizon, 4 + len(BASELINES), channels), np.nan, np.float32),
+            origin_A=np.full(horizon + LATE, _NEVER),
+            sums_WSC=np.zeros((window, len(SUMS), channels), np.float32),
+            bucket_W=np.full(window, _NEVER),
         )
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -69,76 +80,88 @@ class Live:
         if all(getattr(self, name).shape == arrays[name].shape for name in self.KEPT):
             for name in self.KEPT:
                 setattr(self, name, arrays[name].copy())
+            self.scored = int(self.origin_A.max())
 
-    @property
-    def before(self) -> int:
-        """Rows before one that its scores look at."""
-        return len(self.origin_A) + max(self.day, _RECENT)
-
-    def add(self, value_BC: FloatArray, bucket: int, made: Tracked | None) -> None:
-        """Score what was forecast of a closed bucket, and keep the forecast made from it.
+    def add(self, bucket: int, made: Tracked | None, targets: Callable[[int, int], FloatArray]) -> None:
+        """Score what was forecast of the closed buckets since the last one, and keep the forecast made from this one.
 
         Args:
-            value_BC: The targets of the rows up to the bucket, at most ``before`` of them before it; NaN where missing.
-            bucket: Its number.
+            bucket: The last closed bucket.
             made: The forecast from it, if there is one.
+            targets: Gives the targets of the buckets from one to before another: [B, C], NaN where missing.
         """
-        horizon = len(self.origin_A)
-        self._score(value_BC, bucket)
-        place = bucket % horizon
+        horizon, newest = self.made_AHVC.shape[1], int(self.origin_A.max())
+        begin = max(self.scored + 1, newest - LATE + 1)
+        if newest > _NEVER and begin <= (end := min(bucket, newest + horizon)):
+            for number, actual_C in enumerate(targets(begin, end + 1)):
+                self._score(actual_C, begin + number)
+        self.scored, place = bucket, bucket % len(self.origin_A)
         self.origin_A[place], self.made_AHVC[place] = bucket, np.nan
         if made is not None:
             self.made_AHVC[place, :, 0], self.made_AHVC[place, :, 1] = made.mean_BHC[0], made.median_BHC[0]
             if {0.1, 0.9} <= {*made.levels}:
-                for value, level in ((2, 0.1), (3, 0.9)):
-                    self.made_AHVC[place, :, value] = made.quantiles_BHQC[0, :, made.levels.index(level)]
+                ends = [made.levels.index(level) for level in (0.1, 0.9)]
+                self.made_AHVC[place, :, 2:4] = made.quantiles_BHQC[0][:, ends]
+            self.made_AHVC[place, :, 4:] = self._baselines(bucket, targets)
 
-    def _score(self, value_BC: FloatArray, bucket: int) -> None:
-        """Sum the errors of the forecasts of the last row over the steps at which it was forecast."""
-        steps = np.arange(len(self.origin_A))
+    def _baselines(self, bucket: int, targets: Callable[[int, int], FloatArray]) -> FloatArray:
+        """What the baselines forecast from a bucket: [H, 3, C]."""
+        context_BC, horizon = targets(bucket - self.context + 1, bucket + 1), self.made_AHVC.shape[1]
+        known_BC = ~np.isnan(context_BC)
+        newest_C = len(known_BC) - 1 - known_BC[::-1].argmax(axis=0)
+        last_C = context_BC[newest_C, np.arange(len(newest_C))]
+        count_C = known_BC[-_RECENT:].sum(axis=0)
+        mean_C = np.nansum(context_BC[-_RECENT:], axis=0, dtype=np.float64) / np.maximum(count_C, 1)
+        day_HC = np.full((horizon, len(last_C)), np.nan, np.float32)
+        if self.day:
+            before_BC = targets(first := bucket - self.day + 1, first + min(horizon, self.day))
+            day_HC = before_BC[np.arange(horizon) % self.day]
+        return np.stack(np.broadcast_arrays(last_C, np.where(count_C > 0, mean_C, last_C), day_HC), axis=1)
+
+    def _score(self, actual_C: FloatArray, bucket: int) -> None:
+        """Sum the errors of the forecasts of a row over the steps at which it was forecast."""
+        steps = np.arange(self.made_AHVC.shape[1])
         origins = bucket - 1 - steps
-        made_HVC = self.made_AHVC[origins % len(steps), steps]
-        made_HVC[self.origin_A[origins % len(steps)] != origins] = np.nan
-        actual_C, past_BC = value_BC[-1], value_BC[:-1]
-        mean_HC, median_HC, low_HC, high_HC = made_HVC.swapaxes(0, 1)
-        known_HC = ~np.isnan(median_HC + actual_C)
+        made_HVC = self.made_AHVC[origins % len(self.origin_A), steps]
+        made_HVC[self.origin_A[origins % len(self.origin_A)] != origins] = np.nan
+        known_HC = ~np.isnan(made_HVC[:, 1] + actual_C)
         if not known_HC.any():
             return
-        bounded_HC = known_HC & ~np.isnan(low_HC + high_HC)
-        inside_HC = (low_HC <= actual_C) & (actual_C <= high_HC)
-        naive = [np.abs(each_HC - actual_C) for each_HC in self._baselines(past_BC)]
-        cells = [np.ones_like(median_HC), np.broadcast_to(np.abs(actual_C), median_HC.shape)]
-        cells += [np.abs(median_HC - actual_C), mean_HC - actual_C]
-        sums = [np.where(known_HC, cell, 0).sum(axis=0) for cell in cells]
-        sums += [bounded_HC.sum(axis=0), (bounded_HC & inside_HC).sum(axis=0)]
-        sums += [np.where(known_HC, each, 0).sum(axis=0) for each in naive]
+        error_HVC = made_HVC - actual_C
+        bounded_HC = known_HC & ~np.isnan(made_HVC[:, 2:4]).any(axis=1)
+        inside_HC = bounded_HC & (error_HVC[:, 2] <= 0) & (error_HVC[:, 3] >= 0)
+        summed_HSC = np.stack(
+            [
+                np.ones_like(error_HVC[:, 0]),
+                np.broadcast_to(np.abs(actual_C), known_HC.shape),
+                np.abs(error_HVC[:, 1]),
+                error_HVC[:, 0],
+                bounded_HC,
+                inside_HC,
+                bounded_HC & (steps[:, None] == 0),
+                inside_HC & (steps[:, None] == 0),
+                *np.abs(error_HVC[:, 4:]).swapaxes(0, 1),
+            ],
+            axis=1,
+        )
         place = bucket % len(self.bucket_W)
-        self.bucket_W[place], self.sums_WSC[place] = bucket, np.stack(sums)
+        self.bucket_W[place] = bucket
+        self.sums_WSC[place] = np.where(known_HC[:, None], summed_HSC, 0).sum(axis=0)
 
-    def _baselines(self, past_BC: FloatArray) -> tuple[FloatArray, ...]:
-        """What the baselines forecast of the row after the past, from the origin of each step: [H, C] each."""
-        horizon, rows = len(self.origin_A), len(past_BC)
-        padded_BC = np.concatenate((np.full((horizon + _RECENT, past_BC.shape[1]), np.nan), past_BC))
-        last_HC = padded_BC[: -horizon - 1 : -1]
-        recent = np.lib.stride_tricks.sliding_window_view(padded_BC, _RECENT, axis=0)
-        recent_HC = recent[: -horizon - 1 : -1].mean(axis=-1)
-        day_HC = np.full_like(last_HC, np.nan)
-        if self.day and rows >= self.day and self.day >= horizon:
-            day_HC[:] = past_BC[-self.day]
-        return last_HC, recent_HC, day_HC
+    def _rows(self) -> npt.NDArray[np.int64]:
+        """The places of the rows that were scored, oldest first."""
+        order = np.argsort(self.bucket_W)
+        return order[self.bucket_W[order] > _NEVER]
 
-    def by_row(self) -> list[tuple[int, dict[str, list[float]]]]:
+    def by_row(self, most: int = 500) -> list[tuple[int, dict[str, list[float]]]]:
         """The bucket of each scored row, oldest first, and for each channel its WAPE and that of the last value."""
-        found = []
-        for place in np.argsort(self.bucket_W):
-            total = dict(zip(SUMS, self.sums_WSC[place].astype(np.float64), strict=True))
-            if not np.isnan(total["cells"]).any():
-                size = np.where(total["size"] > 0, total["size"], np.nan)
-                row = {
-                    "wape": (total["absolute"] / size).tolist(),
-                    "last_value": (total["last-value"] / size).tolist(),
-                }
-                found.append((int(self.bucket_W[place]), row))
+        own, found = [SUMS.index(name) for name in ("absolute", "last-value")], []
+        for place in self._rows()[-most:]:
+            size_C = self.sums_WSC[place, SUMS.index("size")].astype(np.float64)
+            wape_SC = self.sums_WSC[place, own] / np.where(size_C > 0, size_C, np.nan)
+            found.append(
+                (int(self.bucket_W[place]), dict(zip(("wape", "last_value"), wape_SC.tolist(), strict=True)))
+            )
         return found
 
     def scores(self) -> list[dict[str, Any]]:
@@ -146,37 +169,70 @@ class Live:
 
         A number that nothing was measured for is NaN.
         """
-        held = ~np.isnan(self.sums_WSC[:, 0])
-        found = []
-        for c in range(self.sums_WSC.shape[2]):
-            sums_WS = self.sums_WSC[held[:, c], :, c].astype(np.float64)
-            total = dict(zip(SUMS, sums_WS.sum(axis=0).tolist(), strict=True))
-            size = total["size"] or math.nan
-            mae = total["absolute"] / (total["cells"] or math.nan)
-            scores = {
-                "rows": len(sums_WS),
-                "wape": total["absolute"] / size,
-                "mae": mae,
-                "bias": total["error"] / (total["cells"] or math.nan),
-                "relative_bias": total["error"] / size,
-                "coverage_80": total["inside"] / (total["intervals"] or math.nan),
-                "baselines": {name: total[name] / size for name in BASELINES},
+        found, sums_WSC = [], self.sums_WSC[self._rows()].astype(np.float64)
+        for c, expected in enumerate(self.expected):
+            sums_WS = sums_WSC[sums_WSC[:, 0, c] > 0, :, c]
+            total = {
+                name: one or math.nan if name in ("cells", "size", "intervals") else one
+                for name, one in zip(SUMS, sums_WS.sum(axis=0).tolist(), strict=True)
             }
-            found.append(scores | {"alarm": self._alarm(sums_WS, total, mae, float(self.expected_C[c]))})
+            scores: dict[str, Any] = {
+                "rows": len(sums_WS),
+                "wape": total["absolute"] / total["size"],
+                "mae": total["absolute"] / total["cells"],
+                "bias": total["error"] / total["cells"],
+                "relative_bias": total["error"] / total["size"],
+                "coverage_80": total["inside"] / total["intervals"],
+                "baselines": {name: total[name] / total["size"] for name in BASELINES},
+            }
+            error_W = sums_WS[:, SUMS.index("absolute")] / sums_WS[:, 0]
+            block = max(self.made_AHVC.shape[1], _RECENT)
+            scores["alarm"] = _worse(scores, expected, error_W, block) or _outside(
+                total["next inside"], total["next"]
+            )
+            found.append(scores)
         return found
 
-    def _alarm(self, sums_WS: Any, total: dict[str, float], mae: float, expected: float) -> str:
-        """Why the forecasts are not what was promised; empty if they are, or too few rows say otherwise."""
-        if len(sums_WS) < _LEAST:
-            return ""
-        if mae > _DOUBLE * expected:
-            return f"the error is {mae / expected:.1f} times the one measured in training"
-        # The steps of a row share its surprise, so rows count and not cells.
-        share_W = sums_WS[:, 5] / np.maximum(sums_WS[:, 4], 1)
-        share_W = share_W[sums_WS[:, 4] > 0]
-        horizon = len(self.origin_A)
-        independent = max(len(share_W) / horizon, 1)
-        away = abs(share_W.mean() - 0.8) if len(share_W) else 0.0
-        if away > max(0.1, _SURE * np.sqrt(0.16 / independent)):
-            return f"the 80 % intervals held {share_W.mean():.0%} of the last {len(share_W)} rows"
+
+def day_rows(step: int) -> int:
+    """Rows of a day that the baseline ``day-ago`` looks back; 0 where a day holds no whole number of rows, one, or too many to keep."""
+    rows = 0 if DAY % step else DAY // step
+    return rows if 2 <= rows <= 2_880 else 0
+
+
+def _worse(
+    scores: Mapping[str, Any],
+    expected: Mapping[str, float],
+    error_W: npt.NDArray[np.float64],
+    block: int,
+) -> str:
+    """Whether the error is beyond doubt more than twice the one measured in training, both in units and beside the load.
+
+    The steps of a row share its surprise, and rows within a horizon share theirs: averages of blocks count as independent, and
+    their mean has to lie three standard errors above the measured error.
+    """
+    blocks = len(error_W) // block
+    if blocks < _BLOCKS:
         return ""
+    ratio, beside = (scores[name] / (expected.get(name) or math.nan) for name in ("mae", "wape"))
+    mean_B = error_W[-blocks * block :].reshape(blocks, block).mean(axis=1)
+    sure = mean_B.mean() - _SURE * mean_B.std(ddof=1) / math.sqrt(blocks) > expected.get("mae", math.nan)
+    if not (sure and min(ratio, beside) > _DOUBLE):
+        return ""
+    return f"the error is {min(ratio, beside):.1f} times the one measured in training"
+
+
+def _outside(inside: float, rows: float) -> str:
+    """Whether the 80 % intervals of the next row hold less than chance allows.
+
+    One step ahead, the rows of calibrated intervals are independent, so that a share p or less of n rows has at most the
+    probability exp(-n KL(p, 0.8)).
+
+    Source: Chernoff's bound, in Arratia and Gordon, "Tutorial on large deviations for the binomial distribution", 1989.
+    """
+    if rows < _LEAST or (share := inside / rows) >= 0.8:
+        return ""
+    away = sum(p * math.log(p / q) for p, q in ((share, 0.8), (1 - share, 0.2)) if p)
+    if rows * away < -math.log(_CHANCE):
+        return ""
+    return f"the 80 % intervals held the next row in {share:.0%} of {rows:.0f} rows"

@@ -7,6 +7,7 @@ a first row), the model forecasts from the rows that are kept, which reach back 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from presurge.series.holidays import is_holidays
 from presurge.series.panel import Channel, FloatArray, IntArray, Panel
 from presurge.series.timestamps import format_stamp
 from presurge.series.windows import chunks, whole
-from presurge.serving.live import Live
+from presurge.serving.live import Live, day_rows
 from presurge.serving.rows import AHEAD, Rows, Shape, panel_of
 from presurge.sources.table import Fill
 from presurge.workflows.predict import GapRule, interpolate_context
@@ -117,7 +118,7 @@ class Stream:
         self.shape = Shape(
             channels=_incoming([channel for channel in spec.channels if channel.name not in made]),
             step=spec.step,
-            rows=self.model.context + self.model.horizon + 2 * BLOCK,
+            rows=self.model.horizon + max(self.model.context + 2 * BLOCK, day_rows(spec.step)),
             fill=self.fill,
         )
 
@@ -160,7 +161,7 @@ class Stream:
         late = bucket <= rows.last
         rows.add(bucket, value_C)
         if late:
-            item.state = None
+            item.state, item.live.scored = None, min(item.live.scored, bucket - 1)
         elif not row.event:
             rows.close(bucket)
         self.dirty.add(row.item)
@@ -250,6 +251,7 @@ class Stream:
         model = self.model
         series, origins = followed(self._history(filled), None, model.fitted_spec(), model.horizon)
         fits = whole(series, origins, context=model.context, horizon=model.horizon)
+        fits &= origins + 1 - series.indptr[:-1] >= model.context
         tracker = IntervalTracker(model, series, peaks=True)
         made = tracker.predict(origins[fits]) if fits.any() else None
         states = split(tracker.state()) if self._tracks else [None] * len(filled)
@@ -284,8 +286,7 @@ class Stream:
             if self.fill_gaps == "interpolate":
                 made, flags = self._bridged(name, item)
         item.state, item.latest = state, Latest(bucket, made, flags, reason)
-        begin = max(item.rows.oldest, bucket - item.live.before)
-        item.live.add(self._targets(item.rows, begin, bucket + 1), bucket, made)
+        item.live.add(bucket, made, partial(self._targets, item.rows))
 
     def _bridged(self, name: str, item: Item) -> tuple[Tracked | None, tuple[str, ...]]:
         """The forecast of an item from a context without its gaps, and the sentence that says so."""
@@ -345,8 +346,9 @@ class Stream:
         return matching_channels(panel.with_ratios(channel.name for channel in spec.channels), spec)
 
     def _targets(self, rows: Rows, begin: int, end: int) -> FloatArray:
-        """What came of the targets in some buckets: [B, C], NaN where nothing was measured."""
+        """What came of the targets in some buckets: [B, C], NaN where nothing was measured or is kept."""
         value_BN, names = rows.values(begin, end), [channel.name for channel in self.shape.channels]
+        value_BN[: max(rows.oldest - begin, 0)] = np.nan
         columns = []
         for channel in self.model.fitted_spec().targets:
             over, *under = [value_BN[:, names.index(part)] for part in _parts(channel.name)]
