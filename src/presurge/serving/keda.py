@@ -5,32 +5,59 @@ it with what one replica serves.
 """
 
 import asyncio
+import contextlib
 import math
+import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import grpc
+from pydantic import Field
 
-from presurge.errors import ConfigError, PresurgeError
+from presurge.config import Config, validated
+from presurge.errors import ConfigError, HistoryError, PresurgeError
 from presurge.series.frequency import SECOND
 from presurge.serving.protos import externalscaler_pb2 as pb
 from presurge.serving.protos import externalscaler_pb2_grpc as stubs
-from presurge.serving.service import Service
+from presurge.serving.service import NotFoundError, Service
 from presurge.serving.value import Value
 
-KEYS = ("model", "item", "channel", "horizon", "lead", "quantile", "perReplica", "activation")
-"""The keys of trigger metadata that are read; KEDA adds ``scalerAddress`` and the like."""
-_OF_KEDA = (
+_OF_KEDA = {
     "scalerAddress",
-    "scalerAddressFromEnv",
-    "tlsCertFile",
     "caCert",
+    "tlsCertFile",
     "tlsClientCert",
     "tlsClientKey",
-    "unsafeSsl",
     "enableTLS",
-)
-_SECONDS_BETWEEN = 5.0
+    "unsafeSsl",
+}
+_CODES = {HistoryError: grpc.StatusCode.UNAVAILABLE, NotFoundError: grpc.StatusCode.NOT_FOUND}
+_SECONDS_BETWEEN = 1.0
+
+
+class TriggerConfig(Config):
+    """The metadata of a trigger; KEDA sends every value as text.
+
+    Attributes:
+        model: Name of the model; needed if several are served.
+        item: The item, such as a host; none if the rows have no names.
+        channel: The channel; needed if the model forecasts several.
+        horizon: The step to take, counted from 1.
+        lead: Instead of a step, take the peak of so many seconds: the time that a replica takes to start.
+        quantile: A quantile instead of the mean.
+        perReplica: The load that one replica serves in a step of the model.
+        activation: The forecast above which there is anything to scale for.
+    """
+
+    model: str | None = None
+    item: str = ""
+    channel: str | None = None
+    horizon: int | None = Field(default=None, ge=1)
+    lead: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    quantile: float | None = Field(default=None, gt=0, lt=1)
+    perReplica: float = Field(gt=0, allow_inf_nan=False)
+    activation: float = Field(default=0, allow_inf_nan=False)
 
 
 class Trigger(NamedTuple):
@@ -38,41 +65,27 @@ class Trigger(NamedTuple):
 
     name: str
     value: Value
-    per_replica: float
-    activation: float
+    config: TriggerConfig
 
     @classmethod
     def of(cls, metadata: dict[str, str], service: Service) -> "Trigger":
-        """Read the metadata of a trigger.
+        """Read the metadata of a trigger; KEDA has looked up what ``...FromEnv`` names.
 
         Raises:
-            ConfigError: A key is unknown or missing, or has an impossible value.
+            ConfigError: A key is unknown or missing, has an impossible value, or asks for what the model does not forecast.
+            NotFoundError: There is no such model.
         """
-        unknown = [key for key in metadata if key not in KEYS + _OF_KEDA and not key.endswith("FromEnv")]
-        if unknown:
-            hint = f"The keys are {', '.join(KEYS)}."
-            raise ConfigError(f"unknown key {unknown[0]!r} in the trigger's metadata", hint=hint)
-        if "perReplica" not in metadata:
-            hint = "Give the load that one replica serves in a step of the model."
-            raise ConfigError("the trigger's metadata lack perReplica", hint=hint)
-        served = service.named(metadata.get("model"))
+        own = {key.removesuffix("FromEnv"): text for key, text in metadata.items()}
+        config = validated(TriggerConfig, {key: text for key, text in own.items() if key not in _OF_KEDA})
+        served, lead = service.named(config.model), config.lead
+        if lead is not None and config.horizon is not None:
+            hint = "`lead` takes the peak until then, `horizon` one step."
+            raise ConfigError("`lead` and `horizon` exclude each other", hint=hint)
         step = served.model.fitted_spec().step / SECOND
-        lead, horizon = (_positive(metadata, key) if key in metadata else None for key in ("lead", "horizon"))
-        if lead is not None and horizon is not None:
-            raise ConfigError(
-                "lead and horizon exclude each other",
-                hint="lead takes the peak until then, horizon one step.",
-            )
-        value = Value.of(
-            served,
-            item=metadata.get("item", ""),
-            channel=metadata.get("channel"),
-            point="mean" if "quantile" not in metadata else f"q{_positive(metadata, 'quantile'):g}",
-            steps=math.ceil(lead / step) if lead is not None else int(horizon or 1),
-            peak=lead is not None,
-        )
-        name = "-".join(part for part in ("presurge", served.name, value.item, value.channel) if part)
-        return cls(name, value, _positive(metadata, "perReplica"), float(metadata.get("activation", 0)))
+        steps = math.ceil(lead / step) if lead is not None else config.horizon or 1
+        value = Value(served, config.item, config.channel, config.quantile, steps, peak=lead is not None)
+        parts = ("presurge", served.name, config.item, config.channel)
+        return cls(re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts))), value, config)
 
 
 class Scaler(stubs.ExternalScalerServicer):
@@ -83,32 +96,29 @@ class Scaler(stubs.ExternalScalerServicer):
 
     async def IsActive(self, request: pb.ScaledObjectRef, context: Any) -> pb.IsActiveResponse:
         """Whether there is load to scale for: the forecast is above ``activation``."""
-        trigger = await self._trigger(request, context)
-        return pb.IsActiveResponse(result=await self._number(trigger, context) > trigger.activation)
+        trigger, number = await self._ask(request, context)
+        return pb.IsActiveResponse(result=number > trigger.config.activation)
 
     async def StreamIsActive(
         self, request: pb.ScaledObjectRef, context: Any
     ) -> AsyncIterator[pb.IsActiveResponse]:
-        """The same, whenever it changes."""
-        trigger, before = await self._trigger(request, context), None
+        """The same whenever it changes; while there is no forecast, nothing changes."""
+        await self._ask(request, context, number=False)
+        before = None
         while not self._service.stopping:
-            try:
-                active = trigger.value.now(self._service) > trigger.activation
-            except PresurgeError:  # no forecast yet: nothing changes
-                active = bool(before)
-            if active != before:
-                yield pb.IsActiveResponse(result=active)
-                before = active
+            with contextlib.suppress(PresurgeError):  # without a forecast nothing changes
+                trigger = Trigger.of(dict(request.scalerMetadata), self._service)
+                active = trigger.value.now(time.time_ns() // 1000) > trigger.config.activation
+                if active != before:
+                    before = active
+                    yield pb.IsActiveResponse(result=active)
             await asyncio.sleep(_SECONDS_BETWEEN)
 
     async def GetMetricSpec(self, request: pb.ScaledObjectRef, context: Any) -> pb.GetMetricSpecResponse:
         """The name of the metric and what one replica serves."""
-        trigger = await self._trigger(request, context)
-        spec = pb.MetricSpec(
-            metricName=trigger.name,
-            targetSize=math.ceil(trigger.per_replica),
-            targetSizeFloat=trigger.per_replica,
-        )
+        trigger, _ = await self._ask(request, context, number=False)
+        each = trigger.config.perReplica
+        spec = pb.MetricSpec(metricName=trigger.name, targetSize=math.ceil(each), targetSizeFloat=each)
         return pb.GetMetricSpecResponse(metricSpecs=[spec])
 
     async def StreamMetricSpec(
@@ -121,36 +131,18 @@ class Scaler(stubs.ExternalScalerServicer):
 
     async def GetMetrics(self, request: pb.GetMetricsRequest, context: Any) -> pb.GetMetricsResponse:
         """The forecast load, under the name that KEDA asks for."""
-        trigger = await self._trigger(request.scaledObjectRef, context)
-        number = await self._number(trigger, context)
-        value = pb.MetricValue(
-            metricName=request.metricName or trigger.name,
-            metricValue=math.ceil(number),
-            metricValueFloat=number,
-        )
+        trigger, number = await self._ask(request.scaledObjectRef, context)
+        name = request.metricName or trigger.name
+        value = pb.MetricValue(metricName=name, metricValue=math.ceil(number), metricValueFloat=number)
         return pb.GetMetricsResponse(metricValues=[value])
 
-    async def _trigger(self, request: pb.ScaledObjectRef, context: Any) -> Trigger:
+    async def _ask(
+        self, request: pb.ScaledObjectRef, context: Any, *, number: bool = True
+    ) -> tuple[Trigger, float]:
+        """A trigger and its forecast; without one KEDA keeps the replicas, or takes the trigger's fallback."""
         try:
-            return Trigger.of(dict(request.scalerMetadata), self._service)
+            trigger = Trigger.of(dict(request.scalerMetadata), self._service)
+            return trigger, trigger.value.now(time.time_ns() // 1000) if number else math.nan
         except PresurgeError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(_CODES.get(type(error), grpc.StatusCode.INVALID_ARGUMENT), str(error))
             raise
-
-    async def _number(self, trigger: Trigger, context: Any) -> float:
-        """The value of now; without one KEDA keeps the replicas, or takes the trigger's fallback."""
-        try:
-            return trigger.value.now(self._service)
-        except PresurgeError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-            raise
-
-
-def _positive(metadata: dict[str, str], key: str) -> float:
-    try:
-        number = float(metadata[key])
-    except ValueError as error:
-        raise ConfigError(f"{key} is {metadata[key]!r}, which is not a number") from error
-    if not 0 < number < math.inf:
-        raise ConfigError(f"{key} is {metadata[key]!r}, which is not greater than 0")
-    return number

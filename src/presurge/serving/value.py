@@ -1,78 +1,72 @@
-"""One number of a forecast, as autoscalers want it: a statistic of a channel at a step, or of its peak until then."""
+"""One number of a forecast, as autoscalers want it: the mean or a quantile of a channel at a step, or its peak until then."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from presurge.errors import ConfigError, HistoryError
-from presurge.serving.service import Served, Service
+from presurge.series.timestamps import format_stamp
+from presurge.serving.service import Served
 
 
-class Value(NamedTuple):
-    """Which number.
+@dataclass(frozen=True)
+class Value:
+    """Which number of the newest forecast of an item.
 
     Attributes:
-        model: Name of the model.
-        point: ``mean``, ``median`` or a quantile such as ``q0.9``.
+        served: The model.
+        item: The item.
+        channel: The channel; None for the only one.
+        level: A quantile between 0 and 1; None for the mean.
         steps: The step, counted from 1.
         peak: Whether the largest value of all steps until then is meant.
+
+    Raises:
+        ConfigError: The model does not forecast that channel or that far.
     """
 
-    model: str
+    served: Served
     item: str
-    channel: str
-    point: str
-    steps: int
-    peak: bool
+    channel: str | None
+    level: float | None = None
+    steps: int = 1
+    peak: bool = False
 
-    @classmethod
-    def of(
-        cls, served: Served, *, item: str, channel: str | None, point: str, steps: int, peak: bool
-    ) -> "Value":
-        """A number of a model.
+    def __post_init__(self) -> None:
+        names, most = self._channels(), self.served.model.horizon
+        if self.channel not in (names if len(names) > 1 else [None, *names]):
+            what = "one channel alone" if self.channel is None else f"a channel {self.channel!r}"
+            hint = f"Name one of: {', '.join(names)}."
+            raise ConfigError(f"the model does not forecast {what}", setting="channel", hint=hint)
+        if self.steps > most:
+            hint = f"Ask for at most {most}, or train a model with a longer `horizon`."
+            raise ConfigError(f"{self.steps} steps were asked of a model that forecasts {most}", hint=hint)
 
-        Raises:
-            ConfigError: The model does not forecast that channel or that far, or has no such quantile.
-        """
-        channels = [one.name for one in served.model.fitted_spec().targets]
-        if channel is None and len(channels) > 1:
-            raise ConfigError(
-                "the model forecasts several channels",
-                setting="channel",
-                hint=f"Name one of: {', '.join(channels)}.",
-            )
-        if channel is not None and channel not in channels:
-            raise ConfigError(
-                f"the model forecasts no channel {channel!r}",
-                setting="channel",
-                hint=f"The channels are {', '.join(channels)}.",
-            )
-        if steps > served.model.horizon:
-            hint = f"Ask for at most {served.model.horizon}, or train a model with a longer horizon."
-            raise ConfigError(
-                f"{steps} steps were asked of a model that forecasts {served.model.horizon}", hint=hint
-            )
-        if point not in ("mean", "median") and not 0 < float(point[1:]) < 1:
-            raise ConfigError(f"{point!r} is no quantile", hint="Levels lie between 0 and 1: 0.9")
-        return cls(served.name, item, channel or channels[0], point, steps, peak and steps > 1)
+    def _channels(self) -> list[str]:
+        return [channel.name for channel in self.served.model.fitted_spec().targets]
 
-    def now(self, service: Service) -> float:
-        """The number of the newest forecast.
+    def now(self, at: int | None = None) -> float:
+        """The number.
+
+        Args:
+            at: What time it is, in microseconds since the Unix epoch: a forecast of a step that was over a whole step before is
+                no forecast any more. None takes any.
 
         Raises:
-            HistoryError: There is no forecast of the item yet.
-            ConfigError: The model was never calibrated, so it has no quantiles.
+            HistoryError: There is no forecast of the item yet, or it is too old.
+            ConfigError: The model has no quantiles.
         """
-        served = service.named(self.model)
-        levels = None if self.point in ("mean", "median") else [float(self.point[1:])]
-        made = served.stream.forecast([self.item], self.steps, levels)
-        c = [channel.name for channel in made.channels].index(self.channel)
+        levels = None if self.level is None else [self.level]
+        made = self.served.stream.forecast([self.item], self.steps, levels)
+        if at is not None and made.clock == "utc" and made.origin[0] + (self.steps + 2) * made.step < at:
+            last = format_stamp(int(made.origin[0]), made.clock)
+            hint = "Check what sends its rows to the service."
+            raise HistoryError(f"no row was observed since {last}", where=f"item {self.item!r}", hint=hint)
+        c = self._channels().index(self.channel) if self.channel else 0
         if self.peak and made.peak is not None:
-            mean, median, quantiles = (part[0, ..., c] for part in made.peak)
+            number = made.peak.mean_IC[0, c] if levels is None else made.peak.quantiles_IQC[0, 0, c]
         else:
-            mean, median, quantiles = made.mean[0, -1, c], made.median[0, -1, c], made.quantiles[0, -1, :, c]
-        if self.peak and made.peak is None:
-            mean = median = made.mean[0, :, c].max()
-        number = float(quantiles[0] if levels else mean if self.point == "mean" else median)
-        if math.isnan(number):
-            raise HistoryError("the forecast is no number", where=f"item {self.item!r}")
-        return number
+            steps_H = made.mean[0, :, c] if levels is None else made.quantiles[0, :, 0, c]
+            number = steps_H.max() if self.peak else steps_H[-1]
+        if not math.isfinite(number):
+            raise HistoryError("the forecast is not a number", where=f"item {self.item!r}")
+        return float(number)
