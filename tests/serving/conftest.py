@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,15 @@ from presurge.serving.server import Server, running
 from presurge.serving.service import Service
 
 ROWS, CONTEXT, HORIZON = 480, 24, 6
-TOKEN = "a-token-of-the-tests"
 SRC = Path(__file__).resolve().parents[2] / "src"
 
 
-def loads(items: int = 2) -> pl.DataFrame:
-    """Requests, their seconds and a campaign of hosts, each minute, with a rhythm of 48 rows."""
+@pytest.fixture(scope="session")
+def loads() -> pl.DataFrame:
+    """Requests, their seconds and a campaign of two hosts, each minute up to 2026-03-02T07:59Z, with a rhythm of 48 rows."""
     rng, row = np.random.default_rng(7), np.arange(ROWS)
     rhythm = 1 + 0.5 * np.sin(2 * np.pi * row / 48)
+    campaign = np.repeat(rng.integers(0, 2, ROWS // 5), 5)
     times = np.datetime64("2026-03-02T00:00:00", "us") + row * np.timedelta64(60, "s")
     hosts = [
         pl.DataFrame(
@@ -38,38 +39,36 @@ def loads(items: int = 2) -> pl.DataFrame:
                 "time": times,
                 "host": [f"host-{i}"] * ROWS,
                 "requests": rng.poisson(20 * (i + 1) * rhythm),
-                "seconds": np.round(rhythm + 0.1 * rng.random(ROWS), 3),
-                "campaign": (row // 60 % 2).astype(float),
-                "gpus": np.full(ROWS, 1.0 + i),
+                "seconds": np.round(rhythm + campaign + 0.1 * rng.random(ROWS), 3),
+                "campaign": campaign.astype(float),
             }
         )
-        for i in range(items)
+        for i in range(2)
     ]
     return pl.concat(hosts)
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_dir(loads: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A linear model of one count, ``requests``: a row a minute, context 24, horizon 6."""
     path = tmp_path_factory.mktemp("models") / "load"
     columns: dict[str, Any] = {"time": "time", "value": ["requests"], "item": "host", "step": "1m"}
-    presurge.fit(loads(), model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
+    presurge.fit(loads, model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def covariates_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A linear model of the count ``requests`` and the gauge ``seconds``, with ``campaign`` known and ``gpus`` static."""
+def covariates_dir(loads: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear model of the count ``requests`` and the gauge ``seconds``, with ``campaign`` known."""
     path = tmp_path_factory.mktemp("models") / "covariates"
     columns: dict[str, Any] = {
         "time": "time",
         "value": ["requests", "seconds"],
         "known": "campaign",
-        "static": "gpus",
         "item": "host",
         "step": "1m",
     }
-    presurge.fit(loads(), model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
+    presurge.fit(loads, model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
     return path
 
 
@@ -189,6 +188,20 @@ def process(model_dir: Path) -> Iterator[Callable[..., Process]]:
             return one
 
         yield start
+
+
+@pytest.fixture
+def history(loads: pl.DataFrame) -> Callable[..., dict[str, Any]]:
+    """The last rows of a host as a request to /v1/forecast holds them."""
+
+    def history_of(
+        host: str = "host-0", rows: int = 48, columns: Sequence[str] = ("requests",)
+    ) -> dict[str, Any]:
+        frame = loads.filter(host=host).tail(rows)
+        values = {name: frame[name].cast(float).to_list() for name in columns}
+        return {"item": host, "end": "2026-03-02T07:59:00Z", "values": values}
+
+    return history_of
 
 
 @pytest.fixture

@@ -8,78 +8,84 @@ import asyncio
 import hmac
 import inspect
 import logging
+import math
+import re
 import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 
 from presurge import __version__
-from presurge.errors import ConfigError, ModelError, PresurgeError, StorageError, plain, spelled
+from presurge.errors import ModelError, PresurgeError, StorageError, plain, spelled
+from presurge.series.frequency import SECOND
+from presurge.series.timestamps import format_stamp
 from presurge.serving import oip
 from presurge.serving.bodies import (
     Answer,
     Asked,
     Failure,
     ForecastRequest,
+    ItemQuery,
+    LiveQuery,
     Observed,
     ObserveRequest,
     encode,
     read_forecast,
     read_observe,
 )
+from presurge.serving.histories import channels_of
 from presurge.serving.metrics import Metrics
-from presurge.serving.service import NotFoundError, Service
+from presurge.serving.service import NotFoundError, Served, Service
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Route = Callable[[Asked], Awaitable[Answer]]
 
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/")
 """Paths that need no token: they tell nothing of the load. The page asks for the token and sends it with its questions."""
-JSON = b"application/json"
+JSON = "application/json"
 _log = logging.getLogger("presurge.serving")
 
 
-class TokenError(PresurgeError):
-    """A request without a valid token."""
+class HttpError(PresurgeError):
+    """A request that is refused before anybody reads what it asks."""
 
-
-class BodyTooLargeError(PresurgeError):
-    """The body of a request is larger than allowed."""
-
-
-class DeadlineError(PresurgeError):
-    """A request took too long."""
-
-
-class ClientGoneError(PresurgeError):
-    """The client went away before its request was complete."""
+    def __init__(self, status: int, what: str, hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.status = status
 
 
 STATUSES: dict[type[Exception], int] = {
-    TokenError: 401,
     NotFoundError: 404,
-    BodyTooLargeError: 413,
-    ClientGoneError: 499,
-    DeadlineError: 504,
     ModelError: 409,
     StorageError: 507,
     PresurgeError: 422,
     msgspec.ValidationError: 422,
     msgspec.DecodeError: 400,
     UnicodeDecodeError: 400,
+    RecursionError: 400,
 }
 """Error -> status of its answer; the first that fits."""
 
 
+class Route(NamedTuple):
+    """A method and a path, what answers, and what it takes and gives; ``ready`` if it answers 503 in the same form."""
+
+    method: str
+    path: str
+    work: Callable[[Asked], Awaitable[Answer]]
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    gives: Any = dict[str, Any]
+    ready: bool = False
+
+
 class Routes:
-    """What the routes do: each takes the names in its path, the query and the body, and returns status and body."""
+    """What Presurge's own routes do: each takes the names in its path, the query and the body."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -95,14 +101,12 @@ class Routes:
 
     async def forecast_item(self, asked: Asked) -> Answer:
         """The newest forecast of an item that you send rows of; of the item without a name at ``/v1/forecast/``."""
-        served = self.service.named(asked.query.get("model"))
-        item, query = asked.names["item"], asked.query
+        item, query = asked.names["item"], _query(asked, ItemQuery)
+        served = self.service.named(query.model)
         if item not in served.stream.items:
             hint = "Send its rows to /v1/observe first."
             raise NotFoundError(f"nothing was observed of item {item!r}", hint=hint)
-        horizon = None if "horizon" not in query else _number(query, "horizon")
-        levels = _levels(query["levels"]) if "levels" in query else None
-        return 200, encode(served.stream.forecast([item], horizon, levels).to_dict())
+        return 200, encode(served.stream.forecast([item], query.horizon, query.levels).to_dict())
 
     async def models(self, asked: Asked) -> Answer:
         """The models, what they read and how wrong they were when they were measured."""
@@ -114,8 +118,8 @@ class Routes:
 
     async def live(self, asked: Asked) -> Answer:
         """Rows, forecast and live error of an item; without one, the items and their scores."""
-        served = self.service.named(asked.query.get("model"))
-        return 200, encode(self.service.live(served, asked.query.get("item")))
+        query = _query(asked, LiveQuery)
+        return 200, encode(self.service.live(self.service.named(query.model), query.item))
 
     async def healthz(self, asked: Asked) -> Answer:
         """Whether the process answers."""
@@ -138,16 +142,14 @@ class Gate:
     """
 
     def __init__(self, app: Any, routes: Routes, metrics: Metrics, token: str | None) -> None:
-        self.app, self.metrics, self.token = app, metrics, token
+        self.app, self.metrics = app, metrics
+        self.token = None if token is None else token.encode()
         self.config = routes.service.config
         self.direct = {("POST", "/v1/forecast"): routes.forecast, ("POST", "/v1/observe"): routes.observe}
         self.item = routes.forecast_item
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         began, status = time.perf_counter(), 0
 
         async def sending(message: dict[str, Any]) -> None:
@@ -162,9 +164,8 @@ class Gate:
             if status:
                 raise  # the answer has begun
             if isinstance(error, TimeoutError):
-                error = DeadlineError(
-                    f"took longer than {self.config.deadline:g} s", hint="Send less at once."
-                )
+                what = f"took longer than {self.config.deadline:g} s"
+                error = HttpError(504 if "body" in scope else 408, what, "Send less at once.")
             await respond(sending, *refused(error))
         finally:
             self.metrics.request(_path_of(scope), status, time.perf_counter() - began)
@@ -172,38 +173,37 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method, headers = scope["path"], scope["method"], dict(scope["headers"])
         if self.token is not None and path not in OPEN:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
-                raise TokenError("no valid token", hint="Send the header Authorization: Bearer TOKEN.")
-        size = headers.get(b"content-length", b"0")
-        if size.isdigit() and int(size) > self.config.max_body:
-            raise self._too_large()
+            kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
+                raise HttpError(401, "no valid token", "Send the header Authorization: Bearer TOKEN.")
+        body = scope["body"] = await self._body(headers, receive)
         route, names = self.direct.get((method, path)), {}
         if method == "GET" and path.startswith("/v1/forecast/"):
             route, names = self.item, {"item": path.removeprefix("/v1/forecast/")}
         if route is None:
-            await self.app(scope, self._limited(receive), send)
+            await self.app(scope, receive, send)
             return
         scope["route"] = path if not names else "/v1/forecast/{item}"
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        await respond(send, *await route(Asked(names, query, await _body(self._limited(receive)), {})))
+        await respond(send, *await route(Asked(names, query, body, headers)))
 
-    def _too_large(self) -> BodyTooLargeError:
-        what = f"the body is larger than {self.config.max_body:,} bytes"
-        return BodyTooLargeError(what, hint="Send less at once, or raise `max_body`.")
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body.
 
-    def _limited(self, receive: Receive) -> Receive:
-        read = 0
-
-        async def receiving() -> dict[str, Any]:
-            nonlocal read
+        Raises:
+            HttpError: It is too large, or the client went away.
+        """
+        size, parts, more = int(headers.get(b"content-length", 0)), list[bytes](), True
+        while more and size <= self.config.max_body:
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.config.max_body:
-                raise self._too_large()
-            return message
-
-        return receiving
+            if message["type"] == "http.disconnect":
+                raise HttpError(499, "the client went away")
+            parts.append(message.get("body", b""))
+            more, size = message.get("more_body", False), max(size, sum(map(len, parts)))
+        if size > self.config.max_body:
+            what = f"the body is larger than {self.config.max_body:,} bytes"
+            raise HttpError(413, what, "Send less at once, or raise `max_body`.")
+        return b"".join(parts)
 
 
 def _path_of(scope: Scope) -> str:
@@ -212,15 +212,9 @@ def _path_of(scope: Scope) -> str:
     return str(route if isinstance(route, str) else getattr(route, "path", "other"))
 
 
-async def _body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError("the client went away")
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+def _query(asked: Asked, kind: type[msgspec.Struct]) -> Any:
+    given = {name: text.split(",") if name == "levels" else text for name, text in asked.query.items()}
+    return msgspec.convert(given, kind, strict=False)
 
 
 def refused(error: Exception) -> Answer:
@@ -229,17 +223,21 @@ def refused(error: Exception) -> Answer:
     if status == 500:
         _log.error("a request failed", exc_info=error)
         return 500, encode(Failure("the service failed; its log says how"))
-    if not isinstance(error, PresurgeError):
-        return status, encode(Failure(str(error)))
-    what, hint = (None if text is None else spelled(text, plain) for text in (error.what, error.hint))
-    return status, encode(Failure(what or "", error.where, error.setting, hint))
+    if isinstance(error, PresurgeError):
+        what, hint = (None if text is None else spelled(text, plain) for text in (error.what, error.hint))
+        status = error.status if isinstance(error, HttpError) else status
+        return status, encode(Failure(what or "", error.where, error.setting, hint))
+    what, _, where = str(error).partition(" - at ")
+    return status, encode(Failure(what, where.strip("`").removeprefix("$.") or None))
 
 
-async def respond(send: Send, status: int, body: bytes, kind: bytes = JSON) -> None:
+async def respond(send: Send, status: int, body: bytes) -> None:
     """Send a whole answer."""
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if status == 408:
+        headers.append((b"connection", b"close"))  # the rest of the body would still come, slowly
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -247,159 +245,147 @@ async def respond(send: Send, status: int, body: bytes, kind: bytes = JSON) -> N
 def create_app(service: Service, metrics: Metrics, token: str | None = None) -> Gate:
     """The application: routes, their description and the gate before them."""
     api = FastAPI(title="Presurge", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
-    routes = Routes(service)
-    _add(api, "POST", "/v1/forecast", routes.forecast, body=ForecastRequest, example=_FORECAST)
-    _add(api, "POST", "/v1/observe", routes.observe, body=ObserveRequest, example=_OBSERVE, answer=Observed)
-    _add(api, "GET", "/v1/forecast/{item:path}", routes.forecast_item, query=("model", "horizon", "levels"))
-    _add(api, "GET", "/v1/models", routes.models)
-    _add(api, "POST", "/v1/models/{name}/reload", routes.reload)
-    _add(api, "GET", "/v1/live", routes.live, query=("model", "item"))
-    _add(api, "GET", "/healthz", routes.healthz)
-    _add(api, "GET", "/readyz", routes.readyz)
-    protocol = oip.InferenceProtocol(service)
-    _add(api, "GET", "/v2", protocol.server)
-    _add(api, "GET", "/v2/health/live", protocol.live)
-    _add(api, "GET", "/v2/health/ready", protocol.ready)
+    routes, protocol = Routes(service), oip.InferenceProtocol(service)
+    described = [
+        Route("POST", "/v1/forecast", routes.forecast, body=ForecastRequest),
+        Route("POST", "/v1/observe", routes.observe, body=ObserveRequest, gives=Observed),
+        Route("GET", "/v1/forecast/{item:path}", routes.forecast_item, ItemQuery),
+        Route("GET", "/v1/models", routes.models),
+        Route("POST", "/v1/models/{name}/reload", routes.reload),
+        Route("GET", "/v1/live", routes.live, LiveQuery),
+        Route("GET", "/healthz", routes.healthz),
+        Route("GET", "/readyz", routes.readyz, ready=True),
+        Route("GET", "/v2", protocol.server),
+        Route("GET", "/v2/health/live", protocol.server_live),
+        Route("GET", "/v2/health/ready", protocol.server_ready, ready=True),
+    ]
     for at in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        _add(api, "GET", at, protocol.model)
-        _add(api, "GET", f"{at}/ready", protocol.model_ready)
-        _add(api, "POST", f"{at}/infer", protocol.infer, body=oip.InferRequest, example=_INFER)
+        described += [
+            Route("GET", at, protocol.model),
+            Route("GET", f"{at}/ready", protocol.model_ready),
+            Route("POST", f"{at}/infer", protocol.infer, body=oip.InferRequest),
+        ]
+    examples = _examples(next(iter(service.served.values())))
+    for route in described:
+        _add(api, route, examples)
+    _describe(api, described, secured=token is not None)
     page = files("presurge.serving").joinpath("page.html").read_bytes()
 
     @api.get("/", include_in_schema=False)
     async def _page() -> Response:
-        return Response(
-            page, media_type="text/html; charset=utf-8", headers={"content-security-policy": _POLICY}
-        )
+        return Response(page, headers={"content-security-policy": _POLICY}, media_type="text/html")
 
     @api.get("/metrics", include_in_schema=False)
     async def _metrics() -> Response:
-        return Response(metrics.text(), media_type=metrics.content_type)
+        return Response(metrics.text(), headers={"content-type": metrics.content_type})
 
     @api.exception_handler(404)
     @api.exception_handler(405)
     async def _no_route(request: Request, error: Any) -> Response:
-        hint = "The routes are in /openapi.json."
-        return Response(
-            encode(Failure(f"{error.detail}: {request.method} {request.url.path}", hint=hint)),
-            error.status_code,
-            media_type=JSON.decode(),
-        )
+        what = f"{error.detail}: {request.method} {request.url.path}"
+        failure = Failure(what, hint="The routes are in /openapi.json.")
+        return Response(encode(failure), error.status_code, error.headers, JSON)
 
-    api.openapi = lambda: _described(api)  # type: ignore[method-assign]
     return Gate(api, routes, metrics, token)
 
 
-def _add(
-    api: FastAPI,
-    method: str,
-    path: str,
-    route: Route,
-    *,
-    body: type[msgspec.Struct] | None = None,
-    example: Any = None,
-    answer: Any = dict[str, Any],
-    query: tuple[str, ...] = (),
-) -> None:
-    """Give a route a path, and describe it."""
+def _add(api: FastAPI, route: Route, examples: dict[Any, Any]) -> None:
+    """Give a route its path, and describe it."""
 
     async def endpoint(request: Request) -> Response:
-        asked = Asked(
-            request.path_params, dict(request.query_params), await request.body(), dict(request.headers)
-        )
+        query, headers = dict(request.query_params), dict(request.headers.raw)
         try:
-            status, content = await route(asked)
+            asked = Asked(request.path_params, query, request.scope["body"], headers)
+            status, content = await route.work(asked)
         except Exception as error:
             status, content = refused(error)
-        return Response(content, status, media_type=JSON.decode())
+        return Response(content, status, media_type=JSON)
 
-    described: dict[str, Any] = {}
-    if body is not None:
-        content = {"schema": _schema(body), "example": example}
-        described["requestBody"] = {"required": True, "content": {JSON.decode(): content}}
-    if query:
-        described["parameters"] = [_QUERY[name] for name in query]
-    failures: dict[int | str, dict[str, Any]] = {
-        status: {"description": text, "content": {JSON.decode(): {"schema": _schema(Failure)}}}
-        for status, text in _FAILURES.items()
+    more: dict[str, Any] = {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in re.findall(r"{(\w+)", route.path)
+        ]
     }
-    good = {"description": "Good", "content": {JSON.decode(): {"schema": _schema(answer)}}}
-    summary, _, text = inspect.cleandoc(route.__doc__ or "").partition(".")
+    if route.query is not None:
+        fields = msgspec.json.schema_components([route.query])[1][route.query.__name__]["properties"]
+        more["parameters"] += [
+            {"name": name, "in": "query", "schema": schema["anyOf"][0], "explode": False}
+            for name, schema in fields.items()
+        ]
+    if route.body is not None:
+        content = {"schema": _schema_of(route.body), "example": examples[route.body]}
+        more["requestBody"] = {"required": True, "content": {JSON: content}}
+    good = {"description": "The answer", "content": {JSON: {"schema": _schema_of(route.gives)}}}
+    bad = {"description": "What was wrong", "content": {JSON: {"schema": _schema_of(Failure)}}}
+    responses: dict[int | str, dict[str, Any]] = {200: good, "default": bad}
+    summary, _, text = inspect.cleandoc(route.work.__doc__ or "").partition(".")
     api.add_api_route(
-        path,
+        route.path,
         endpoint,
-        methods=[method],
+        methods=[route.method],
         summary=summary,
         description=" ".join(text.split()),
-        operation_id=f"{route.__name__}{'_version' * path.count('/versions/')}",
-        responses={200: good, **failures},
-        openapi_extra=described,
+        operation_id=f"{route.work.__name__}{'_version' * route.path.count('/versions/')}",
+        responses=responses | ({503: good} if route.ready else {}),
+        openapi_extra=more,
     )
 
 
-def _schema(kind: Any) -> dict[str, Any]:
-    """How OpenAPI refers to a body."""
+def _schema_of(kind: Any) -> dict[str, Any]:
+    """How the OpenAPI document refers to a body."""
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
     return schema
 
 
-def _described(api: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of all bodies."""
-    if api.openapi_schema is None:
-        api.openapi_schema = get_openapi(
-            title=api.title, version=api.version, description=api.description, routes=api.routes
-        )
-        kinds = (ForecastRequest, ObserveRequest, Observed, Failure, oip.InferRequest)
-        _, parts = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
-        api.openapi_schema.setdefault("components", {})["schemas"] = parts
-    return api.openapi_schema
+def _describe(api: FastAPI, routes: list[Route], *, secured: bool) -> None:
+    """Complete the OpenAPI document of FastAPI, which it keeps: the schemas of bodies, and the token."""
+    kinds = {kind for route in routes for kind in (route.body, route.gives, Failure) if kind is not None}
+    _, parts = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+    document = api.openapi()
+    document["components"] = {"schemas": parts}
+    if secured:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"token": []}]
+        for path in document["paths"].keys() & {*OPEN}:
+            document["paths"][path]["get"]["security"] = []
 
 
-def _number(query: dict[str, str], name: str) -> int:
-    try:
-        return int(query[name])
-    except ValueError as error:
-        raise ConfigError(f"{query[name]!r} is not a whole number", setting=name) from error
+def _examples(served: Served) -> dict[Any, Any]:
+    """Bodies that a model answers, by class."""
+    model, spec = served.model, served.model.fitted_spec()
+    names, known = channels_of(spec), channels_of(spec, known=True)
 
+    def rows(names: tuple[str, ...], end: int, rows: int) -> dict[str, Any]:
+        values = {name: [float(10 + row % 7) for row in range(rows)] for name in names}
+        return {"item": "web", "end": format_stamp(end, spec.clock), "values": values}
 
-def _levels(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no list of levels", setting="levels", hint="Write 0.5,0.9") from error
+    end, last = _EXAMPLE, _EXAMPLE + model.horizon * spec.step
+    history = rows(names, end, model.context) | {"features": dict.fromkeys(spec.features, 1.0)}
+    row = {"item": "web", "time": format_stamp(end, spec.clock)}
+    channels = [channel.name for channel in served.stream.shape.channels]
+    sizes = {"context": [1, model.context, len(names)], "known": [1, model.horizon, len(known)]}
+    return {
+        ForecastRequest: {
+            "history": [history],
+            "future": [rows(known, last, model.horizon)] if known else [],
+        },
+        ObserveRequest: {"rows": [row | {"values": dict.fromkeys(channels, 16.0)}], "id": "web-0010"},
+        oip.InferRequest: {
+            "inputs": [
+                {
+                    "name": name,
+                    "shape": sizes[name],
+                    "datatype": "FP32",
+                    "data": [10.0] * math.prod(sizes[name]),
+                }
+                for name in oip.inputs_of(served)
+            ]
+        },
+    }
 
 
 _ABOUT = "Forecasts with intervals, from whole histories or from the rows that the service has seen."
 _REFERENCE = "#/components/schemas/{name}"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-_FORECAST = {
-    "history": [
-        {"item": "web", "end": "2024-05-01T00:09:00Z", "values": {"requests": [12, 15, 11, 14, 18, 17]}}
-    ]
-}
-_OBSERVE = {
-    "rows": [{"item": "web", "time": "2024-05-01T00:10:00Z", "values": {"requests": 16}}],
-    "id": "web-0010",
-}
-_INFER = {
-    "inputs": [{"name": "context", "shape": [1, 6, 1], "datatype": "FP32", "data": [12, 15, 11, 14, 18, 17]}]
-}
-_QUERY = {
-    name: {"name": name, "in": "query", "description": text, "schema": schema}
-    for name, text, schema in (
-        ("model", "Name of the model, where there are several", {"type": "string"}),
-        ("item", "Name of the item", {"type": "string"}),
-        ("horizon", "Rows to give (default: the model's horizon)", {"type": "integer", "minimum": 1}),
-        ("levels", "Levels of the quantiles, such as 0.5,0.9", {"type": "string"}),
-    )
-}
-_FAILURES = {
-    400: "The body is no JSON",
-    401: "There is no valid token",
-    404: "There is no such model or item",
-    409: "The model cannot be loaded; the old one goes on",
-    413: "The body is too large",
-    422: "The request cannot be answered as it is",
-    503: "The service is starting or stopping",
-    504: "It took too long",
-}
+_EXAMPLE = 1_714_521_600 * SECOND

@@ -1,5 +1,6 @@
-"""Bodies of requests: msgspec checks and reads them, and describes them in the OpenAPI document."""
+"""Requests and answers: msgspec checks and reads them, and describes them in the OpenAPI document."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -13,20 +14,18 @@ Answer = tuple[int, bytes]
 class Asked(NamedTuple):
     """A request: the names in its path, its query, body and headers."""
 
-    names: dict[str, str]
-    query: dict[str, str]
+    names: Mapping[str, str]
+    query: Mapping[str, str]
     body: bytes
-    headers: dict[str, str]
+    headers: Mapping[bytes, bytes]
 
 
 Name = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[^\x00-\x1f]*$")]
 Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-Time = Annotated[
-    str | float,
-    msgspec.Meta(
-        description="ISO 8601, or seconds (or milliseconds) since 1970", examples=["2024-05-01T00:00:00Z"]
-    ),
-]
+Time = Annotated[str | float, msgspec.Meta(description="ISO 8601, or seconds (or milliseconds) since 1970")]
+Horizon = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Level = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Levels = Annotated[list[Level], msgspec.Meta(min_length=1, max_length=99)]
 
 
 class History(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,12 +42,24 @@ class ForecastRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     history: Annotated[list[History], msgspec.Meta(min_length=1)]
     model: Name | None = None
-    horizon: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
-    levels: (
-        Annotated[list[Annotated[float, msgspec.Meta(gt=0, lt=1)]], msgspec.Meta(min_length=1, max_length=99)]
-        | None
-    ) = None
+    horizon: Horizon | None = None
+    levels: Levels | None = None
     future: list[History] = []
+
+
+class ItemQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """What to forecast of an item; ``model`` may be left out where there is one."""
+
+    model: Name | None = None
+    horizon: Horizon | None = None
+    levels: Levels | None = None
+
+
+class LiveQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose live error to show."""
+
+    model: Name | None = None
+    item: Name | None = None
 
 
 class Observation(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,27 +88,6 @@ class Record(msgspec.Struct, array_like=True):
     id: str | None = None
 
 
-read_forecast = msgspec.json.Decoder(ForecastRequest).decode
-read_observe = msgspec.json.Decoder(ObserveRequest).decode
-read_record = msgspec.json.Decoder(Record).decode
-
-
-def encode(value: Any) -> bytes:
-    """JSON in UTF-8; numbers that are not finite become null."""
-    return msgspec.json.encode(value)
-
-
-def finite(value: float | None, *, where: str) -> float | None:
-    """A value that is a finite number or missing.
-
-    Raises:
-        DataError: It is infinite or beyond what a float32 holds.
-    """
-    if value is not None and not abs(value) <= 3.4e38:
-        raise DataError("a value is infinite", where=where, hint="Send null where a value is missing.")
-    return value
-
-
 class Refusal(msgspec.Struct):
     """A row that was not taken in, and why."""
 
@@ -123,3 +113,24 @@ class Failure(msgspec.Struct, omit_defaults=True):
     where: str | None = None
     setting: str | None = None
     hint: str | None = None
+
+
+read_forecast = msgspec.json.Decoder(ForecastRequest).decode
+read_observe = msgspec.json.Decoder(ObserveRequest).decode
+read_record = msgspec.json.Decoder(Record).decode
+
+
+def encode(value: Any) -> bytes:
+    """JSON in UTF-8; numbers that are not finite become null."""
+    return msgspec.json.encode(value)
+
+
+def finite(value: float | None, *, where: str) -> float | None:
+    """A value that is a finite number or missing.
+
+    Raises:
+        DataError: It is infinite or beyond what a float32 holds.
+    """
+    if value is not None and not abs(value) <= 3.4e38:
+        raise DataError("a value is infinite", where=where, hint="Send null where a value is missing.")
+    return value

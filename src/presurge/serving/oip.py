@@ -5,56 +5,60 @@ https://github.com/kserve/open-inference-protocol. Inputs may be JSON or, as Tri
 Shapes: B windows, L context, H horizon, Q quantiles, C target channels, N all channels, K known channels.
 """
 
-import math
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from presurge import __version__
 from presurge.errors import DataError
-from presurge.serving.bodies import Answer, Asked, encode
+from presurge.series.panel import FloatArray
+from presurge.serving.bodies import Answer, Asked, Name, Time, encode
 from presurge.serving.histories import Histories, channels_of, now_of
 from presurge.serving.rows import moment
 from presurge.serving.service import NotFoundError, Served, Service
 
-HEADER = "inference-header-content-length"
-_TYPES = {
-    **{
-        f"{kind}{bits}": f"<{letter}{bits // 8}"
-        for kind, letter in (("INT", "i"), ("UINT", "u"))
-        for bits in (8, 16, 32, 64)
-    },
-    **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
-}
+HEADER = b"inference-header-content-length"
+"""Where binary data begin, in bytes after the first of the JSON."""
+Numbers = list[float | list[float | list[float | None] | None] | None]
+Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+
+
+class TensorParameters(msgspec.Struct, frozen=True):
+    """How many bytes of binary data follow the JSON for a tensor."""
+
+    binary_data_size: Size | None = None
 
 
 class Tensor(msgspec.Struct):
-    """A tensor: data row by row, flat or nested; left out where it follows in binary."""
+    """A tensor: data row by row, flat or nested; left out where it follows in binary. A missing value is null or NaN."""
 
     name: str
-    shape: list[int]
-    datatype: Literal[
-        "FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"
-    ]
-    data: Any = None
-    parameters: dict[str, Any] = {}
+    shape: list[Size]
+    datatype: Annotated[str, msgspec.Meta(pattern="^(FP(16|32|64)|U?INT(8|16|32|64))$")]
+    data: Numbers = []
+    parameters: TensorParameters = TensorParameters()
 
 
 class Wanted(msgspec.Struct):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+
+
+class InferParameters(msgspec.Struct, frozen=True):
+    """When the last rows of the windows began (default: the last whole step), and the item that they are of."""
+
+    end: Time | None = None
+    item: Name = ""
 
 
 class InferRequest(msgspec.Struct):
-    """Tensors to forecast from; the parameter ``end`` is the time of their last rows, ``item`` whose they are."""
+    """Tensors to forecast from."""
 
     inputs: list[Tensor]
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: InferParameters = InferParameters()
     outputs: list[Wanted] = []
 
 
@@ -67,35 +71,30 @@ class InferenceProtocol:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    async def live(self, asked: Asked) -> Answer:
+    async def server_live(self, asked: Asked) -> Answer:
         """Whether the server answers."""
         return 200, encode({"live": True})
 
-    async def ready(self, asked: Asked) -> Answer:
+    async def server_ready(self, asked: Asked) -> Answer:
         """Whether the models can be asked."""
         ready = self.service.state()["status"] in ("ready", "degraded")
         return 200 if ready else 503, encode({"live": True, "ready": ready})
 
     async def server(self, asked: Asked) -> Answer:
-        """The server and the extensions of the protocol that it knows."""
-        return 200, encode({"name": "presurge", "version": __version__, "extensions": ["binary_tensor_data"]})
+        """The server."""
+        return 200, encode({"name": "presurge", "version": __version__, "extensions": []})
 
     async def model(self, asked: Asked) -> Answer:
         """What a model takes and gives."""
         served = self._named(asked)
-        model, spec = served.model, served.model.fitted_spec()
-        levels = model.calibration.levels if model.calibration else ()
-        outputs = {"mean": [-1, model.horizon, len(spec.targets)]}
-        if levels:
-            outputs["median"] = outputs["mean"]
-            outputs["quantiles"] = [-1, model.horizon, len(levels), len(spec.targets)]
-            outputs["levels"] = [len(levels)]
-        inputs = {"context": [-1, -1, len(channels_of(spec))]}
-        if known := channels_of(spec, known=True):
-            inputs["known"] = [-1, model.horizon, len(known)]
+        outputs = {"mean": [-1, served.model.horizon, len(served.model.fitted_spec().targets)]}
+        if served.model.calibration:
+            levels = len(served.model.calibration.levels)
+            _, horizon, targets = outputs["median"] = outputs["mean"]
+            outputs |= {"quantiles": [-1, horizon, levels, targets], "levels": [levels]}
         tensors = {
             kind: [{"name": name, "datatype": "FP32", "shape": shape} for name, shape in shapes.items()]
-            for kind, shapes in (("inputs", inputs), ("outputs", outputs))
+            for kind, shapes in (("inputs", inputs_of(served)), ("outputs", outputs))
         }
         return 200, encode({"name": served.name, "versions": ["1"], "platform": "presurge", **tensors})
 
@@ -103,61 +102,51 @@ class InferenceProtocol:
         """Whether a model can be asked."""
         return 200, encode({"name": self._named(asked).name, "ready": self.service.ready})
 
-    def _named(self, asked: Asked) -> Served:
-        if asked.names.get("version", "1") != "1":
-            version = asked.names["version"]
-            raise NotFoundError(f"there is no version {version!r} of a model", hint="The only version is 1.")
-        return self.service.named(asked.names["name"])
-
     async def infer(self, asked: Asked) -> Answer:
         """Forecast what follows the windows of ``context``. Data may be nested or flat, or binary behind the JSON."""
         served, size = self._named(asked), _header_size(asked)
-        request = _read(asked.body[:size])
-        tensors, at = {}, size
-        for tensor in request.inputs:
-            tensors[tensor.name], at = _array(tensor, asked.body, at)
-        spec = served.model.fitted_spec()
-        context_BLN = _shaped(tensors, "context", (None, None, len(channels_of(spec))))
-        windows = len(context_BLN)
-        given = request.parameters.get("end")
+        request, spec = _read(asked.body[:size]), served.model.fitted_spec()
+        arrays = _arrays(request.inputs, asked.body[size:], inputs_of(served))
+        windows, rows, _ = arrays["context"].shape
+        given = request.parameters.end
         end = now_of(spec) if given is None else moment(given, where="parameters.end")
-        items = [str(request.parameters.get("item", ""))] * windows
-        histories = Histories(
-            channels_of(spec),
-            [*context_BLN],
-            [end - (context_BLN.shape[1] - 1) * spec.step] * windows,
-            items,
-            [],
-        )
-        future = None
-        if known := channels_of(spec, known=True):
-            known_BHK = _shaped(tensors, "known", (windows, served.model.horizon, len(known)))
-            future = Histories(known, [*known_BHK], [end + spec.step] * windows, items, [])
-        made = await self.service.forecast_histories(served, histories, future)
+
+        def histories(name: str, start: int) -> Histories:
+            names, items = channels_of(spec, known=name == "known"), [request.parameters.item] * windows
+            return Histories(names, [*arrays[name]], [start] * windows, items, [])
+
+        future = histories("known", end + spec.step) if "known" in arrays else None
+        context = histories("context", end - (rows - 1) * spec.step)
+        made = await self.service.forecast_histories(served, context, future)
         outputs = {"mean": made.mean}
         if made.levels:
             levels = np.array(made.levels, np.float32)
             outputs |= {"median": made.median, "quantiles": made.quantiles, "levels": levels}
         wanted = [one.name for one in request.outputs] or [*outputs]
-        if unknown := [key for key in wanted if key not in outputs]:
-            raise DataError(
-                f"there is no output {unknown[0]!r}", hint=f"The outputs are {', '.join(outputs)}."
-            )
-        answer = {
-            "model_name": served.name,
-            "model_version": "1",
-            **({} if request.id is None else {"id": request.id}),
-            "outputs": [
-                {
-                    "name": key,
-                    "datatype": "FP32",
-                    "shape": [*outputs[key].shape],
-                    "data": outputs[key].ravel().tolist(),
-                }
-                for key in wanted
-            ],
-        }
-        return 200, encode(answer)
+        if unknown := {*wanted} - {*outputs}:
+            hint = f"The outputs are {', '.join(outputs)}."
+            raise DataError(f"there is no output {min(unknown)!r}", where="outputs", hint=hint)
+        tensors = [
+            {"name": name, "datatype": "FP32", "shape": [*found.shape], "data": found.ravel().tolist()}
+            for name in wanted
+            for found in [outputs[name]]
+        ]
+        answer: dict[str, Any] = {"model_name": served.name, "model_version": "1", "outputs": tensors}
+        return 200, encode(answer if request.id is None else answer | {"id": request.id})
+
+    def _named(self, asked: Asked) -> Served:
+        if (version := asked.names.get("version", "1")) != "1":
+            raise NotFoundError(f"there is no version {version!r} of a model", hint="The only version is 1.")
+        return self.service.named(asked.names["name"])
+
+
+def inputs_of(served: Served) -> dict[str, list[int]]:
+    """The inputs of a model and their shapes; -1 is any size."""
+    spec = served.model.fitted_spec()
+    shapes = {"context": [-1, -1, len(channels_of(spec))]}
+    if known := channels_of(spec, known=True):
+        shapes["known"] = [-1, served.model.horizon, len(known)]
+    return shapes
 
 
 def _header_size(asked: Asked) -> int:
@@ -166,52 +155,40 @@ def _header_size(asked: Asked) -> int:
     Raises:
         DataError: The header is no such number.
     """
-    header = asked.headers.get(HEADER)
-    if header is None:
-        return len(asked.body)
-    if not header.isdigit() or int(header) > len(asked.body):
-        raise DataError(f"{header!r} is not the size of a JSON header", where=HEADER)
-    return int(header)
+    size = asked.headers.get(HEADER, b"%d" % len(asked.body))
+    if not size.isdigit() or int(size) > len(asked.body):
+        raise DataError(f"{size.decode('latin-1')!r} is not the size of a JSON header", where=HEADER.decode())
+    return int(size)
 
 
-def _array(tensor: Tensor, body: bytes, at: int) -> tuple[npt.NDArray[np.float32], int]:
-    """A tensor as an array, and where the binary data of the next one begin.
+def _arrays(tensors: list[Tensor], binary: bytes, shapes: dict[str, list[int]]) -> dict[str, FloatArray]:
+    """The inputs as arrays, which have the shapes that the model reads.
 
     Raises:
-        DataError: There are more or fewer numbers than its shape says, or they are none.
+        DataError: An input is missing, unknown or has another shape, or its data are not as many numbers as its shape says.
     """
-    size = tensor.parameters.get("binary_data_size")
-    try:
-        if size is None:
-            flat = np.array(tensor.data, np.float32).ravel()
-        else:
-            flat = np.frombuffer(body[at : at + int(size)], _TYPES[tensor.datatype]).astype(np.float32)
-            at += int(size)
-        if min(tensor.shape, default=0) < 0 or len(flat) != math.prod(tensor.shape):
-            raise ValueError(f"{len(flat)} numbers do not fill the shape {tensor.shape}")
-        return flat.reshape(tensor.shape), at
-    except (ValueError, TypeError) as error:
-        raise DataError(f"cannot be read: {error}", where=f"input {tensor.name!r}") from error
-
-
-def _shaped(
-    tensors: dict[str, npt.NDArray[np.float32]], name: str, shape: tuple[int | None, ...]
-) -> npt.NDArray[np.float32]:
-    """An input of a shape.
-
-    Raises:
-        DataError: It is missing or has another shape.
-    """
-    found = tensors.get(name)
-    wanted = ", ".join("any" if size is None else str(size) for size in shape)
-    if found is None:
-        raise DataError("is missing", where=f"input {name!r}", hint=f"Its shape is [{wanted}].")
-    if (
-        found.ndim != len(shape)
-        or any(size not in (None, own) for size, own in zip(shape, found.shape, strict=True))
-        or 0 in found.shape
-    ):
-        raise DataError(
-            f"has the shape {[*found.shape]}", where=f"input {name!r}", hint=f"Its shape is [{wanted}]."
-        )
-    return found
+    arrays: dict[str, FloatArray] = {}
+    for tensor in tensors:
+        where, size = f"input {tensor.name!r}", tensor.parameters.binary_data_size
+        if tensor.name not in shapes or tensor.name in arrays:
+            raise DataError(
+                "is unknown or there twice", where=where, hint=f"The inputs are {', '.join(shapes)}."
+            )
+        try:
+            with np.errstate(over="ignore"):  # the panel refuses what becomes infinite
+                if size is None:
+                    flat = np.array(tensor.data, np.float32).ravel()
+                else:
+                    kind, own, binary = tensor.datatype.lower(), binary[:size], binary[size:]
+                    flat = np.frombuffer(own, kind.replace("fp", "float")).astype(np.float32)
+            arrays[tensor.name] = flat.reshape(tensor.shape)
+        except ValueError as error:
+            raise DataError(f"cannot be read: {error}", where=where) from error
+    for name, shape in shapes.items():
+        found = arrays[name].shape if name in arrays else ()
+        if len(found) != 3 or 0 in found or any(a not in (-1, b) for a, b in zip(shape, found, strict=True)):
+            what = f"has the shape {[*found]}" if name in arrays else "is missing"
+            raise DataError(what, where=f"input {name!r}", hint=f"Its shape is {shape}; -1 is any size.")
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise DataError("the inputs have different numbers of windows", where="inputs")
+    return arrays
