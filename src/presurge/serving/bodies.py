@@ -7,6 +7,8 @@ import msgspec
 
 from presurge.errors import DataError
 
+LARGEST = 3.4e38
+"""The largest value that a float32 holds."""
 Answer = tuple[int, bytes]
 """Status and body of an answer."""
 
@@ -131,6 +133,6 @@ def finite(value: float | None, *, where: str) -> float | None:
     Raises:
         DataError: It is infinite or beyond what a float32 holds.
     """
-    if value is not None and not abs(value) <= 3.4e38:
+    if value is not None and not abs(value) <= LARGEST:
         raise DataError("a value is infinite", where=where, hint="Send null where a value is missing.")
     return value

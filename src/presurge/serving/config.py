@@ -61,7 +61,7 @@ class DynamoConfig(Config):
     port: Port
     model: str | None = None
     item: str = "dynamo"
-    point: str = Field(default="mean", pattern=r"^(mean|median|q0?\.\d+)$")
+    point: str = Field(default="mean", pattern=r"^(mean|median|q0?\.\d*[1-9]\d*)$")
     steps: int = Field(default=1, ge=1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from presurge.errors import ConfigError, DataError, PresurgeError
 from presurge.series.frequency import SECOND, format_step
-from presurge.serving.bodies import Record
+from presurge.serving.bodies import LARGEST, Record
 from presurge.serving.config import DynamoConfig
 from presurge.serving.protos import planner_pb2 as pb
 from presurge.serving.protos import planner_pb2_grpc as stubs
@@ -56,8 +56,8 @@ class Plugin(stubs.PredictPluginServicer):
         Raises:
             ConfigError: The model does not forecast so far, or a channel no more.
         """
-        config = self._config
-        level = {"mean": None, "median": 0.5}.get(config.point) or float(config.point[1:])
+        config, point = self._config, self._config.point
+        level = None if point == "mean" else 0.5 if point == "median" else float(point[1:])
         demand = Value(served, config.item, CHANNELS["num_req"], level, config.steps, peak=True)
         means = {field: Value(served, config.item, CHANNELS[field]) for field in ("isl", "osl")}
         return means | {"num_req": demand}
@@ -101,10 +101,11 @@ class Plugin(stubs.PredictPluginServicer):
         self._end = end
         number = traffic.num_req if traffic.num_req > 0 else 0.0
         means = (1.0, traffic.isl, traffic.osl) if number else (0.0, 0.0, 0.0)
-        sums = [number * mean if math.isfinite(number * mean) else None for mean in means]
-        missed = dict.fromkeys(("requests", "input_tokens", "output_tokens"))
-        values = [missed] * (len(times) - 1) + [dict(zip(missed, sums, strict=True))]
-        rows_in = [(self._config.item, at, row, False) for at, row in zip(times, values, strict=True)]
+        known = [abs(mean) <= LARGEST and abs(number * mean) <= LARGEST for mean in means]
+        sums = [number * mean if good else None for mean, good in zip(means, known, strict=True)]
+        row = dict(zip(("requests", "input_tokens", "output_tokens"), sums, strict=True))
+        rows_in = [(self._config.item, at, dict.fromkeys(row), False) for at in times]
+        rows_in[-1][2].update(row)
         took = await self._service.write(Record(time.time_ns() // 1000, rows_in, served.name))
         if took["refused"]:
             raise DataError(took["refused"][0]["reason"])

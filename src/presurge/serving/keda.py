@@ -132,8 +132,8 @@ class Scaler(stubs.ExternalScalerServicer):
     async def GetMetrics(self, request: pb.GetMetricsRequest, context: Any) -> pb.GetMetricsResponse:
         """The forecast load, under the name that KEDA asks for."""
         trigger, number = await self._ask(request.scaledObjectRef, context)
-        name = request.metricName or trigger.name
-        value = pb.MetricValue(metricName=name, metricValue=math.ceil(number), metricValueFloat=number)
+        value = pb.MetricValue(metricValue=math.ceil(number), metricValueFloat=number)
+        value.metricName = request.metricName or trigger.name
         return pb.GetMetricsResponse(metricValues=[value])
 
     async def _ask(

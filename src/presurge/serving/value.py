@@ -32,17 +32,14 @@ class Value:
     peak: bool = False
 
     def __post_init__(self) -> None:
-        names, most = self._channels(), self.served.model.horizon
+        names = [channel.name for channel in self.served.model.fitted_spec().targets]
         if self.channel not in (names if len(names) > 1 else [None, *names]):
             what = "one channel alone" if self.channel is None else f"a channel {self.channel!r}"
             hint = f"Name one of: {', '.join(names)}."
             raise ConfigError(f"the model does not forecast {what}", setting="channel", hint=hint)
-        if self.steps > most:
+        if self.steps > (most := self.served.model.horizon):
             hint = f"Ask for at most {most}, or train a model with a longer `horizon`."
             raise ConfigError(f"{self.steps} steps were asked of a model that forecasts {most}", hint=hint)
-
-    def _channels(self) -> list[str]:
-        return [channel.name for channel in self.served.model.fitted_spec().targets]
 
     def now(self, at: int | None = None) -> float:
         """The number.
@@ -61,7 +58,7 @@ class Value:
             last = format_stamp(int(made.origin[0]), made.clock)
             hint = "Check what sends its rows to the service."
             raise HistoryError(f"no row was observed since {last}", where=f"item {self.item!r}", hint=hint)
-        c = self._channels().index(self.channel) if self.channel else 0
+        c = [one.name for one in made.channels].index(self.channel) if self.channel else 0
         if self.peak and made.peak is not None:
             number = made.peak.mean_IC[0, c] if levels is None else made.peak.quantiles_IQC[0, 0, c]
         else:
