@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Self
 
@@ -331,11 +332,20 @@ def supported(levels: tuple[float, ...], n_windows: int) -> tuple[float, float]:
     return max(levels[0], least), min(levels[-1], 1 - least)
 
 
-def in_words(calibration: Calibration | None, followed_B: IntArray) -> str:
+@lru_cache
+def extrapolated(levels: tuple[float, ...], calibrated: tuple[float, ...], n_windows: int) -> str:
+    """Say in a phrase which of some levels lie beyond what levels calibrated on n residuals support; empty if none does."""
+    low, high = supported(calibrated, n_windows)
+    names = ", ".join(f"{level:g}" for level in levels if not low - 1e-9 <= level <= high + 1e-9)
+    reach = f"calibrated on {n_windows:,} windows from {low:.2g} to {high:.4g}"
+    return f"extrapolated quantiles: {names} ({reach})" if names else ""
+
+
+def in_words(calibration: Calibration | None, followed_B: Sequence[int]) -> str:
     """Say in a phrase what the intervals of B forecasts rest on."""
     if calibration is None:
         return "none: the model was never calibrated"
-    least, most = int(followed_B.min()), int(followed_B.max())
+    least, most = min(followed_B), max(followed_B)
     if most == 0:
         return "as calibrated in training"
     rows = f"{most:,}" if least == most else f"{least:,} to {most:,}"

@@ -16,7 +16,7 @@ from presurge import __version__, store
 from presurge.config import Config
 from presurge.errors import ConfigError, HistoryError, ModelError
 from presurge.models import plugins
-from presurge.models.conformal import Calibration, at_levels, in_words, supported
+from presurge.models.conformal import Calibration, at_levels, extrapolated, in_words
 from presurge.models.history import followed, matching_channels, unfit_items
 from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.progress import Progress
@@ -289,30 +289,34 @@ class Forecaster(ABC):
         """
         spec, rows = self.fitted_spec(), self._rows(horizon)
         asked, away_IC = _at_levels(made, levels, spec.count_mask), self._away(made, rows)
-        ends = np.cumsum(sizes or [len(items)]).tolist()
-        found = []
-        for own in map(slice, [0, *ends[:-1]], ends):
-            part = asked.part(own)
-            found.append(
-                Forecast(
-                    mean=part.mean_BHC[:, :rows],
-                    median=part.median_BHC[:, :rows],
-                    quantiles=part.quantiles_BHQC[:, :rows],
-                    levels=part.levels,
-                    origin=origin_I[own],
-                    step=spec.step,
-                    channels=spec.targets,
-                    items=items[own],
-                    clock=spec.clock,
-                    model=self.name,
-                    error=self.error,
-                    intervals=in_words(self.calibration, part.followed_B),
-                    flags=self._cautions(away_IC[own].sum(axis=0), part.levels, items[own], rows),
-                    trained=self.trained,
-                    peak=Peak(*(top[:, rows - 1] for top in part.peak[:3])) if part.peak else None,
-                )
+        mean_BHC, median_BHC, quantiles_BHQC = (array[:, :rows] for array in asked[:3])
+        peaks = [array[:, rows - 1] for array in asked.peak[:3]] if asked.peak else None
+        followed, channels, ends = (
+            asked.followed_B.tolist(),
+            spec.targets,
+            np.cumsum([0, *(sizes or [len(items)])]),
+        )
+        aways = np.add.reduceat(away_IC, ends[:-1]).tolist()
+        return [
+            Forecast(
+                mean=mean_BHC[own],
+                median=median_BHC[own],
+                quantiles=quantiles_BHQC[own],
+                levels=asked.levels,
+                origin=origin_I[own],
+                step=spec.step,
+                channels=channels,
+                items=items[own],
+                clock=spec.clock,
+                model=self.name,
+                error=self.error,
+                intervals=in_words(self.calibration, followed[own]),
+                flags=self._cautions(away_C, asked.levels, items[own], rows),
+                trained=self.trained,
+                peak=Peak(*(array[own] for array in peaks)) if peaks else None,
             )
-        return found
+            for own, away_C in zip(map(slice, ends[:-1].tolist(), ends[1:].tolist()), aways, strict=True)
+        ]
 
     def _rows(self, horizon: int | None) -> int:
         """The rows to give.
@@ -341,7 +345,7 @@ class Forecaster(ABC):
         return away_IC
 
     def _cautions(
-        self, away_C: IntArray, levels: tuple[float, ...], items: tuple[str, ...], rows: int
+        self, away_C: list[int], levels: tuple[float, ...], items: tuple[str, ...], rows: int
     ) -> tuple[str, ...]:
         """What the reader of a forecast must know of its means and outer quantiles."""
         if self.calibration is None:
@@ -349,16 +353,11 @@ class Forecaster(ABC):
         flags = [
             f"the mean of {channel.name} lies outside the 80 % interval in {away} of {rows * len(items)} rows: a few "
             "extreme values carry it, so plan with the quantiles"
-            for channel, away in zip(self.fitted_spec().targets, away_C.tolist(), strict=True)
+            for channel, away in zip(self.fitted_spec().targets, away_C, strict=True)
             if away
         ]
-        n_windows = self.calibration.support_of(items)
-        low, high = supported(self.calibration.levels, n_windows)
-        if beyond := [level for level in levels if not low - 1e-9 <= level <= high + 1e-9]:
-            names = ", ".join(f"{level:g}" for level in beyond)
-            reach = f"calibrated on {n_windows:,} windows from {low:.2g} to {high:.4g}"
-            flags.append(f"extrapolated quantiles: {names} ({reach})")
-        return tuple(flags)
+        beyond = extrapolated(levels, self.calibration.levels, self.calibration.support_of(items))
+        return (*flags, beyond) if beyond else tuple(flags)
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
         """Write the model directory; its configuration records ``training``: how and on what the model was trained."""

@@ -1,6 +1,6 @@
 """The Forecast: times x target channels x (mean, median and quantiles), the one form of all output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +10,7 @@ import polars as pl
 from presurge.errors import required
 from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, Clock, FloatArray, IntArray, Panel, time_column
-from presurge.series.timestamps import format_stamp
+from presurge.series.timestamps import Stamp, format_stamp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,15 +123,36 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: ``origin``, ``step_seconds``, a flat list ``forecast`` of times and channels, a list ``peak``."""
-        rows, peaks = [], []
-        for i, item in enumerate(self.items):
-            name = {"item": item} if self.named else {}
-            for h, time in enumerate(self.times()[i]):
-                stamp = name | {"timestamp": format_stamp(int(time), self.clock)}
-                rows += self._rows(stamp, self.mean[i, h], self.median[i, h], self.quantiles[i, h])
-            if self.peak is not None:
-                peaks += self._rows(name, *(values[i] for values in self.peak))
-        origins = [format_stamp(int(origin), self.clock) for origin in self.origin]
+        levels = [f"{level:g}" for level in self.levels]
+
+        def row(
+            item: str | None,
+            timestamp: Stamp | None,
+            channel: str,
+            mean: float,
+            median: float,
+            quantiles: Any,
+        ) -> dict[str, Any]:
+            named = {} if item is None else {"item": item}
+            timed = {} if timestamp is None else {"timestamp": timestamp}
+            numbers = {"mean": mean, "median": median, "quantiles": dict(zip(levels, quantiles, strict=True))}
+            return {**named, **timed, "channel": channel, **numbers}
+
+        return self.document(row)
+
+    def document(self, row: Callable[..., Any]) -> dict[str, Any]:
+        """The JSON form with rows of another kind than dictionaries.
+
+        Args:
+            row: Makes a row of item (None if it has no name), time (None in a peak), channel, mean, median and the list of quantiles.
+        """
+        items = self.items if self.named else (None,)
+        channels = [channel.name for channel in self.channels]
+        stamps = [[format_stamp(time, self.clock) for time in times] for times in self.times().tolist()]
+        by_item = zip(items, stamps, strict=True)
+        names = [(item, time, channel) for item, times in by_item for time in times for channel in channels]
+        tops = [(item, None, channel) for item in items for channel in channels]
+        origins = [format_stamp(origin, self.clock) for origin in self.origin.tolist()]
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
@@ -141,23 +162,18 @@ class Forecast:
             "error": self.error,
             "intervals": self.intervals,
             "flags": list(self.flags),
-            "forecast": rows,
-            "peak": peaks,
+            "forecast": list(
+                map(row, *zip(*names, strict=True), *_lists(self.mean, self.median, self.quantiles))
+            ),
+            "peak": list(map(row, *zip(*tops, strict=True), *_lists(*self.peak))) if self.peak else [],
             "missing": [{"item": item, "reason": reason} for item, reason in self.missing.items()],
         }
 
-    def _rows(
-        self, name: dict[str, Any], mean_C: FloatArray, median_C: FloatArray, quantiles_QC: FloatArray
-    ) -> list[dict[str, Any]]:
-        """The channels of one item, at one time or over the horizon, as JSON values."""
-        levels = [f"{level:g}" for level in self.levels]
-        numbers = zip(self.channels, mean_C.tolist(), median_C.tolist(), quantiles_QC.T.tolist(), strict=True)
-        return [
-            name
-            | {"channel": channel.name, "mean": mean, "median": median}
-            | {"quantiles": dict(zip(levels, quantiles, strict=True))}
-            for channel, mean, median, quantiles in numbers
-        ]
+
+def _lists(mean_XC: FloatArray, median_XC: FloatArray, quantiles_XQC: FloatArray) -> list[list[Any]]:
+    """Means, medians and lists of quantiles of all rows; whole arrays become lists much faster than their parts."""
+    quantiles_RQ = quantiles_XQC.swapaxes(-1, -2).reshape(mean_XC.size, quantiles_XQC.shape[-2])
+    return [mean_XC.reshape(-1).tolist(), median_XC.reshape(-1).tolist(), quantiles_RQ.tolist()]
 
 
 def value_columns(

@@ -7,6 +7,7 @@ As dates, each of the four ranges runs from 1973 to 5138. Text is ISO-8601 or si
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 import polars as pl
@@ -15,6 +16,8 @@ from presurge.errors import DataError
 from presurge.series.frequency import DAY, HOUR, MINUTE, SECOND
 from presurge.series.panel import Clock
 
+Stamp = str | int | float
+"""A time as JSON writes it."""
 TimeUnit = Literal["s", "ms", "us", "ns"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -132,7 +135,8 @@ def stamp_expr(column: str, form: TimeForm) -> pl.Expr:
     return (value.cast(pl.Float64, strict=False) * factor).round().cast(pl.Int64, strict=False)
 
 
-def format_stamp(stamp: int, clock: Clock) -> str | int | float:
+@lru_cache(4096)  # those who ask at the same time are told the same times
+def format_stamp(stamp: int, clock: Clock) -> Stamp:
     """Format a time (microseconds): ISO-8601 in UTC, or a number of seconds on a relative clock."""
     if clock == "utc":
         return (_EPOCH + timedelta(microseconds=stamp)).isoformat().replace("+00:00", "Z")

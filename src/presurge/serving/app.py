@@ -24,6 +24,7 @@ from presurge.errors import ModelError, PresurgeError, StorageError, plain, spel
 from presurge.series.frequency import SECOND
 from presurge.series.timestamps import format_stamp
 from presurge.serving import oip
+from presurge.serving.answers import written
 from presurge.serving.bodies import (
     Answer,
     Asked,
@@ -92,8 +93,7 @@ class Routes:
 
     async def forecast(self, asked: Asked) -> Answer:
         """Forecast what follows the histories that you send: one item or many, each as many rows as the model reads or more."""
-        made = await self.service.forecast(read_forecast(asked.body))
-        return 200, encode(made.to_dict())
+        return 200, written(await self.service.forecast(read_forecast(asked.body)))
 
     async def observe(self, asked: Asked) -> Answer:
         """Take in rows and raw events. The answer comes when the disk holds them; the next forecast knows them."""
@@ -106,7 +106,7 @@ class Routes:
         if item not in served.stream.items:
             hint = "Send its rows to /v1/observe first."
             raise NotFoundError(f"nothing was observed of item {item!r}", hint=hint)
-        return 200, encode(served.stream.forecast([item], query.horizon, query.levels).to_dict())
+        return 200, written(served.stream.forecast([item], query.horizon, query.levels))
 
     async def models(self, asked: Asked) -> Answer:
         """The models, what they read and how wrong they were when they were measured."""
