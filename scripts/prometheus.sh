@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Prometheus server for the tests, from Debian's package. Needs apt, but no root.
 #   scripts/prometheus.sh install          put the server into .venv/prometheus, unless it is there
-#   scripts/prometheus.sh start DIR PORT   serve what DIR/samples.om (OpenMetrics) holds, with DIR/web.yml if there is one
+#   scripts/prometheus.sh start DIR PORT   serve what DIR/samples.om (OpenMetrics) holds, with DIR/prometheus.yml if there is one
 #   scripts/prometheus.sh stop DIR
 # PRESURGE_PROMETHEUS names another place for the programs.
 set -euo pipefail
@@ -25,8 +25,10 @@ install() {
 
 start() {
     local dir="$1" address="127.0.0.1:$2"
-    "$HOME_OF/usr/bin/promtool" tsdb create-blocks-from openmetrics "$dir/samples.om" "$dir/data" > "$dir/blocks.log"
-    echo "global: {}" > "$dir/prometheus.yml"
+    if [ ! -d "$dir/data" ]; then
+        "$HOME_OF/usr/bin/promtool" tsdb create-blocks-from openmetrics "$dir/samples.om" "$dir/data" > "$dir/blocks.log"
+    fi
+    [ -f "$dir/prometheus.yml" ] || echo "global: {}" > "$dir/prometheus.yml"
     "$HOME_OF/usr/bin/prometheus" --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/data" \
         --storage.tsdb.retention.time=100y --web.listen-address="$address" > "$dir/server.log" 2>&1 &
     echo $! > "$dir/pid"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,8 @@ from presurge.serving.server import Server, running
 from presurge.serving.service import Service
 
 ROWS, CONTEXT, HORIZON = 480, 24, 6
-SRC = Path(__file__).resolve().parents[2] / "src"
+ROOT = Path(__file__).resolve().parents[2]
+SRC, PROMETHEUS = ROOT / "src", ROOT / "scripts" / "prometheus.sh"
 
 
 @pytest.fixture(scope="session")
@@ -215,3 +217,52 @@ def client(service: Running) -> Iterator[httpx.Client]:
     """A client of ``service``."""
     with httpx.Client(base_url=service.url, timeout=30) as one:
         yield one
+
+
+class Prometheus:
+    """A real Prometheus server.
+
+    Attributes:
+        folder: Holds its samples and, if it has one, its configuration.
+        url: Where it listens.
+    """
+
+    def __init__(self, folder: Path, samples: str = "# EOF\n") -> None:
+        self.folder, self._runs = folder, False
+        (folder / "samples.om").write_text(samples)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start, with the samples of the time before."""
+        subprocess.run([PROMETHEUS, "start", self.folder, str(self.port)], check=True)
+        self._runs = True
+
+    def stop(self) -> None:
+        """Stop, if it runs."""
+        if self._runs:
+            subprocess.run([PROMETHEUS, "stop", self.folder], check=True)
+        self._runs = False
+
+    def query(self, words: str) -> list[dict[str, Any]]:
+        """The result of an instant query."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": words}).json()
+        return list(answer["data"]["result"])
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[[str], Prometheus]]:
+    """Make Prometheus servers with samples in OpenMetrics."""
+    programs = Path(os.environ.get("PRESURGE_PROMETHEUS", ROOT / ".venv" / "prometheus"))
+    if not (programs / "usr" / "bin" / "prometheus").is_file():
+        pytest.skip("no Prometheus server: run scripts/prometheus.sh install")
+    with ExitStack() as stack:
+
+        def make(samples: str = "# EOF\n") -> Prometheus:
+            (folder := tmp_path / "prometheus").mkdir()
+            one = Prometheus(folder, samples)
+            stack.callback(one.stop)
+            return one
+
+        yield make

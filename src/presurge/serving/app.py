@@ -277,7 +277,8 @@ def create_app(service: Service, metrics: Metrics, token: str | None = None) -> 
 
     @api.get("/metrics", include_in_schema=False)
     async def _metrics() -> Response:
-        return Response(metrics.text(), headers={"content-type": metrics.content_type})
+        text = await asyncio.to_thread(metrics.text)  # with many items it takes a while
+        return Response(text, headers={"content-type": metrics.content_type})
 
     @api.exception_handler(404)
     @api.exception_handler(405)

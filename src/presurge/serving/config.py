@@ -3,24 +3,36 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from presurge.config import Config
 from presurge.errors import ConfigError
-from presurge.series.frequency import parse_step
+from presurge.series.frequency import SECOND, parse_step
+from presurge.sources.prometheus import Query
 from presurge.sources.table import Fill
 from presurge.workflows.predict import GapRule
 
+
+def _microseconds(given: str | int) -> int:
+    if str(given) in ("0", "0s"):
+        return 0
+    try:
+        return parse_step(given)
+    except ConfigError as error:
+        raise ValueError("is no time such as 30s or 5m") from error
+
+
+def _server(url: str) -> str:
+    try:
+        Query(url=url, query="up", start=0, end=0, step=1)
+    except ConfigError as error:
+        raise ValueError(error.what) from error
+    return url
+
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
-
-
-def _duration(text: str) -> str:
-    if text != "0s":
-        try:
-            parse_step(text)
-        except ConfigError as error:
-            raise ValueError("is no time such as 30s or 5m") from error
-    return text
+Duration = Annotated[int, BeforeValidator(_microseconds)]
+"""Microseconds, written as ``30s`` or a number of seconds."""
 
 
 class PollConfig(Config):
@@ -29,22 +41,20 @@ class PollConfig(Config):
     Attributes:
         url: Its address: ``http://host:9090``.
         queries: Channel -> expression in PromQL, evaluated at the end of each bucket: ``increase(...[1m])`` for a count.
-        item: The label that names the item; None for one series without a name.
-        model: Which model it feeds; None for all that read the channels.
-        delay: How long after the end of a bucket to ask, so that the samples have arrived.
+        item: The label that names the item; None for one item without a name.
+        model: Which model it feeds; None for all.
+        delay: How long after the end of a bucket to ask, so that the samples have arrived, such as ``5s``.
         backfill: Rows to ask for at the start; by default those that the model reads.
         token_file: File with a bearer token for the server.
     """
 
-    url: str
+    url: Annotated[str, AfterValidator(_server)]
     queries: dict[str, str] = Field(min_length=1)
     item: str | None = None
     model: str | None = None
-    delay: str = "5s"
+    delay: Duration = 5 * SECOND
     backfill: int | None = Field(default=None, ge=0)
     token_file: Path | None = None
-
-    _delay = field_validator("delay")(_duration)
 
 
 class DynamoConfig(Config):
@@ -86,10 +96,10 @@ class ServeConfig(Config):
         grace: Seconds that requests in flight have to finish when the service stops.
         fill: What a bucket without a row holds: zero for counts and missing for gauges, zero, or missing.
         fill_gaps: How to treat missing values in a context: interpolate and say so, or give no forecast.
-        lateness: How long after its end a bucket of events stays open.
-        window: Rows over which the live error is measured.
+        lateness: How long after its end a bucket of events stays open, such as ``30s``.
+        window: Rows over which the live error is measured, at least ten horizons.
         snapshot_mb: Size of the log in MB at which a snapshot is taken.
-        exported: Items that ``/metrics`` gives forecasts and errors of; the others are counted.
+        exported: Items of each model that ``/metrics`` and the page show; the others are counted.
     """
 
     models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], Path] = Field(
@@ -111,12 +121,10 @@ class ServeConfig(Config):
     grace: float = Field(default=10.0, ge=0)
     fill: Fill = "auto"
     fill_gaps: GapRule = "interpolate"
-    lateness: str = "0s"
+    lateness: Duration = 0
     window: int = Field(default=200, ge=30, le=100_000)
     snapshot_mb: int = Field(default=64, ge=1)
     exported: int = Field(default=200, ge=0)
-
-    _lateness = field_validator("lateness")(_duration)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -1,20 +1,53 @@
-"""What ``/metrics`` says, for Prometheus: requests, forecasts, live error and what does not work."""
+"""What ``/metrics`` says, for Prometheus: requests, forecasts, live error and what does not work.
 
-from collections.abc import Iterator
+Names and units follow https://prometheus.io/docs/practices/naming/. A number that nothing was measured for has no sample.
+"""
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from presurge import __version__
 from presurge.serving.service import Served, Service
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LEADS = 12
+"""Most steps of the horizon that forecasts are told of: the first, the last and others at growing distances."""
+LEVELS = (0.1, 0.9, 0.95, 0.99)
+"""Quantiles that are told beside the median, where the model has them."""
 SCORES = {
-    "wape": "Sum of absolute errors of the median over the sum of actual values",
-    "relative_bias": "Sum of mean forecast minus actual value over the sum of actual values",
-    "coverage_80": "Share of actual values inside the 80 % interval",
-    "rows": "Rows that the live scores rest on",
+    "live_rows": "rows",
+    "live_wape_ratio": "wape",
+    "live_bias_ratio": "relative_bias",
+    "live_coverage_ratio": "coverage_80",
 }
+_CHANNEL = ("model", "item", "channel")
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "build_info": ("The version that serves", ("version",)),
+    "ready": ("1 if forecasts can be asked for", ()),
+    "storage_ok": ("1 if observations reach the disk, or are not meant to", ()),
+    "source_ok": ("1 if a source gave all values when it was last asked", ("source",)),
+    "items": ("Items that a model follows", ("model",)),
+    "items_exported": ("Items of those that have samples here, the first ones", ("model",)),
+    "last_row_timestamp_seconds": ("Beginning of the newest closed bucket", ("model", "item")),
+    "forecast_mean": ("Mean forecast in the unit of the channel", (*_CHANNEL, "lead_seconds")),
+    "forecast_quantile": ("Quantile of the forecast", (*_CHANNEL, "lead_seconds", "level")),
+    "forecast_peak_mean": ("Mean of the largest value over the horizon", _CHANNEL),
+    "forecast_peak_quantile": ("Quantile of the largest value over the horizon", (*_CHANNEL, "level")),
+    "live_rows": ("Rows that the live scores rest on", _CHANNEL),
+    "live_wape_ratio": ("Sum of absolute errors of the median over the sum of actual values", _CHANNEL),
+    "live_bias_ratio": ("Sum of mean forecast minus actual value over the sum of actual values", _CHANNEL),
+    "live_coverage_ratio": ("Share of actual values inside the 80 % interval", _CHANNEL),
+    "live_baseline_wape_ratio": ("The same as the WAPE, of a baseline", (*_CHANNEL, "baseline")),
+    "drift_alarm": ("1 if forecasts are not what was measured in training", _CHANNEL),
+}
+"""Name without its prefix -> what it says, and its labels."""
+
+Tell = Callable[..., None]
 
 
 class Metrics:
@@ -29,13 +62,14 @@ class Metrics:
     def __init__(self, service: Service) -> None:
         self._service, self._registry = service, CollectorRegistry()
         self._seconds = Histogram(
-            "presurge_request_seconds",
+            "presurge_http_request_duration_seconds",
             "Time from the head of a request to its answer",
-            ["route", "status"],
+            ["route", "code"],
             buckets=BUCKETS,
             registry=self._registry,
         )
         self._children: dict[tuple[str, int], Histogram] = {}
+        ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -54,86 +88,67 @@ class Metrics:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Forecasts and live scores of now."""
-        state = self._service.state()
-        for name, good, text in (
-            ("ready", state["status"] in ("ready", "degraded"), "1 if forecasts can be asked for"),
-            (
-                "storage_ok",
-                not self._service.storage,
-                "1 if observations reach the disk, or are not meant to",
-            ),
-        ):
-            yield GaugeMetricFamily(f"presurge_{name}", text, value=float(good))
-        sources = GaugeMetricFamily("presurge_source_ok", "1 if a source answers", labels=["source"])
-        for name, text in self._service.sources.items():
-            sources.add_metric([name], float(not text))
-        yield sources
-        yield from self._of_items()
-
-    def _of_items(self) -> Iterator[Metric]:
-        labels = ["model", "item", "channel"]
-        value = GaugeMetricFamily(
-            "presurge_forecast",
-            "Forecast in the units of the channel",
-            labels=[*labels, "lead_seconds", "statistic"],
-        )
-        peak = GaugeMetricFamily(
-            "presurge_forecast_peak", "Largest value over the horizon", labels=[*labels, "statistic"]
-        )
-        scores = {
-            name: GaugeMetricFamily(f"presurge_live_{name}", text, labels=labels)
-            for name, text in SCORES.items()
+        """What the service is, forecasts and knows of its errors now."""
+        families = {
+            name: GaugeMetricFamily(f"presurge_{name}", text, labels=labels)
+            for name, (text, labels) in GAUGES.items()
         }
-        naive = GaugeMetricFamily(
-            "presurge_live_baseline_wape", "WAPE of a baseline on the same rows", labels=[*labels, "baseline"]
-        )
-        alarm = GaugeMetricFamily(
-            "presurge_drift_alarm", "1 if forecasts are not what was measured in training", labels=labels
-        )
-        items = GaugeMetricFamily("presurge_items", "Items that a model follows", labels=["model"])
-        stale = GaugeMetricFamily(
-            "presurge_last_row_timestamp_seconds",
-            "Beginning of the newest closed bucket",
-            labels=["model", "item"],
-        )
-        for served in [*self._service.served.values()]:
-            items.add_metric([served.name], len(served.stream.items))
-            for name, item in [*served.stream.items.items()][: self._service.config.exported]:
-                stale.add_metric([served.name, name], item.rows.start(item.rows.last) / 1e6)
-                _add_forecast(served, name, value, peak)
-                channels = served.model.fitted_spec().targets
-                for channel, found in zip(channels, item.live.scores(), strict=True):
-                    own = [served.name, name, channel.name]
-                    for score, family in scores.items():
-                        family.add_metric(own, found[score])
-                    for baseline, wape in found["baselines"].items():
-                        naive.add_metric([*own, baseline], wape)
-                    alarm.add_metric(own, float(bool(found["alarm"])))
-        yield from (value, peak, *scores.values(), naive, alarm, items, stale)
+
+        def tell(name: str, value: float, *labels: str) -> None:
+            if not math.isnan(value):
+                families[name].add_metric(labels, float(value))
+
+        service = self._service
+        tell("build_info", 1, __version__)
+        tell("ready", service.state()["status"] in ("ready", "degraded"))
+        tell("storage_ok", not service.storage)
+        for name, text in [*service.sources.items()]:
+            tell("source_ok", not text, name)
+        for served in [*service.served.values()]:
+            names = [*served.stream.items][: service.config.exported]
+            tell("items", len(served.stream.items), served.name)
+            tell("items_exported", len(names), served.name)
+            _tell_forecasts(served, names, tell)
+            _tell_scores(served, names, tell)
+        yield from families.values()
 
 
-def _add_forecast(served: Served, name: str, value: GaugeMetricFamily, peak: GaugeMetricFamily) -> None:
-    """The newest forecast of an item: of every step, and of the peak."""
-    if served.stream.items[name].latest.made is None:
+def _tell_forecasts(served: Served, names: list[str], tell: Tell) -> None:
+    """The newest forecasts of some items: at some leads, and of the peak."""
+    names = [name for name in names if served.stream.items[name].latest.made is not None]
+    if not names:
         return
-    told = served.stream.forecast([name]).to_dict()
-    step, channels = told["step_seconds"], len(served.model.fitted_spec().targets)
-    for place, row in enumerate(told["forecast"]):
-        own = [served.name, name, row["channel"], str(step * (1 + place // channels))]
-        for statistic, number in _statistics(row):
-            value.add_metric([*own, statistic], number)
-    for row in told["peak"]:
-        for statistic, number in _statistics(row):
-            peak.add_metric([served.name, name, row["channel"], statistic], number)
+    made = served.stream.forecast(names)
+    step, steps = made.step // 1_000_000, made.mean.shape[1]
+    leads = np.unique(np.geomspace(1, steps, LEADS).round().astype(int)).tolist()
+    told = [(level, made.levels.index(level)) for level in LEVELS if level in made.levels]
+    for i, item in enumerate(made.items):
+        for c, channel in enumerate(made.channels):
+            own = (served.name, item, channel.name)
+            for lead in leads:
+                at = (*own, str(lead * step))
+                tell("forecast_mean", made.mean[i, lead - 1, c], *at)
+                if made.levels:
+                    tell("forecast_quantile", made.median[i, lead - 1, c], *at, "0.5")
+                for level, q in told:
+                    tell("forecast_quantile", made.quantiles[i, lead - 1, q, c], *at, f"{level:g}")
+            if made.peak is not None:
+                tell("forecast_peak_mean", made.peak.mean_IC[i, c], *own)
+                tell("forecast_peak_quantile", made.peak.median_IC[i, c], *own, "0.5")
+                for level, q in told:
+                    tell("forecast_peak_quantile", made.peak.quantiles_IQC[i, q, c], *own, f"{level:g}")
 
 
-def _statistics(row: dict[str, float | dict[str, float]]) -> Iterator[tuple[str, float]]:
-    """Mean, median and the quantiles that autoscalers use."""
-    for name in ("mean", "median"):
-        yield name, row[name]  # type: ignore[misc]
-    quantiles = row["quantiles"]
-    assert isinstance(quantiles, dict)
-    yield from (
-        (f"q{level}", quantiles[level]) for level in ("0.1", "0.9", "0.95", "0.99") if level in quantiles
-    )
+def _tell_scores(served: Served, names: list[str], tell: Tell) -> None:
+    """How old the rows of some items are, and how wrong their forecasts were."""
+    for name in names:
+        item = served.stream.items[name]
+        tell("last_row_timestamp_seconds", item.rows.start(item.rows.last) / 1e6, served.name, name)
+        channels = served.model.fitted_spec().targets
+        for channel, scores in zip(channels, item.live.scores(), strict=True):
+            own = (served.name, name, channel.name)
+            for metric, score in SCORES.items():
+                tell(metric, scores[score], *own)
+            for baseline, wape in scores["baselines"].items():
+                tell("live_baseline_wape_ratio", wape, *own, baseline)
+            tell("drift_alarm", bool(scores["alarm"]), *own)

@@ -86,8 +86,9 @@ async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service,
         for text in service.warnings:
             say(f"Warning: {text}")
         for poll in config.prometheus:
-            task = asyncio.create_task(Poller(service, poll).run())
-            stack.callback(task.cancel)
+            for name in [poll.model] if poll.model else [*service.served]:
+                task = asyncio.create_task(Poller(service, poll, name).run())
+                stack.callback(task.cancel)
         if config.keda_port is not None:
             await _listen(stack, config, config.keda_port, add_keda, Scaler(service), say, "KEDA")
         if config.dynamo is not None:

@@ -19,7 +19,7 @@ from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import IntervalTracker
 from presurge.series.forecast import Forecast
-from presurge.series.frequency import SECOND, parse_step
+from presurge.series.frequency import SECOND
 from presurge.series.panel import Panel
 from presurge.series.timestamps import format_stamp
 from presurge.serving.bodies import ForecastRequest, ObserveRequest, Record, encode, finite, read_record
@@ -272,7 +272,7 @@ class Service:
             model,
             fill=config.fill,
             fill_gaps=config.fill_gaps,
-            lateness=0 if config.lateness == "0s" else parse_step(config.lateness),
+            lateness=config.lateness,
             window=config.window,
             most_items=config.max_items,
         )

@@ -120,18 +120,31 @@ def fetch(query: Query) -> RowFrame:
         FetchError: It cannot be reached, or refuses the query.
         DataError: The answer holds no series.
     """
+    file = _answer(answers(query), query.query, f"{query.url}, {query.query}")
+    return replace(file, table={**file.table, "step": f"{query.step}s"})
+
+
+def answers(query: Query, timeout: float = TIMEOUT_SECONDS) -> list[Piece]:
+    """The series that a server gives, a piece for each request that it took.
+
+    Args:
+        query: What to ask.
+        timeout: Seconds to wait for an answer.
+
+    Raises:
+        FetchError: It cannot be reached, or refuses the query.
+        DataError: It answers something else.
+    """
     token = None
     if query.token_file is not None:
         try:
             token = query.token_file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot be read: {error}", setting="token_file") from error
-    pieces = [_parsed(_ask(address, token), query.url) for address in query.pieces()]
-    file = _answer(pieces, query.query, f"{query.url}, {query.query}")
-    return replace(file, table={**file.table, "step": f"{query.step}s"})
+    return [_parsed(_ask(address, token, timeout), query.url) for address in query.pieces()]
 
 
-def _ask(address: str, token: str | None) -> str:
+def _ask(address: str, token: str | None, timeout: float) -> str:
     """The body that a server answers, also where it says what is wrong with a query."""
     import http.client
     import urllib.error
@@ -142,7 +155,7 @@ def _ask(address: str, token: str | None) -> str:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     server = address.partition("/api/v1/")[0]
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
             return str(response.read().decode())
     except urllib.error.HTTPError as error:
         body = error.read().decode(errors="replace")
