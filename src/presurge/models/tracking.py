@@ -129,7 +129,12 @@ class IntervalTracker:
         return self._tracked(made, centre_BHZC, tracks)
 
     def observe(
-        self, actual_IN: FloatArray, *, times_I: IntArray | None = None, future_IHK: FloatArray | None = None
+        self,
+        actual_IN: FloatArray,
+        *,
+        times_I: IntArray | None = None,
+        future_IHK: FloatArray | None = None,
+        carried_IN: npt.NDArray[np.bool_] | None = None,
     ) -> Tracked:
         """Add the next row of every item and forecast from it, in constant time.
 
@@ -141,12 +146,14 @@ class IntervalTracker:
                 answer to it is returned, and no error of that forecast is ever followed.
             times_I: Time of the row in microseconds; one step after the last where None.
             future_IHK: The known channels of the H rows after it.
+            carried_IN: Values that were carried from an earlier row: no error follows from them.
         """
         live = self._live = self._live or self._start()
         panel = self._panel
         now_I = live.time_IL[:, -1] + panel.step if times_I is None else times_I
         if self._calibration.follows:
-            self._reveal(live, actual_IN, now_I)
+            measured_IN = actual_IN if carried_IN is None else np.where(carried_IN, np.nan, actual_IN)
+            self._reveal(live, measured_IN, now_I)
         live.context_ILN = np.concatenate((live.context_ILN[:, 1:], actual_IN[:, None]), axis=1)
         live.time_IL = np.concatenate((live.time_IL[:, 1:], now_I[:, None]), axis=1)
         ahead_IH = now_I[:, None] + panel.step * np.arange(1, self._horizon + 1)
@@ -172,9 +179,13 @@ class IntervalTracker:
         tracks.put(..., live, 0)
         return self._tracked(made, centre_IHZC, tracks)
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Everything that ``observe`` needs to go on: arrays whose first axis is that of the items."""
-        live = self._live = self._live or self._start()
+    def state(self, last_I: IntArray | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Everything that ``observe`` needs to go on: arrays whose first axis is that of the items.
+
+        Args:
+            last_I: Before the first ``observe``, the row of each item after which to go on (default: its last one in the panel).
+        """
+        live = self._live = self._live or self._start(last_I)
         return {name: np.moveaxis(array, _item_axis(name), 0).copy() for name, array in vars(live).items()}
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -231,10 +242,11 @@ class IntervalTracker:
                 if len(due):
                     begun.put(part[due], tracks, track_B[due])
 
-    def _start(self) -> _Live:
-        """The state after the last rows of the panel."""
+    def _start(self, last_I: IntArray | None = None) -> _Live:
+        """The state after some rows of the panel, by default the last ones."""
         panel, calibration, horizon = self._panel, self._calibration, self._horizon
-        begin_I1, last_I = panel.indptr[:-1, None], panel.indptr[1:] - 1
+        begin_I1 = panel.indptr[:-1, None]
+        last_I = panel.indptr[1:] - 1 if last_I is None else last_I
         row_IL = last_I[:, None] + np.arange(1 - self._context, 1)
         context_ILN = panel.values[np.maximum(row_IL, begin_I1)]
         context_ILN[row_IL < begin_I1] = np.nan
