@@ -14,8 +14,9 @@ import presurge
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import Tracked
+from presurge.serving.config import ServeConfig
 from presurge.serving.live import LATE, SUMS, Live
-from presurge.serving.streams import Row, Stream
+from presurge.serving.streams import Stream
 
 CONTEXT, HORIZON = 24, 6  # as of the model of the fixtures
 WINDOW, MINUTE = 60, 60_000_000
@@ -42,6 +43,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Forecaster:
     path = tmp_path_factory.mktemp("models") / "three"
     presurge.fit(frame, model="linear", context=CONTEXT, horizon=HORIZON, **columns).save(path)
     return registry.load(path)[0]
+
+
+def config(window: int = WINDOW) -> ServeConfig:
+    return ServeConfig(models={"model": Path("model")}, window=window)
 
 
 def values(i: int, rng: np.random.Generator) -> dict[str, float | None]:
@@ -116,7 +121,7 @@ def equal(live: Live, reference: Reference, last: int) -> None:
 
 def observe(stream: Stream, rows: list[tuple[int, dict[str, float | None]]]) -> None:
     for i, given in rows:
-        stream.add(Row("web", START + i * MINUTE, given), 0)
+        stream.add("web", START + i * MINUTE, given)
     stream.update()
 
 
@@ -134,8 +139,15 @@ def test_every_forecast_is_scored_as_a_plain_loop_does(
 ) -> None:
     """Rows one by one; then missing values, buckets without a row, late rows, and several rows at once after a late one."""
     monkeypatch.setattr("presurge.serving.live.DAY", 30 * MINUTE)  # so that the test sees some days
-    stream, rng = Stream(model, window=WINDOW), np.random.default_rng(3)
-    reference, last = Reference(day=30), 0
+    stream, rng = Stream(model, config()), np.random.default_rng(3)
+    reference, last, add = Reference(day=30), 0, Live.add
+    said: list[tuple[int, Tracked | None]] = []
+
+    def listening(live: Live, bucket: int, made: Tracked | None, targets: Any) -> None:
+        said.append((bucket - START // MINUTE, made))
+        add(live, bucket, made, targets)
+
+    monkeypatch.setattr(Live, "add", listening)
 
     def take(rows: list[tuple[int, dict[str, float | None]]]) -> None:
         nonlocal last
@@ -145,7 +157,9 @@ def test_every_forecast_is_scored_as_a_plain_loop_does(
             reference.value_[bucket] = told
         item = stream.items["web"]
         assert item.latest.bucket - START // MINUTE == last
-        reference.say(last, item.latest.made)
+        assert said[-1] == (last, item.latest.made)
+        while said:
+            reference.say(*said.pop(0))
 
     i = 0
     while i < 130:
@@ -154,7 +168,7 @@ def test_every_forecast_is_scored_as_a_plain_loop_does(
             row["seconds"] = None
         if i == 60:
             row = {"requests": 0.0, "seconds": 1.5, "tokens": 0.0}  # no ratio
-        if i in (70, 110):  # a late row, and with it three new ones: no forecast from those between
+        if i in (70, 110):  # a late row, and with it three new ones
             late = (i - 3, {"requests": 5.0, "seconds": 2.0, "tokens": 700.0})
             take([late, *((i + k, values(i + k, rng)) for k in range(3))])
             i += 2
@@ -173,7 +187,7 @@ def test_every_forecast_is_scored_as_a_plain_loop_does(
 
 
 def test_a_row_that_comes_after_many_others_leaves_the_scores(model: Forecaster) -> None:
-    stream, rng = Stream(model, window=WINDOW), np.random.default_rng(3)
+    stream, rng = Stream(model, config()), np.random.default_rng(3)
     for i in range(80):
         observe(stream, [(i, values(i, rng))])
     live = stream.items["web"].live
@@ -186,7 +200,7 @@ def test_a_row_that_comes_after_many_others_leaves_the_scores(model: Forecaster)
 
 
 def test_what_was_not_measured_is_null(model: Forecaster) -> None:
-    stream, rng = Stream(model, window=WINDOW), np.random.default_rng(3)
+    stream, rng = Stream(model, config()), np.random.default_rng(3)
     for i in range(CONTEXT):
         observe(stream, [(i, values(i, rng))])
     told = stream.items["web"].live.scores()[0]
@@ -211,10 +225,10 @@ def test_what_was_not_measured_is_null(model: Forecaster) -> None:
 
 def test_scores_come_back_with_a_document(model: Forecaster) -> None:
     """A restart from a snapshot changes no score: neither those there are, nor those of forecasts that are pending."""
-    stream, rng = Stream(model, window=WINDOW), np.random.default_rng(3)
+    stream, rng = Stream(model, config()), np.random.default_rng(3)
     for i in range(90):
         observe(stream, [(i, values(i, rng))])
-    again = Stream(model, window=WINDOW)
+    again = Stream(model, config())
     assert again.restore(*stream.document())
     again.update()
     for i in range(90, 90 + HORIZON):
@@ -225,7 +239,7 @@ def test_scores_come_back_with_a_document(model: Forecaster) -> None:
             again.items["web"].live.scores(), stream.items["web"].live.scores(), strict=True
         ):
             assert str(one) == str(other)  # NaN is not equal to itself
-    wider = Stream(model, window=WINDOW + 1)  # another window: the scores begin anew, the rows stay
+    wider = Stream(model, config(WINDOW + 1))  # another window: the scores begin anew, the rows stay
     assert wider.restore(*stream.document())
     assert wider.items["web"].live.scores()[0]["rows"] == 0
 

@@ -7,10 +7,10 @@ Forecasts from whole histories that arrive together are made together.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,13 +27,14 @@ from presurge.serving.config import ServeConfig
 from presurge.serving.histories import Asked, Histories, answer, forecast_alone
 from presurge.serving.journal import Journal
 from presurge.serving.rows import moment
-from presurge.serving.streams import Row, Stream
+from presurge.serving.streams import Document, Stream
 from presurge.workflows.predict import PredictConfig
 
 IDS = 100_000
 """How many identifiers of observations are remembered."""
 _INLINE = 64
-"""Rows or windows that are worked off in the event loop; more go to a thread, so that nobody waits for them."""
+"""Windows that are forecast in the event loop; more go to a thread, so that nobody waits for them."""
+T = TypeVar("T")
 _log = logging.getLogger("presurge.serving")
 
 
@@ -74,12 +75,13 @@ class Service:
         self.journal: Journal | None = None
         self.storage, self.warnings, self.sources = "", list[str](), dict[str, str]()
         self.ready = self.stopping = False
-        self._clock = 0
+        self._offset = time.time() - time.monotonic()
         self._ids: dict[str, None] = {}
         self._lock = asyncio.Lock()
         self._records: list[tuple[Record, asyncio.Future[dict[str, Any]]]] = []
         self._asked: list[Asked] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failures, self._saving = 0, False
 
     async def start(self) -> None:
         """Read what is on disk, and begin to answer.
@@ -91,19 +93,23 @@ class Service:
         if self.config.state is not None:
             self.journal = Journal(self.config.state)
             await asyncio.to_thread(self._restore, self.journal)
-        self._spawn(self._tick())
+        self._ticking = asyncio.create_task(self._tick())
         self.ready = True
 
     async def stop(self) -> None:
         """Finish what is in flight and save a snapshot."""
         self.stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ticking.cancel()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self._lock:
             if self.journal is not None:
-                await self._snapshot(self.journal)
+                await self._snapshot(self.journal, wait=True)
                 self.journal.close()
+
+    def now(self) -> int:
+        """What time it is, in microseconds: it goes on where the system clock jumps back."""
+        return int(max(time.time(), self._offset + time.monotonic()) * SECOND)
 
     def named(self, name: str | None) -> Served:
         """A model by name; without one, the only model.
@@ -169,25 +175,27 @@ class Service:
             DataError: A time or value is none, or no model reads a row.
             NotFoundError: There is no such model.
         """
-        if request.model is not None:
-            self.named(request.model)
+        served = [*self.served.values()] if request.model is None else [self.named(request.model)]
         if len(request.rows) + len(request.events) > self.config.max_windows:
             raise _too_many("rows", len(request.rows) + len(request.events), self.config.max_windows)
-        rows = []
+        rows, known = [], set[Any]()
         for kind in ("rows", "events"):
             for number, one in enumerate(getattr(request, kind)):
-                where = f"{kind}[{number}]"
-                self._check_read(one.values, kind == "events", request.model, where)
-                values = {name: finite(value, where=where) for name, value in one.values.items()}
-                rows.append((one.item, moment(one.time, where=where), values, kind == "events"))
-        return await self.write(Record(time.time_ns() // 1000, rows, request.model, request.id))
+                where, event = f"{kind}[{number}]", kind == "events"
+                if (names := (event, *one.values)) not in known:
+                    _check_read(served, one.values, event, where)
+                    known.add(names)
+                for value in one.values.values():
+                    finite(value, where=where)
+                rows.append((one.item, moment(one.time, where=where), one.values, event))
+        return await self.write(Record(self.now(), rows, request.model, request.id))
 
     async def write(self, record: Record) -> dict[str, Any]:
         """Log a record with those that come at the same time, take it in, and forecast."""
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if not self._records:
-            self._spawn(self._write_all())
         self._records.append((record, answer))
+        if len(self._records) == 1:
+            self._spawn(self._write_all())
         return await answer
 
     async def reload(self, name: str) -> Served:
@@ -197,16 +205,19 @@ class Service:
             ModelError: It cannot be loaded, or does not forecast.
             NotFoundError: There is no such model.
         """
-        old = self.named(name)
-        new = await asyncio.to_thread(self._load, name, old.path)
+        return await asyncio.shield(self._spawn(self._reload(self.named(name))))
+
+    async def _reload(self, old: Served) -> Served:
+        new = await asyncio.to_thread(self._load, old.name, old.path)
+        await asyncio.to_thread(_try, new.model)
         async with self._lock:
-            kept = new.stream.adopt(old.stream)
+            before = self.served[old.name].stream
+            kept = await asyncio.to_thread(new.stream.adopt, before)
             await asyncio.to_thread(new.stream.update)
-            await asyncio.to_thread(_try, new.model)
-            self.served = self.served | {name: new}
-        if not kept and old.stream.items:
+            self.served = self.served | {old.name: new}
+        if not kept and before.items:
             self.warnings.append(
-                f"model {name!r} reads other channels or another step now: its rows begin anew"
+                f"model {old.name!r} reads other channels or another step now: its rows begin anew"
             )
         return new
 
@@ -267,112 +278,91 @@ class Service:
 
     def _load(self, name: str, path: Path) -> Served:
         model, record = registry.load(path)
-        config = self.config
-        stream = Stream(
-            model,
-            fill=config.fill,
-            fill_gaps=config.fill_gaps,
-            lateness=config.lateness,
-            window=config.window,
-            most_items=config.max_items,
-        )
-        return Served(name, path, model, record, stream, time.time())
+        return Served(name, path, model, record, Stream(model, self.config), time.time())
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _check_read(self, values: Any, event: bool, model: str | None, where: str) -> None:
-        served = [one for one in self.served.values() if model in (None, one.name)]
-        if any(one.stream.reads(values, event=event) for one in served):
-            return
-        needed = "; ".join(
-            f"{one.name}: {', '.join(channel.name for channel in one.stream.shape.channels)}"
-            for one in served
-        )
-        hint = f"The models read {needed}. Send null where a value is missing."
-        raise DataError("no model reads these channels", where=where, hint=hint)
+        return task
 
     async def _write_all(self) -> None:
-        """Log and take in the records that are waiting."""
+        """Log and take in the records that are waiting; whatever happens, each gets an answer."""
         async with self._lock:
             batch, self._records = self._records, []
-            answers = [answer for _, answer in batch]
+            results: Sequence[dict[str, Any] | Exception]
             try:
-                durable = await self._append([encode(record) for record, _ in batch])
-                results = [self._take(record) for record, _ in batch]
-                await self._update()
-                for answer, result in zip(answers, results, strict=True):
-                    if not answer.done():
-                        answer.set_result(result | {"durable": durable})
+                results = await asyncio.to_thread(self._commit, [record for record, _ in batch])
             except Exception as error:
-                for answer in answers:
-                    if not answer.done():
-                        answer.set_exception(error)
-                raise
+                results = [error] * len(batch)
+            for (_, answer), result in zip(batch, results, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)
             if self.journal is not None and self.journal.size > self.config.snapshot_mb << 20:
                 await self._snapshot(self.journal)
 
-    async def _append(self, records: Sequence[bytes]) -> bool:
-        """Whether the disk holds the records; if it refuses, forecasting goes on from memory."""
-        if self.journal is None:
-            return False
-        try:
-            await asyncio.to_thread(self.journal.append, records)
-        except StorageError as error:
-            self.storage = f"{error.where}: {error.what}"
-            return False
-        self.storage = ""
-        return True
+    def _commit(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """Log records, take them in and forecast; if the disk refuses, forecasting goes on from memory."""
+        durable = self.journal is not None
+        if self.journal is not None:
+            try:
+                self.journal.append([encode(record) for record in records])
+            except StorageError as error:
+                self._refused(error)
+                durable = False
+        answers = [self._take(record) | {"durable": durable} for record in records]
+        self._update(self.now())
+        return answers
+
+    def _refused(self, error: PresurgeError) -> None:
+        self._failures += 1
+        self.storage = f"{error.where}: {error.what}"
 
     def _take(self, record: Record) -> dict[str, Any]:
         """Take a record into the streams of its models."""
-        counts = {"accepted": 0, "late": 0, "duplicate": 0}
-        refused: list[dict[str, Any]] = []
+        counts, refused = {"accepted": 0, "late": 0, "duplicate": 0}, list[dict[str, Any]]()
         if record.id is not None and record.id in self._ids:
             return counts | {"duplicate": len(record.rows), "refused": refused}
         if record.id is not None:
             self._ids[record.id] = None
             if len(self._ids) > IDS:
                 del self._ids[next(iter(self._ids))]
-        self._clock = max(self._clock, record.now)  # a clock that jumps back closes nothing again
-        for item, at, values, event in record.rows:
-            row, outcomes = Row(item, at, values, event), set()
+        for name, at, values, event in record.rows:
+            late, reasons = list[bool](), list[str]()
             for served in self.served.values():
-                if record.model in (None, served.name) and served.stream.reads(values, event=event):
+                stream, now = served.stream, _clock(served.model, record.now)
+                if record.model in (None, served.name) and stream.reads(values, event=event):
                     try:
-                        outcomes.add(served.stream.add(row, self._now(served.model)))
-                    except PresurgeError as error:
-                        outcomes.add(f"{served.name}: {error.what}")
-            good = outcomes & {"added", "late"}
-            counts["accepted"] += bool(good)
-            counts["late"] += "late" in good
-            refused += [
-                {"item": item, "time": at / SECOND, "reason": reason} for reason in sorted(outcomes - good)
-            ]
+                        late.append(stream.add(name, at, values, event=event, now=now))
+                    except Exception as error:
+                        what = error.what if isinstance(error, PresurgeError) else repr(error)
+                        reasons.append(f"{served.name}: {what}")
+            counts["accepted"] += bool(late)
+            counts["late"] += any(late)
+            refused += [{"item": name, "time": at / SECOND, "reason": reason} for reason in reasons]
         return counts | {"refused": refused}
 
-    def _now(self, model: Forecaster) -> int:
-        """What time it is on the clock of a model; 0 if nobody knows."""
-        return self._clock if model.fitted_spec().clock == "utc" else 0
-
-    async def _update(self) -> None:
+    def _update(self, now: int) -> None:
         """Close what is over, and forecast where something changed."""
         for served in self.served.values():
-            served.stream.close(self._now(served.model))
-            if len(served.stream.dirty) > _INLINE:
-                await asyncio.to_thread(served.stream.update)
-            else:
-                served.stream.update()
+            served.stream.update(_clock(served.model, now))
 
     async def _tick(self) -> None:
-        """Let the clock close buckets of events that nobody adds to any more."""
+        """Let the clock close buckets of events that nobody adds to any more, and save what the disk refused before."""
         while True:
             await asyncio.sleep(0.5)
-            async with self._lock:
-                self._clock = max(self._clock, time.time_ns() // 1000)
-                await self._update()
+            try:
+                async with self._lock:
+                    if any(served.stream.open for served in self.served.values()):
+                        await asyncio.to_thread(self._update, self.now())
+                    if self.storage and self.journal is not None:
+                        await self._snapshot(self.journal)
+            except Exception:
+                _log.exception("the clock could not close a bucket")
 
     def _answer(self) -> None:
         """Answer the forecasts that were asked for since the last turn of the loop."""
@@ -384,7 +374,7 @@ class Service:
         loaded = journal.load()
         if loaded is not None:
             config, arrays = loaded
-            self._clock, self._ids = config["clock"], dict.fromkeys(config["ids"])
+            self._ids = dict.fromkeys(config["ids"])
             for name, part in config["streams"].items():
                 own = {
                     key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")
@@ -393,27 +383,42 @@ class Service:
                     journal.warnings.append(
                         f"the rows of model {name!r} do not fit the models that are served: left out"
                     )
-        for line in journal.replay():
-            self._take(read_record(line))
-        for served in self.served.values():
-            served.stream.close(self._now(served.model))
-            served.stream.update()
+        for record in journal.replay(read_record):
+            self._take(record)
+        self._update(self.now())
         self.warnings += journal.warnings
 
-    async def _snapshot(self, journal: Journal) -> None:
-        """Save everything, so that the logs before are no longer needed."""
-        parts = {name: served.stream.document() for name, served in self.served.items()}
-        config = {
-            "clock": self._clock,
-            "ids": [*self._ids],
-            "streams": {name: own for name, (own, _) in parts.items()},
-        }
-        arrays = {f"{name}/{key}": array for name, (_, own) in parts.items() for key, array in own.items()}
+    async def _snapshot(self, journal: Journal, *, wait: bool = False) -> None:
+        """Save everything, so that the logs before are no longer needed; the disk works while observations go on."""
+        if self._saving and not wait:
+            return
+        failures = self._failures
         try:
-            number = await asyncio.to_thread(journal.rotate)
-            await asyncio.to_thread(journal.save, number, config, arrays)
+            number, document = await asyncio.to_thread(lambda: (journal.rotate(), self._document()))
         except StorageError as error:
-            self.storage = f"{error.where}: {error.what}"
+            self._refused(error)
+            return
+        self._saving = True
+        saving = self._spawn(asyncio.to_thread(self._save, journal, number, document, failures))
+        if wait:
+            await saving
+
+    def _document(self) -> Document:
+        parts = {name: served.stream.document() for name, served in self.served.items()}
+        config = {"ids": [*self._ids], "streams": {name: own for name, (own, _) in parts.items()}}
+        return config, {
+            f"{name}/{key}": array for name, (_, own) in parts.items() for key, array in own.items()
+        }
+
+    def _save(self, journal: Journal, number: int, document: Document, failures: int) -> None:
+        try:
+            journal.save(number, *document)
+            if self._failures == failures:
+                self.storage = ""
+        except PresurgeError as error:
+            self._refused(error)
+        finally:
+            self._saving = False
 
 
 def _too_many(what: str, given: int, most: int) -> ConfigError:
@@ -440,3 +445,18 @@ def _try(model: Forecaster) -> None:
     made = IntervalTracker(model, panel).predict(np.array([model.context - 1]))
     if not np.isfinite(made.mean_BHC).all():
         raise ModelError("forecasts something that is no number", hint="Train it again.")
+
+
+def _clock(model: Forecaster, now: int) -> int:
+    """What time it is on the clock of a model; 0 if nobody knows."""
+    return now if model.fitted_spec().clock == "utc" else 0
+
+
+def _check_read(served: Sequence[Served], values: Iterable[str], event: bool, where: str) -> None:
+    if any(one.stream.reads(values, event=event) for one in served):
+        return
+    needed = "; ".join(
+        f"{one.name}: {', '.join(channel.name for channel in one.stream.shape.channels)}" for one in served
+    )
+    hint = f"The models read {needed}. Send null where a value is missing."
+    raise DataError("no model reads these channels", where=where, hint=hint)

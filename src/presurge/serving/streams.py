@@ -2,10 +2,12 @@
 
 A forecast equals that of ``presurge predict`` for the same rows, bit for bit, because it is made by the same code: where one
 row follows the last, the interval tracker observes it in constant time; where anything else happened (a late row, a gap,
-a first row), the model forecasts from the rows that are kept, which reach back as far as its intervals look.
+a first row), the model forecasts from the rows that are kept, which reach back as far as its intervals look. There it also
+makes the forecasts that the live scores miss, so that these are the same after a restart.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,44 +15,33 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from presurge.errors import ConfigError, DataError, HistoryError
+from presurge.errors import ConfigError, DataError, HistoryError, PresurgeError
 from presurge.models.following import BLOCK
 from presurge.models.forecaster import Forecaster
 from presurge.models.history import followed, matching_channels
 from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.series.forecast import Forecast
-from presurge.series.holidays import is_holidays
-from presurge.series.panel import Channel, FloatArray, IntArray, Panel
+from presurge.series.frequency import SECOND, parse_step
+from presurge.series.holidays import holidays_after, is_holidays
+from presurge.series.panel import Channel, FloatArray, Panel
 from presurge.series.timestamps import format_stamp
-from presurge.series.windows import chunks, whole
+from presurge.series.windows import whole
+from presurge.serving.config import ServeConfig
 from presurge.serving.live import Live, day_rows
-from presurge.serving.rows import AHEAD, Rows, Shape, panel_of
-from presurge.sources.table import Fill
-from presurge.workflows.predict import GapRule, interpolate_context
+from presurge.serving.rows import Rows, Shape
+from presurge.workflows.predict import interpolate_context
 
 _AT_ONCE = 64
 """Items whose rows are walked together, which bounds the memory."""
 _CATCH_UP = 32
 """Rows that a tracker observes one after another; for more, forecasting from all rows is faster."""
+_AHEAD = 60 * SECOND
+"""How far the clock of a client may be ahead."""
+_log = logging.getLogger("presurge.serving")
 
 State = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row or raw event of one item, as it came in.
-
-    Attributes:
-        item: Its item.
-        time: Microseconds since the Unix epoch, or on the model's own clock.
-        values: Channel -> value; None where it is missing.
-        event: Whether it is one of many of its bucket, to be added up, rather than a whole bucket.
-    """
-
-    item: str
-    time: int
-    values: Mapping[str, float | None]
-    event: bool = False
+Document = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
+"""JSON values and arrays."""
 
 
 class Latest(NamedTuple):
@@ -74,16 +65,22 @@ class Item:
     """One item.
 
     Attributes:
+        name: Its name.
         rows: Its buckets.
         live: How wrong its forecasts were.
         latest: Its newest forecast, replaced as a whole: readers may be in another thread.
+        known: The last row that the state knows; one before the newest closed one where a forecast is due.
         state: What the tracker needs to go on from there; None if the rows before changed.
+        before: The state one row earlier: the newest row is the one that is most often added to.
     """
 
+    name: str
     rows: Rows
     live: Live
     latest: Latest
+    known: int
     state: State | None = None
+    before: State | None = None
 
 
 @dataclass(eq=False)
@@ -92,108 +89,166 @@ class Stream:
 
     Attributes:
         model: The model.
-        fill: What a bucket without a row holds, as in ``read_table``.
-        fill_gaps: How to treat missing values in a context: interpolate and say so, or give no forecast.
-        lateness: How long after its end a bucket of events stays open, in microseconds.
-        window: Rows over which the live error is measured.
-        most_items: How many items there may be.
+        config: How to treat rows.
+        items: The items by name.
+        shape: What their rows have in common.
+        refusal: Why the model cannot follow a stream of rows; empty if it can.
     """
 
     model: Forecaster
-    fill: Fill = "auto"
-    fill_gaps: GapRule = "interpolate"
-    lateness: int = 0
-    window: int = 200
-    most_items: int = 10_000
+    config: ServeConfig
     items: dict[str, Item] = field(default_factory=dict)
     shape: Shape = field(init=False)
-    dirty: set[str] = field(init=False, default_factory=set)
+    refusal: str = field(init=False)
 
     def __post_init__(self) -> None:
-        spec = self.model.fitted_spec()
-        made = [channel.name for channel in spec.known if is_holidays(channel.name)]
-        self._ratios = any("/" in channel.name for channel in spec.channels)
-        self._tracks = not self._ratios and not spec.known
-        self.refusal = _refusal(self.model)
+        model, spec, config = self.model, self.model.fitted_spec(), self.config
+        self._dirty = set[str]()
+        self._lateness = 0 if config.lateness == "0s" else parse_step(config.lateness)
+        self._made = [channel.name for channel in spec.known if is_holidays(channel.name)]
+        incoming: dict[str, Channel] = {}
+        for channel in spec.channels:
+            for part in [] if channel.name in self._made else _parts(channel.name):
+                incoming.setdefault(part, replace(channel, name=part))
+        self._names = [*incoming]
+        self._ratios = [
+            (place, *map(self._names.index, _parts(channel.name)))
+            for place, channel in enumerate(spec.channels)
+            if channel.name not in (*self._made, *self._names)
+        ]
+        self._tangled = {over for _, over, _ in self._ratios} & {under for *_, under in self._ratios}
+        self._window = len(Live.begin(model, config.window).bucket_W) + model.horizon
+        reach = max(model.context + 2 * BLOCK, day_rows(spec.step))
         self.shape = Shape(
-            channels=_incoming([channel for channel in spec.channels if channel.name not in made]),
+            channels=tuple(incoming.values()),
             step=spec.step,
-            rows=self.model.horizon + max(self.model.context + 2 * BLOCK, day_rows(spec.step)),
-            fill=self.fill,
+            rows=model.horizon + reach + self._window,
+            ahead=(self._lateness + _AHEAD) // spec.step + 4,
+            fill=config.fill,
+        )
+        needed = [channel.name for channel in spec.known if channel.name not in self._made]
+        self.refusal = (
+            f"the model needs the future of {', '.join(needed)}, which no stream of rows holds"
+            if needed
+            else f"the model needs the static features {', '.join(spec.features)}"
+            if spec.features
+            else ""
         )
 
     def reads(self, values: Iterable[str], *, event: bool) -> bool:
         """Whether a row with these values has all channels; an event counts as a request by itself."""
-        names = {channel.name for channel in self.shape.channels}
-        return names <= {*values, *(("requests",) if event else ())}
+        return {*self._names} <= {*values, *(("requests",) if event else ())}
 
-    def add(self, row: Row, now: int) -> str:
-        """Take a row in; returns what became of it: ``added``, ``late`` (added to a closed bucket) or ``too late``.
+    def add(
+        self, name: str, time: int, values: Mapping[str, float | None], *, event: bool = False, now: int = 0
+    ) -> bool:
+        """Take a row in.
+
+        Args:
+            name: Its item.
+            time: Microseconds since the Unix epoch, or on the model's own clock.
+            values: Channel -> value; None where it is missing.
+            event: Whether it is one of many of its bucket, to be added up, rather than a whole bucket.
+            now: What time it is; 0 if nobody knows.
+
+        Returns:
+            Whether it is late: added to a closed bucket.
 
         Raises:
             ConfigError: The model needs more than rows.
-            DataError: It lies in the future, or there are too many items.
+            DataError: It lies in the future or too far in the past, or there are too many items.
         """
         if self.refusal:
             raise ConfigError(self.refusal, setting="model", hint="Send whole histories to forecast instead.")
-        step = self.shape.step
-        if now and row.time > now + step * (1 if row.event else 2) + 60_000_000:
-            at = format_stamp(row.time, self.model.fitted_spec().clock)
+        spec, bucket = self.model.fitted_spec(), time // self.shape.step
+        if now and time > now + spec.step + _AHEAD:
             hint = "Check the unit of `time`, and the clocks of the two machines."
-            raise DataError(f"{at} lies in the future", where=_place(row.item), hint=hint)
-        item = self.items.get(row.item)
-        if item is None:
-            if len(self.items) >= self.most_items:
-                hint = "Raise `max_items`, or name fewer items."
-                raise DataError(
-                    f"there are {self.most_items} items already", where=_place(row.item), hint=hint
-                )
-            rows = Rows.begin(self.shape, row.time, event=row.event)
-            item = self.items[row.item] = Item(rows, Live.begin(self.model, self.window), Latest(rows.last))
-        rows, bucket = item.rows, item.rows.bucket(row.time)
-        if bucket < rows.first and rows.last - bucket < self.shape.rows:
-            rows.first = bucket  # an older row than the first one
-        elif bucket < rows.oldest:
-            return "too late"
-        if row.event and bucket - rows.last > AHEAD:
-            rows.close(bucket - AHEAD)
-        value_C = np.array([_number(row, channel.name) for channel in self.shape.channels], np.float64)
-        late = bucket <= rows.last
-        rows.add(bucket, value_C)
-        if late:
-            item.state, item.live.scored = None, min(item.live.scored, bucket - 1)
-        elif not row.event:
+            what = f"{format_stamp(time, spec.clock)} lies in the future"
+            raise DataError(what, where=_place(name), hint=hint)
+        item = self.items.get(name) or self._begin(name, 0 if event else time % spec.step, bucket)
+        rows = item.rows
+        if bucket < rows.oldest and (rows.oldest > rows.first or rows.last - bucket >= self.shape.rows):
+            what = f"too late: no row before {format_stamp(rows.start(rows.oldest), spec.clock)} is kept"
+            raise DataError(what, where=_place(name))
+        moved, late = rows.phase not in (0, time % spec.step), bucket <= rows.last
+        rows.phase, rows.first = 0 if moved else rows.phase, min(bucket, rows.first)
+        numbers = [values.get(one, 1.0 if event and one == "requests" else None) for one in self._names]
+        rows.add(bucket, numbers)
+        if not (event or late):
             rows.close(bucket)
-        self.dirty.add(row.item)
-        return "late" if late else "added"
+        if late:
+            item.live.scored = min(item.live.scored, bucket - 1)
+        if moved or (late and bucket <= item.known):
+            again = bucket == item.known and not moved
+            item.state, item.before = item.before if again else None, None
+            item.known = min(item.known, rows.last) - 1
+        self._dirty.add(name)
+        return late
 
-    def close(self, now: int) -> None:
-        """Close the buckets of events that are over: by the clock where there is one, else by the events themselves."""
-        for name, item in self.items.items():
+    def _begin(self, name: str, phase: int, bucket: int) -> Item:
+        if len(self.items) >= self.config.max_items:
+            hint = "Raise `max_items`, or name fewer items."
+            raise DataError(f"there are {len(self.items)} items already", where=_place(name), hint=hint)
+        return self._put(name, Rows.begin(self.shape, phase, bucket), self._learned(name, bucket))
+
+    def _learned(self, name: str, bucket: int) -> int:
+        """The last row that is not scored: one before the first, or that the model learned from."""
+        until = self.model.calibration.until.get(name) if self.model.calibration else None
+        return max(bucket, -(1 << 62) if until is None else until // self.shape.step + 1) - 1
+
+    def _put(self, name: str, rows: Rows, scored: int) -> Item:
+        """An item that is forecast as soon as a row is closed; no forecast up to a row is scored."""
+        live = Live.begin(self.model, self.config.window)
+        item = self.items[name] = Item(name, rows, live, Latest(scored), rows.last - 1)
+        self._dirty.add(name)
+        return item
+
+    @property
+    def open(self) -> bool:
+        """Whether an item has buckets that the clock can close."""
+        return any(item.rows.top > item.rows.last for item in [*self.items.values()])
+
+    def update(self, now: int = 0) -> None:
+        """Close the buckets of events that are over, by the clock or by later events, and forecast what follows the last of each item."""
+        for item in self.items.values():
             rows = item.rows
-            seen = max(now, rows.start(rows.top))
-            over = rows.bucket(seen - self.lateness) - 1
-            if rows.last < over and rows.top > rows.last:
-                rows.close(min(over, rows.top))
-                self.dirty.add(name)
+            if rows.top > rows.last:
+                over = rows.bucket(max(now, rows.start(rows.top)) - self._lateness) - 1
+                if over > rows.last:
+                    rows.close(min(over, rows.top))
+                    self._dirty.add(item.name)
+        changed, self._dirty = [self.items[name] for name in self._dirty], set()
+        while due := [item for item in changed if item.known < item.rows.last >= item.rows.first]:
+            ready, rest = list[Item](), list[Item]()
+            for item in due:
+                (ready if self._follows(item) else rest).append(item)
+            self._guarded(self._observe, ready)
+            for at in range(0, len(rest), _AT_ONCE):
+                self._guarded(self._forecast, rest[at : at + _AT_ONCE])
 
-    def update(self) -> None:
-        """Bring the forecasts of all items up to their last closed bucket."""
-        changed = {name: self.items[name] for name in self.dirty}
-        self.dirty.clear()
-        behind = {
-            name: item
-            for name, item in changed.items()
-            if item.state is None or not self._tracks or item.rows.last - item.latest.bucket > _CATCH_UP
-        }
-        for part in chunks(np.arange(len(behind)), _AT_ONCE):
-            self._forecast({name: behind[name] for name in [*behind][part[0] : part[-1] + 1]})
-        while due := {
-            name: item
-            for name, item in changed.items()
-            if item.state is not None and item.latest.bucket < item.rows.last
-        }:
-            self._observe(due)
+    def _follows(self, item: Item) -> bool:
+        """Whether the tracker can observe the next row: a ratio that no row had yet is carried back to the first row."""
+        if item.state is None or item.rows.last - item.known > _CATCH_UP or self._tangled:
+            return False
+        last_N = item.state["context_ILN"][0, -1]
+        return not any(np.isnan(last_N[place]) for place, *_ in self._ratios)
+
+    def _guarded(self, work: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+        """Work on items; the fault of one costs no other its forecast."""
+        try:
+            if items:
+                work(items)
+        except Exception as error:
+            if len(items) > 1:
+                for item in items:
+                    if item.known < item.rows.last:
+                        self._guarded(work, [item])
+                return
+            (item,), what = items, error.what if isinstance(error, PresurgeError) else repr(error)
+            latest = Latest(item.rows.last, None, (), f"the model failed: {what}")
+            if latest.reason != item.latest.reason:
+                _log.error("item %r cannot be forecast", item.name, exc_info=error)
+            item.latest, item.known, item.state, item.before = latest, item.rows.last, None, None
 
     def forecast(
         self, names: Sequence[str], horizon: int | None = None, levels: Sequence[float] | None = None
@@ -204,20 +259,21 @@ class Stream:
             HistoryError: No item has one.
             ConfigError: A level cannot be used.
         """
-        found = {name: self.items[name].latest for name in names if name in self.items}
-        ready = {name: latest for name, latest in found.items() if latest.made is not None}
+        found = {name: self.items[name] for name in names if name in self.items}
+        latest = {name: item.latest for name, item in found.items()}
+        made = {name: one.made for name, one in latest.items() if one.made is not None}
         missing = {
-            name: found[name].reason if name in found else "nothing was observed"
+            name: latest[name].reason if name in latest else "nothing was observed"
             for name in names
-            if name not in ready
+            if name not in made
         }
-        if not ready:
+        if not made:
             name, reason = next(iter(missing.items()))
             raise HistoryError(f"no forecast: {reason}", where=_place(name), hint="Observe more rows.")
-        origin_I = np.array([self.items[name].rows.start(latest.bucket) for name, latest in ready.items()])
-        made = Tracked.joined([latest.made for latest in ready.values() if latest.made is not None])
-        (forecast,) = self.model.told(made, tuple(ready), origin_I, horizon, levels=levels)
-        own = dict.fromkeys(flag for latest in ready.values() for flag in latest.flags)
+        origin_I = np.array([found[name].rows.start(latest[name].bucket) for name in made])
+        joint = Tracked.joined([*made.values()])
+        (forecast,) = self.model.told(joint, tuple(made), origin_I, horizon, levels=levels)
+        own = dict.fromkeys(flag for name in made for flag in latest[name].flags)
         return replace(forecast, flags=(*forecast.flags, *own), missing=missing)
 
     def told(self, name: str, shown: int = 240) -> dict[str, Any]:
@@ -243,55 +299,82 @@ class Stream:
             ],
         }
 
-    def _forecast(self, items: Mapping[str, Item]) -> None:
-        """Forecast from all rows of some items."""
-        filled = {name: item for name, item in items.items() if item.rows.last >= item.rows.first}
-        if not filled:
-            return
+    def _forecast(self, items: Sequence[Item]) -> None:
+        """Forecast from all rows of some items: after the last one, and after those whose forecasts the live scores miss."""
         model = self.model
-        series, origins = followed(self._history(filled), None, model.fitted_spec(), model.horizon)
-        fits = whole(series, origins, context=model.context, horizon=model.horizon)
-        fits &= origins + 1 - series.indptr[:-1] >= model.context
+        series, last_I = followed(self._history(items), None, model.fitted_spec(), model.horizon)
+        size_I = [self._missing(item) for item in items]
+        origins = np.concatenate(
+            [np.arange(last - n, last) + 1 for last, n in zip(last_I, size_I, strict=True)]
+        )
+        fits = origins + 1 - np.repeat(series.indptr[:-1], size_I) >= model.context
+        fits[fits] = whole(series, origins[fits], context=model.context, horizon=model.horizon)
         tracker = IntervalTracker(model, series, peaks=True)
-        made = tracker.predict(origins[fits]) if fits.any() else None
-        states = split(tracker.state()) if self._tracks else [None] * len(filled)
-        place_I = np.cumsum(fits) - 1
-        for number, (name, item) in enumerate(filled.items()):
-            own = made.part(slice(place_I[number], place_I[number] + 1)) if made and fits[number] else None
-            self._keep(name, item, item.rows.last, states[number], own)
+        tracked = tracker.predict(origins[fits]) if fits.any() else None
+        states, place = split(tracker.state(last_I)), np.cumsum(fits) - 1
+        made = [
+            tracked.part(slice(p, p + 1)) if tracked and ok else None
+            for p, ok in zip(place, fits, strict=True)
+        ]
+        for item, state, end, size in zip(items, states, np.cumsum(size_I).tolist(), size_I, strict=True):
+            for ago in range(size - 1, 0, -1):
+                item.live.add(item.rows.last - ago, made[end - 1 - ago], partial(self._targets, item.rows))
+            item.before = None
+            self._keep(item, item.rows.last, state, made[end - 1])
 
-    def _observe(self, items: Mapping[str, Item]) -> None:
+    def _missing(self, item: Item) -> int:
+        """From how many of the last rows to forecast: at least from the last one."""
+        rows = item.rows
+        return max(1, rows.last - max(item.latest.bucket, rows.last - self._window, rows.oldest - 1))
+
+    def _observe(self, items: Sequence[Item]) -> None:
         """Let the tracker observe the next row of some items."""
-        model = self.model
-        buckets = [item.latest.bucket + 1 for item in items.values()]
-        pairs = [*zip(items.items(), buckets, strict=True)]
-        row_IN = np.concatenate([item.rows.values(bucket, bucket + 1) for (_, item), bucket in pairs])
-        times_I = np.array([item.rows.start(bucket) for (_, item), bucket in pairs])
-        tracker = IntervalTracker(model, self._empty([*items], times_I), peaks=True)
-        tracker.restore(joined_states([item.state for item in items.values() if item.state is not None]))
-        made = tracker.observe(row_IN, times_I=times_I)
-        for number, (((name, item), bucket), state) in enumerate(
-            zip(pairs, split(tracker.state()), strict=True)
-        ):
-            gaps = np.isnan(state["context_ILN"]).any()
-            self._keep(name, item, bucket, state, None if gaps else made.part(slice(number, number + 1)))
+        spec = self.model.fitted_spec()
+        states = [item.state for item in items if item.state is not None]
+        row_IKC = np.stack([item.rows.values(item.known + 1, item.known + 2) for item in items])
+        before = int(bool(self._ratios))
+        if before:  # a row with the ratios of the last one, from which they are carried
+            before_I1C = np.zeros_like(row_IKC)
+            for place, over, under in self._ratios:
+                before_I1C[:, 0, over] = [state["context_ILN"][0, -1, place] for state in states]
+                before_I1C[:, 0, under] = 1
+            row_IKC = np.concatenate((before_I1C, row_IKC), axis=1)
+        starts = [item.rows.start(item.known + 1 - before) for item in items]
+        row = self._panel([item.name for item in items], [*row_IKC], starts)
+        times_I = row.times_of(row.indptr[1:] - 1)
+        future_IHK = None
+        if self._made:
+            future = holidays_after(row, self.model.horizon, self._made).select([c.name for c in spec.known])
+            future_IHK = future.values.reshape(len(items), self.model.horizon, -1)
+        tracker = IntervalTracker(self.model, row, peaks=True)
+        tracker.restore(joined(states))
+        made = tracker.observe(
+            row.values[before :: 1 + before],
+            times_I=times_I,
+            future_IHK=future_IHK,
+            carried_IN=None if row.carried is None else row.carried[before :: 1 + before],
+        )
+        for number, (item, state) in enumerate(zip(items, split(tracker.state()), strict=True)):
+            gaps, item.before = np.isnan(state["context_ILN"]).any(), item.state
+            own = None if gaps else made.part(slice(number, number + 1))
+            self._keep(item, item.known + 1, state, own)
 
-    def _keep(self, name: str, item: Item, bucket: int, state: State | None, made: Tracked | None) -> None:
+    def _keep(self, item: Item, bucket: int, state: State, made: Tracked | None) -> None:
         """Keep what was made of an item; where its context has gaps, forecast from rows between their neighbours."""
-        flags: tuple[str, ...] = ()
-        rows = bucket - item.rows.oldest + 1
+        flags, rows = tuple[str, ...](), bucket - item.rows.oldest + 1
         reason = f"{rows} of the {self.model.context} rows that the model reads were observed"
         if made is None and rows >= self.model.context:
             reason = f"a value is missing in the last {self.model.context} rows"
-            if self.fill_gaps == "interpolate":
-                made, flags = self._bridged(name, item)
-        item.state, item.latest = state, Latest(bucket, made, flags, reason)
+            if self.config.fill_gaps == "interpolate" and bucket == item.rows.last:
+                made, flags = self._bridged(item)
+        item.state, item.known = state, bucket
+        item.latest = Latest(bucket, made, flags, reason)
         item.live.add(bucket, made, partial(self._targets, item.rows))
 
-    def _bridged(self, name: str, item: Item) -> tuple[Tracked | None, tuple[str, ...]]:
+    def _bridged(self, item: Item) -> tuple[Tracked | None, tuple[str, ...]]:
         """The forecast of an item from a context without its gaps, and the sentence that says so."""
         model = self.model
-        history, flags = interpolate_context(self._history({name: item}), model)
+        history, flags = interpolate_context(self._history([item]), model)
         series, origins = followed(history, None, model.fitted_spec(), model.horizon)
         if not whole(series, origins, context=model.context, horizon=model.horizon).all():
             return None, ()
@@ -299,73 +382,66 @@ class Stream:
 
     def adopt(self, other: "Stream") -> bool:
         """Go on with the rows of another model's stream, if they are of the same channels and step; the live error starts anew."""
-        if (other.shape.channels, other.shape.step) != (self.shape.channels, self.shape.step):
-            return False
-        for name, item in other.items.items():
-            rows = item.rows.resized(self.shape)
-            self.items[name] = Item(rows, Live.begin(self.model, self.window), Latest(rows.last))
-        self.dirty = {*self.items}
-        return True
+        return self.restore(*other.document(), live=False)
 
-    def document(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """Rows and live errors of all items: (JSON values, arrays)."""
-        kept = [
-            item.rows.kept() | {f"live.{name}": getattr(item.live, name)[None] for name in Live.KEPT}
-            for item in self.items.values()
-        ]
-        config = {
-            "items": [*self.items],
-            "channels": [c.name for c in self.shape.channels],
-            "step": self.shape.step,
-        }
-        return config, {
-            name: np.concatenate([one[name] for one in kept]) for name in (kept[0] if kept else ())
-        }
+    def document(self) -> Document:
+        """Rows and live errors of all items."""
+        config: dict[str, Any] = {"channels": self._incoming(), "step": self.shape.step, "items": {}}
+        parts: dict[str, list[npt.NDArray[Any]]] = {}
+        for item in self.items.values():
+            ends, total, count = item.rows.kept()
+            config["items"][item.name] = [*ends, item.latest.bucket]
+            arrays = {f"live.{name}": getattr(item.live, name)[None] for name in Live.KEPT}
+            for name, array in {**arrays, "total": total, "count": count}.items():
+                parts.setdefault(name, []).append(array)
+        return config, {name: np.concatenate(part) for name, part in parts.items()}
 
-    def restore(self, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
-        """Go on from a document of the same channels and step."""
-        mine = [c.name for c in self.shape.channels], self.shape.step
-        if (config["channels"], config["step"]) != mine:
+    def restore(
+        self, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], *, live: bool = True
+    ) -> bool:
+        """Go on from a document of the same channels and step, with its live errors or without; otherwise return False."""
+        if (config["channels"], config["step"]) != (self._incoming(), self.shape.step):
             return False
         at = 0
-        for number, name in enumerate(config["items"]):
-            own = {key: array[number : number + 1] for key, array in arrays.items()}
-            end = at + int(own["ends"][0, 3] - own["ends"][0, 1]) + 1
-            own |= {key: arrays[key][at:end] for key in ("total", "count", "seen")}
-            rows, at = Rows.of(self.shape, own), end
-            live = Live.begin(self.model, self.window)
-            live.restore({key: own[f"live.{key}"][0] for key in Live.KEPT})
-            self.items[name] = Item(rows, live, Latest(rows.last))
-        self.dirty = {*self.items}
+        for number, (name, (*ends, latest)) in enumerate(config["items"].items()):
+            begin, at = at, at + ends[3] - ends[1] + 1
+            rows = Rows.of(self.shape, ends, arrays["total"][begin:at], arrays["count"][begin:at])
+            item = self._put(name, rows, latest if live else rows.last)
+            if live:
+                item.live.restore({key: arrays[f"live.{key}"][number] for key in Live.KEPT})
         return True
 
-    def _history(self, items: Mapping[str, Item]) -> Panel:
+    def _incoming(self) -> list[list[str]]:
+        return [[channel.name, channel.kind] for channel in self.shape.channels]
+
+    def _history(self, items: Sequence[Item]) -> Panel:
         """The closed buckets of some items, as the model reads them."""
+        parts = [item.rows.values(item.rows.oldest, item.rows.last + 1) for item in items]
+        starts = [item.rows.start(item.rows.oldest) for item in items]
+        return self._panel([item.name for item in items], parts, starts)
+
+    def _panel(self, names: Sequence[str], parts: Sequence[FloatArray], starts: Sequence[int]) -> Panel:
+        """Rows of some items, with the channels that the model reads."""
         spec = self.model.fitted_spec()
-        panel = panel_of({name: item.rows for name, item in items.items()}, spec.clock)
+        panel = Panel(
+            values=np.concatenate(parts),
+            channels=self.shape.channels,
+            step=spec.step,
+            start=np.array(starts),
+            items=tuple(names),
+            indptr=np.cumsum([0, *map(len, parts)]),
+            clock=spec.clock,
+        )
         return matching_channels(panel.with_ratios(channel.name for channel in spec.channels), spec)
 
     def _targets(self, rows: Rows, begin: int, end: int) -> FloatArray:
         """What came of the targets in some buckets: [B, C], NaN where nothing was measured or is kept."""
-        value_BN, names = rows.values(begin, end), [channel.name for channel in self.shape.channels]
-        value_BN[: max(rows.oldest - begin, 0)] = np.nan
-        columns = []
+        value_BN, columns = rows.values(begin, end), []
         for channel in self.model.fitted_spec().targets:
-            over, *under = [value_BN[:, names.index(part)] for part in _parts(channel.name)]
+            over, *under = [value_BN[:, self._names.index(part)] for part in _parts(channel.name)]
             with np.errstate(invalid="ignore", divide="ignore"):
                 columns.append(np.where(under[0] != 0, over / under[0], np.nan) if under else over)
         return np.stack(columns, axis=1).astype(np.float32)
-
-    def _empty(self, items: Sequence[str], start_I: IntArray) -> Panel:
-        """A panel of items without rows."""
-        return Panel(
-            values=np.zeros((0, len(self.shape.channels)), np.float32),
-            channels=self.shape.channels,
-            step=self.shape.step,
-            start=start_I,
-            items=tuple(items),
-            indptr=np.zeros(len(items) + 1, np.int64),
-        )
 
 
 def split(state: State) -> list[State]:
@@ -374,47 +450,23 @@ def split(state: State) -> list[State]:
     return [{name: array[i : i + 1] for name, array in state.items()} for i in range(number)]
 
 
-def joined_states(states: Sequence[State]) -> State:
+def joined(states: Sequence[State]) -> State:
     """The state of several items; an item that was never forecast has no learned quantiles yet."""
-    centres = max(state["centres_IHHZC"].shape[3] for state in states)
-
-    def wide(state: State) -> State:
-        array = state["centres_IHHZC"]
-        return state if array.shape[3] == centres else state | {"centres_IHHZC": np.repeat(array, centres, 3)}
-
-    wider = [wide(state) for state in states]
-    return {name: np.concatenate([state[name] for state in wider]) for name in wider[0]}
-
-
-def _incoming(channels: Sequence[Channel]) -> tuple[Channel, ...]:
-    """The channels that have to come in: of a ratio its two parts."""
-    names: dict[str, Channel] = {}
-    for channel in channels:
-        parts = _parts(channel.name)
-        names |= {part: replace(channel, name=part) for part in parts if part not in names}
-    return tuple(names.values())
+    centres = [state["centres_IHHZC"] for state in states]
+    most = max(array.shape[3] for array in centres)
+    wide = [array if array.shape[3] == most else np.repeat(array, most, 3) for array in centres]
+    together = {
+        name: np.concatenate([state[name] for state in states])
+        for name in states[0]
+        if name != "centres_IHHZC"
+    }
+    return together | {"centres_IHHZC": np.concatenate(wide)}
 
 
 def _parts(channel: str) -> list[str]:
     """A channel, or the two that it is the ratio of."""
-    return channel.split("/")
-
-
-def _refusal(model: Forecaster) -> str:
-    """Why a model cannot follow a stream of rows; empty if it can."""
-    spec = model.fitted_spec()
-    known = [channel.name for channel in spec.known if not is_holidays(channel.name)]
-    if known:
-        return f"the model needs the future of {', '.join(known)}, which no stream of rows holds"
-    if spec.features:
-        return f"the model needs the static features {', '.join(spec.features)}"
-    return ""
-
-
-def _number(row: Row, channel: str) -> float:
-    """The value of a channel in a row; NaN where it is missing. Every event is a request."""
-    value = row.values.get(channel, 1.0 if row.event and channel == "requests" else None)
-    return np.nan if value is None else float(value)
+    parts = channel.split("/")
+    return parts if len(parts) == 2 else [channel]
 
 
 def _place(item: str) -> str | None:
