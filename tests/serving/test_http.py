@@ -164,6 +164,8 @@ def test_metrics_name_routes_and_not_what_clients_wrote(client: httpx.Client) ->
     for path in ("/healthz", "/v1/forecast/web", "/v1/forecast/shop", "/nothing/of/mine", "/v2/models/load"):
         client.get(path)
     text = client.get("/metrics").text
-    counts = [line for line in text.splitlines() if line.startswith("presurge_http_request_duration_seconds_count")]
+    counts = [
+        line for line in text.splitlines() if line.startswith("presurge_http_request_duration_seconds_count")
+    ]
     routes = {line.split('route="')[1].split('"')[0] for line in counts}
     assert routes == {"/healthz", "/v1/forecast/{item}", "other", "/v2/models/{name}"}

@@ -6,7 +6,7 @@ Shapes: R buckets, B some of them, C channels, N those and one more.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from presurge.errors import DataError
-from presurge.series.frequency import SECOND
 from presurge.series.panel import Channel, FloatArray
 from presurge.sources.table import Fill
 
-_TIMES = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND
-"""The years 1 to 9999."""
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +161,10 @@ def moment(value: str | float, *, where: str) -> int:
     try:
         if isinstance(value, str):
             stamp = datetime.fromisoformat(value)
-            stamp = stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
-            since = stamp - datetime(1970, 1, 1, tzinfo=UTC)
-            return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
+            return ((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
         size = abs(value)
         unit = 1e6 if size < 1e11 else 1e3 if size < 1e14 else 1 if size < 1e17 else 1e-3
-        time = round(value * unit)
-        if not _TIMES[0] <= time < _TIMES[1]:
-            raise ValueError
-        return time
+        return (_EPOCH + round(value * unit) * _MICROSECOND - _EPOCH) // _MICROSECOND  # checks the range
     except (ValueError, OverflowError) as error:
         hint = "Write 2024-05-01T00:00:00Z, or a number of seconds or milliseconds since 1970."
         raise DataError(f"{value!r} is not a time", where=where, hint=hint) from error

@@ -27,13 +27,15 @@ from presurge.serving.config import ServeConfig
 from presurge.serving.histories import Asked, Histories, answer, forecast_alone
 from presurge.serving.journal import Journal
 from presurge.serving.rows import moment
-from presurge.serving.streams import Document, Stream
+from presurge.serving.streams import Stream
 from presurge.workflows.predict import PredictConfig
 
 IDS = 100_000
 """How many identifiers of observations are remembered."""
 _INLINE = 64
 """Windows that are forecast in the event loop; more go to a thread, so that nobody waits for them."""
+_RETRY = 2.0
+"""Seconds between two tries to save what the disk refused."""
 T = TypeVar("T")
 _log = logging.getLogger("presurge.serving")
 
@@ -81,7 +83,7 @@ class Service:
         self._records: list[tuple[Record, asyncio.Future[dict[str, Any]]]] = []
         self._asked: list[Asked] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._failures, self._saving = 0, False
+        self._retry = 0.0
 
     async def start(self) -> None:
         """Read what is on disk, and begin to answer.
@@ -104,7 +106,7 @@ class Service:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self._lock:
             if self.journal is not None:
-                await self._snapshot(self.journal, wait=True)
+                await asyncio.to_thread(self._snapshot, self.journal)
                 self.journal.close()
 
     def now(self) -> int:
@@ -212,7 +214,7 @@ class Service:
         await asyncio.to_thread(_try, new.model)
         async with self._lock:
             before = self.served[old.name].stream
-            kept = await asyncio.to_thread(new.stream.adopt, before)
+            kept = await asyncio.to_thread(lambda: new.stream.restore(*before.document(), live=False))
             await asyncio.to_thread(new.stream.update)
             self.served = self.served | {old.name: new}
         if not kept and before.items:
@@ -294,33 +296,36 @@ class Service:
             try:
                 results = await asyncio.to_thread(self._commit, [record for record, _ in batch])
             except Exception as error:
+                _log.exception("observations were not taken in")
                 results = [error] * len(batch)
             for (_, answer), result in zip(batch, results, strict=True):
-                if answer.done():
+                if answer.done():  # the client went away
                     continue
                 if isinstance(result, Exception):
                     answer.set_exception(result)
                 else:
                     answer.set_result(result)
-            if self.journal is not None and self.journal.size > self.config.snapshot_mb << 20:
-                await self._snapshot(self.journal)
 
     def _commit(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """Log records, take them in and forecast; if the disk refuses, forecasting goes on from memory."""
-        durable = self.journal is not None
-        if self.journal is not None:
-            try:
-                self.journal.append([encode(record) for record in records])
-            except StorageError as error:
-                self._refused(error)
-                durable = False
+        journal, durable = self.journal, self.journal is not None
+        try:
+            if journal is not None and records:
+                journal.append([encode(record) for record in records])
+        except StorageError as error:
+            durable = self._refused(error)
         answers = [self._take(record) | {"durable": durable} for record in records]
-        self._update(self.now())
+        for served in self.served.values():
+            served.stream.update(self.now())
+        again = self.storage and time.monotonic() > self._retry
+        if journal is not None and (again or journal.size > self.config.snapshot_mb << 20):
+            self._snapshot(journal)
         return answers
 
-    def _refused(self, error: PresurgeError) -> None:
-        self._failures += 1
-        self.storage = f"{error.where}: {error.what}"
+    def _refused(self, error: PresurgeError) -> bool:
+        """Say so; a snapshot is tried until the disk takes it, because the log lacks what came meanwhile."""
+        self.storage, self._retry = f"{error.where}: {error.what}", time.monotonic() + _RETRY
+        return False
 
     def _take(self, record: Record) -> dict[str, Any]:
         """Take a record into the streams of its models."""
@@ -334,10 +339,10 @@ class Service:
         for name, at, values, event in record.rows:
             late, reasons = list[bool](), list[str]()
             for served in self.served.values():
-                stream, now = served.stream, _clock(served.model, record.now)
+                stream = served.stream
                 if record.model in (None, served.name) and stream.reads(values, event=event):
                     try:
-                        late.append(stream.add(name, at, values, event=event, now=now))
+                        late.append(stream.add(name, at, values, event=event, now=record.now))
                     except Exception as error:
                         what = error.what if isinstance(error, PresurgeError) else repr(error)
                         reasons.append(f"{served.name}: {what}")
@@ -346,23 +351,11 @@ class Service:
             refused += [{"item": name, "time": at / SECOND, "reason": reason} for reason in reasons]
         return counts | {"refused": refused}
 
-    def _update(self, now: int) -> None:
-        """Close what is over, and forecast where something changed."""
-        for served in self.served.values():
-            served.stream.update(_clock(served.model, now))
-
     async def _tick(self) -> None:
-        """Let the clock close buckets of events that nobody adds to any more, and save what the disk refused before."""
+        """Let the clock close buckets of events that nobody adds to any more, and the disk take what it refused before."""
         while True:
             await asyncio.sleep(0.5)
-            try:
-                async with self._lock:
-                    if any(served.stream.open for served in self.served.values()):
-                        await asyncio.to_thread(self._update, self.now())
-                    if self.storage and self.journal is not None:
-                        await self._snapshot(self.journal)
-            except Exception:
-                _log.exception("the clock could not close a bucket")
+            await self._write_all()
 
     def _answer(self) -> None:
         """Answer the forecasts that were asked for since the last turn of the loop."""
@@ -385,40 +378,20 @@ class Service:
                     )
         for record in journal.replay(read_record):
             self._take(record)
-        self._update(self.now())
+        for served in self.served.values():
+            served.stream.update(self.now())
         self.warnings += journal.warnings
 
-    async def _snapshot(self, journal: Journal, *, wait: bool = False) -> None:
-        """Save everything, so that the logs before are no longer needed; the disk works while observations go on."""
-        if self._saving and not wait:
-            return
-        failures = self._failures
-        try:
-            number, document = await asyncio.to_thread(lambda: (journal.rotate(), self._document()))
-        except StorageError as error:
-            self._refused(error)
-            return
-        self._saving = True
-        saving = self._spawn(asyncio.to_thread(self._save, journal, number, document, failures))
-        if wait:
-            await saving
-
-    def _document(self) -> Document:
+    def _snapshot(self, journal: Journal) -> None:
+        """Save everything, so that the logs before are no longer needed."""
         parts = {name: served.stream.document() for name, served in self.served.items()}
         config = {"ids": [*self._ids], "streams": {name: own for name, (own, _) in parts.items()}}
-        return config, {
-            f"{name}/{key}": array for name, (_, own) in parts.items() for key, array in own.items()
-        }
-
-    def _save(self, journal: Journal, number: int, document: Document, failures: int) -> None:
+        arrays = {f"{name}/{key}": array for name, (_, own) in parts.items() for key, array in own.items()}
         try:
-            journal.save(number, *document)
-            if self._failures == failures:
-                self.storage = ""
+            journal.save(journal.rotate(), config, arrays)
+            self.storage = ""
         except PresurgeError as error:
             self._refused(error)
-        finally:
-            self._saving = False
 
 
 def _too_many(what: str, given: int, most: int) -> ConfigError:
@@ -445,11 +418,6 @@ def _try(model: Forecaster) -> None:
     made = IntervalTracker(model, panel).predict(np.array([model.context - 1]))
     if not np.isfinite(made.mean_BHC).all():
         raise ModelError("forecasts something that is no number", hint="Train it again.")
-
-
-def _clock(model: Forecaster, now: int) -> int:
-    """What time it is on the clock of a model; 0 if nobody knows."""
-    return now if model.fitted_spec().clock == "utc" else 0
 
 
 def _check_read(served: Sequence[Served], values: Iterable[str], event: bool, where: str) -> None:

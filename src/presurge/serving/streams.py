@@ -21,7 +21,7 @@ from presurge.models.forecaster import Forecaster
 from presurge.models.history import followed, matching_channels
 from presurge.models.tracking import IntervalTracker, Tracked
 from presurge.series.forecast import Forecast
-from presurge.series.frequency import SECOND, parse_step
+from presurge.series.frequency import SECOND
 from presurge.series.holidays import holidays_after, is_holidays
 from presurge.series.panel import Channel, FloatArray, Panel
 from presurge.series.timestamps import format_stamp
@@ -103,8 +103,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         model, spec, config = self.model, self.model.fitted_spec(), self.config
-        self._dirty = set[str]()
-        self._lateness = 0 if config.lateness == "0s" else parse_step(config.lateness)
+        self._dirty, self._timed = set[str](), spec.clock == "utc"
         self._made = [channel.name for channel in spec.known if is_holidays(channel.name)]
         incoming: dict[str, Channel] = {}
         for channel in spec.channels:
@@ -123,17 +122,12 @@ class Stream:
             channels=tuple(incoming.values()),
             step=spec.step,
             rows=model.horizon + reach + self._window,
-            ahead=(self._lateness + _AHEAD) // spec.step + 4,
+            ahead=(config.lateness + _AHEAD) // spec.step + 4,
             fill=config.fill,
         )
-        needed = [channel.name for channel in spec.known if channel.name not in self._made]
-        self.refusal = (
-            f"the model needs the future of {', '.join(needed)}, which no stream of rows holds"
-            if needed
-            else f"the model needs the static features {', '.join(spec.features)}"
-            if spec.features
-            else ""
-        )
+        known = [f"the future of {channel.name}" for channel in spec.known if channel.name not in self._made]
+        lacking = ", ".join([*known, *spec.features])
+        self.refusal = f"the model needs {lacking}, which no stream of rows holds" if lacking else ""
 
     def reads(self, values: Iterable[str], *, event: bool) -> bool:
         """Whether a row with these values has all channels; an event counts as a request by itself."""
@@ -142,7 +136,7 @@ class Stream:
     def add(
         self, name: str, time: int, values: Mapping[str, float | None], *, event: bool = False, now: int = 0
     ) -> bool:
-        """Take a row in.
+        """Take a row in; returns whether it is late: added to a closed bucket.
 
         Args:
             name: Its item.
@@ -151,9 +145,6 @@ class Stream:
             event: Whether it is one of many of its bucket, to be added up, rather than a whole bucket.
             now: What time it is; 0 if nobody knows.
 
-        Returns:
-            Whether it is late: added to a closed bucket.
-
         Raises:
             ConfigError: The model needs more than rows.
             DataError: It lies in the future or too far in the past, or there are too many items.
@@ -161,7 +152,7 @@ class Stream:
         if self.refusal:
             raise ConfigError(self.refusal, setting="model", hint="Send whole histories to forecast instead.")
         spec, bucket = self.model.fitted_spec(), time // self.shape.step
-        if now and time > now + spec.step + _AHEAD:
+        if self._timed and now and time > now + spec.step + _AHEAD:
             hint = "Check the unit of `time`, and the clocks of the two machines."
             what = f"{format_stamp(time, spec.clock)} lies in the future"
             raise DataError(what, where=_place(name), hint=hint)
@@ -186,37 +177,29 @@ class Stream:
         return late
 
     def _begin(self, name: str, phase: int, bucket: int) -> Item:
+        """An item without rows; no forecast is scored that reaches back to rows that the model learned from."""
         if len(self.items) >= self.config.max_items:
             hint = "Raise `max_items`, or name fewer items."
             raise DataError(f"there are {len(self.items)} items already", where=_place(name), hint=hint)
-        return self._put(name, Rows.begin(self.shape, phase, bucket), self._learned(name, bucket))
-
-    def _learned(self, name: str, bucket: int) -> int:
-        """The last row that is not scored: one before the first, or that the model learned from."""
-        until = self.model.calibration.until.get(name) if self.model.calibration else None
-        return max(bucket, -(1 << 62) if until is None else until // self.shape.step + 1) - 1
+        learned = self.model.calibration.until.get(name) if self.model.calibration else None
+        until = bucket - 1 if learned is None else max(bucket - 1, learned // self.shape.step)
+        return self._put(name, Rows.begin(self.shape, phase, bucket), until)
 
     def _put(self, name: str, rows: Rows, scored: int) -> Item:
-        """An item that is forecast as soon as a row is closed; no forecast up to a row is scored."""
+        """An item that is forecast as soon as a row is closed; the forecasts up to a row are scored, or never will be."""
         live = Live.begin(self.model, self.config.window)
         item = self.items[name] = Item(name, rows, live, Latest(scored), rows.last - 1)
         self._dirty.add(name)
         return item
 
-    @property
-    def open(self) -> bool:
-        """Whether an item has buckets that the clock can close."""
-        return any(item.rows.top > item.rows.last for item in [*self.items.values()])
-
     def update(self, now: int = 0) -> None:
         """Close the buckets of events that are over, by the clock or by later events, and forecast what follows the last of each item."""
-        for item in self.items.values():
-            rows = item.rows
-            if rows.top > rows.last:
-                over = rows.bucket(max(now, rows.start(rows.top)) - self._lateness) - 1
-                if over > rows.last:
-                    rows.close(min(over, rows.top))
-                    self._dirty.add(item.name)
+        for name, item in self.items.items():
+            rows, seen = item.rows, item.rows.start(item.rows.top)
+            over = rows.bucket(max(now if self._timed else 0, seen) - self.config.lateness) - 1
+            if rows.last < min(over, rows.top):
+                rows.close(min(over, rows.top))
+                self._dirty.add(name)
         changed, self._dirty = [self.items[name] for name in self._dirty], set()
         while due := [item for item in changed if item.known < item.rows.last >= item.rows.first]:
             ready, rest = list[Item](), list[Item]()
@@ -259,8 +242,7 @@ class Stream:
             HistoryError: No item has one.
             ConfigError: A level cannot be used.
         """
-        found = {name: self.items[name] for name in names if name in self.items}
-        latest = {name: item.latest for name, item in found.items()}
+        latest = {name: self.items[name].latest for name in names if name in self.items}
         made = {name: one.made for name, one in latest.items() if one.made is not None}
         missing = {
             name: latest[name].reason if name in latest else "nothing was observed"
@@ -270,7 +252,7 @@ class Stream:
         if not made:
             name, reason = next(iter(missing.items()))
             raise HistoryError(f"no forecast: {reason}", where=_place(name), hint="Observe more rows.")
-        origin_I = np.array([found[name].rows.start(latest[name].bucket) for name in made])
+        origin_I = np.array([self.items[name].rows.start(latest[name].bucket) for name in made])
         joint = Tracked.joined([*made.values()])
         (forecast,) = self.model.told(joint, tuple(made), origin_I, horizon, levels=levels)
         own = dict.fromkeys(flag for name in made for flag in latest[name].flags)
@@ -279,24 +261,21 @@ class Stream:
     def told(self, name: str, shown: int = 240) -> dict[str, Any]:
         """The last rows of an item, its newest forecast and its errors by row, as JSON values."""
         item, spec = self.items[name], self.model.fitted_spec()
-        rows, latest, targets = item.rows, item.latest, [channel.name for channel in spec.targets]
+        rows, made, targets = item.rows, item.latest.made, [channel.name for channel in spec.targets]
         begin = max(rows.oldest, rows.last - shown + 1)
-        value_BC = self._targets(rows, begin, rows.last + 1)
-        stamps = [format_stamp(rows.start(bucket), spec.clock) for bucket in range(begin, rows.last + 1)]
+        values = self._targets(rows, begin, rows.last + 1).tolist()
+
+        def at(bucket: int) -> dict[str, Any]:
+            return {"timestamp": format_stamp(rows.start(bucket), spec.clock)}
+
         return {
             "item": name,
             "channels": targets,
-            "rows": [
-                {"timestamp": at, "values": values}
-                for at, values in zip(stamps, value_BC.tolist(), strict=True)
-            ],
-            "forecast": None if latest.made is None else self.forecast([name]).to_dict(),
-            "reason": None if latest.made is not None else latest.reason,
+            "rows": [at(begin + number) | {"values": row} for number, row in enumerate(values)],
+            "forecast": None if made is None else self.forecast([name]).to_dict(),
+            "reason": item.latest.reason if made is None else None,
             "scores": dict(zip(targets, item.live.scores(), strict=True)),
-            "errors": [
-                {"timestamp": format_stamp(rows.start(bucket), spec.clock), **row}
-                for bucket, row in item.live.by_row()
-            ],
+            "errors": [at(bucket) | row for bucket, row in item.live.by_row()],
         }
 
     def _forecast(self, items: Sequence[Item]) -> None:
@@ -379,10 +358,6 @@ class Stream:
         if not whole(series, origins, context=model.context, horizon=model.horizon).all():
             return None, ()
         return IntervalTracker(model, series, peaks=True).predict(origins), flags
-
-    def adopt(self, other: "Stream") -> bool:
-        """Go on with the rows of another model's stream, if they are of the same channels and step; the live error starts anew."""
-        return self.restore(*other.document(), live=False)
 
     def document(self) -> Document:
         """Rows and live errors of all items."""
