@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from presurge import __version__, store
 from presurge.config import Config
-from presurge.errors import ConfigError, HistoryError, ModelError
+from presurge.errors import HistoryError, ModelError
 from presurge.models import plugins
 from presurge.models.conformal import Calibration, at_levels, extrapolated, in_words
 from presurge.models.history import followed, matching_channels, unfit_items
@@ -42,6 +42,13 @@ class Prediction(NamedTuple):
     point_BHC: FloatArray
     quantiles_BHQC: FloatArray | None = None
     levels: tuple[float, ...] = QUANTILE_LEVELS
+
+
+class Caveats(NamedTuple):
+    """What the intervals of a forecast rest on, and its flags."""
+
+    intervals: str
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +267,7 @@ class Forecaster(ABC):
         stamps = series.stamps
         if stamps is not None:
             stamps = batch_of(series, origins, 1, rows).times(rows)[:, 1:]
-        (forecast,) = self.told(made, history.items, series.times_of(origins), rows, levels=levels)
+        forecast = self.told(made, history.items, series.times_of(origins), rows, levels=levels)
         return replace(forecast, clock=history.clock, stamps=stamps)
 
     def told(
@@ -271,9 +278,8 @@ class Forecaster(ABC):
         horizon: int | None = None,
         *,
         levels: Sequence[float] | None = None,
-        sizes: Sequence[int] | None = None,
-    ) -> list[Forecast]:
-        """What a tracker made of the last row of every item, as forecasts with their flags.
+    ) -> Forecast:
+        """What a tracker made of the last row of every item, as a forecast with its flags.
 
         Args:
             made: Forecasts of I items.
@@ -281,42 +287,69 @@ class Forecaster(ABC):
             origin_I: int64, times of their last rows in microseconds since the Unix epoch.
             horizon: As in ``forecast``.
             levels: As in ``forecast``.
-            sizes: How many consecutive items each forecast holds (default: one holds all).
 
         Raises:
             HistoryError: The model forecasts fewer rows.
             ConfigError: A level does not lie between 0 and 1, or the model has no quantiles.
         """
         spec, rows = self.fitted_spec(), self._rows(horizon)
-        asked, away_IC = _at_levels(made, levels, spec.count_mask), self._away(made, rows)
-        mean_BHC, median_BHC, quantiles_BHQC = (array[:, :rows] for array in asked[:3])
-        peaks = [array[:, rows - 1] for array in asked.peak[:3]] if asked.peak else None
-        followed, channels, ends = (
-            asked.followed_B.tolist(),
-            spec.targets,
-            np.cumsum([0, *(sizes or [len(items)])]),
+        asked = made.at_levels(levels, spec.count_mask)
+        (caveats,) = self.caveats(made, items, rows, asked.levels, sizes=[len(items)])
+        return Forecast(
+            mean=asked.mean_BHC[:, :rows],
+            median=asked.median_BHC[:, :rows],
+            quantiles=asked.quantiles_BHQC[:, :rows],
+            levels=asked.levels,
+            origin=origin_I,
+            step=spec.step,
+            channels=spec.targets,
+            items=items,
+            clock=spec.clock,
+            model=self.name,
+            error=self.error,
+            intervals=caveats.intervals,
+            flags=caveats.flags,
+            trained=self.trained,
+            peak=Peak(*(top[:, rows - 1] for top in asked.peak[:3])) if asked.peak else None,
         )
+
+    def caveats(
+        self,
+        made: Tracked,
+        items: tuple[str, ...],
+        rows: int,
+        levels: tuple[float, ...],
+        *,
+        sizes: Sequence[int],
+    ) -> list[Caveats]:
+        """What readers of forecasts of consecutive items must know of intervals, means and outer quantiles.
+
+        Args:
+            made: Forecasts of I items, with the calibrated levels.
+            items: Their names.
+            rows: Rows that are given of each.
+            levels: Levels of the quantiles that are given.
+            sizes: How many items each reader is told of.
+        """
+        calibration, followed = self.calibration, made.followed_B.tolist()
+        if calibration is None:
+            return [Caveats(in_words(None, []), ())] * len(sizes)
+        ends = np.cumsum([0, *sizes]).tolist()
+        away_IC, names = self._away(made, rows), [channel.name for channel in self.fitted_spec().targets]
         aways = np.add.reduceat(away_IC, ends[:-1]).tolist()
-        return [
-            Forecast(
-                mean=mean_BHC[own],
-                median=median_BHC[own],
-                quantiles=quantiles_BHQC[own],
-                levels=asked.levels,
-                origin=origin_I[own],
-                step=spec.step,
-                channels=channels,
-                items=items[own],
-                clock=spec.clock,
-                model=self.name,
-                error=self.error,
-                intervals=in_words(self.calibration, followed[own]),
-                flags=self._cautions(away_C, asked.levels, items[own], rows),
-                trained=self.trained,
-                peak=Peak(*(array[own] for array in peaks)) if peaks else None,
-            )
-            for own, away_C in zip(map(slice, ends[:-1].tolist(), ends[1:].tolist()), aways, strict=True)
-        ]
+        found = []
+        for begin, end, away_C in zip(ends[:-1], ends[1:], aways, strict=True):
+            flags = [
+                f"the mean of {name} lies outside the 80 % interval in {away} of {rows * (end - begin)} rows: a few "
+                "extreme values carry it, so plan with the quantiles"
+                for name, away in zip(names, away_C, strict=True)
+                if away
+            ]
+            n_windows = calibration.support_of(items[begin:end])
+            if beyond := extrapolated(levels, calibration.levels, n_windows):
+                flags.append(beyond)
+            found.append(Caveats(in_words(calibration, followed[begin:end]), tuple(flags)))
+        return found
 
     def _rows(self, horizon: int | None) -> int:
         """The rows to give.
@@ -334,30 +367,13 @@ class Forecaster(ABC):
         return rows
 
     def _away(self, made: Tracked, rows: int) -> IntArray:
-        """int64 [I, C], in how many rows the mean lies outside the 80 % interval; 0 if nothing was calibrated."""
-        if self.calibration is None:
-            return np.zeros(made.mean_BHC[:, 0].shape, np.int64)
+        """int64 [I, C], in how many rows the mean lies outside the 80 % interval."""
         count_C = self.fitted_spec().count_mask
         ends = at_levels(made.quantiles_BHQC[:, :rows], made.levels, (0.1, 0.9), count_C)
         mean_BHC = made.mean_BHC[:, :rows]
         nearest_BHC = np.clip(mean_BHC, ends[:, :, 0], ends[:, :, 1])
         away_IC: IntArray = (np.abs(mean_BHC - nearest_BHC) > 1e-6 * np.abs(nearest_BHC)).sum(axis=1)
         return away_IC
-
-    def _cautions(
-        self, away_C: list[int], levels: tuple[float, ...], items: tuple[str, ...], rows: int
-    ) -> tuple[str, ...]:
-        """What the reader of a forecast must know of its means and outer quantiles."""
-        if self.calibration is None:
-            return ()
-        flags = [
-            f"the mean of {channel.name} lies outside the 80 % interval in {away} of {rows * len(items)} rows: a few "
-            "extreme values carry it, so plan with the quantiles"
-            for channel, away in zip(self.fitted_spec().targets, away_C, strict=True)
-            if away
-        ]
-        beyond = extrapolated(levels, self.calibration.levels, self.calibration.support_of(items))
-        return (*flags, beyond) if beyond else tuple(flags)
 
     def save(self, directory: Path, *, training: dict[str, Any] | None = None) -> None:
         """Write the model directory; its configuration records ``training``: how and on what the model was trained."""
@@ -413,33 +429,3 @@ class Forecaster(ABC):
             model.trained = config.get("trained", "")
             model.restore(config["state"], arrays)
         return model
-
-
-def _at_levels(made: Tracked, levels: Sequence[float] | None, count_C: npt.NDArray[np.bool_]) -> Tracked:
-    """Forecasts with the quantiles of the levels asked for, and those of their peak.
-
-    Raises:
-        ConfigError: A level does not lie between 0 and 1, or there are no quantiles to find others between.
-    """
-    if levels is None:
-        return made
-    wanted = tuple(sorted({float(level) for level in levels}))
-    if not wanted or not 0 < wanted[0] <= wanted[-1] < 1:
-        raise ConfigError(
-            f"quantile levels lie between 0 and 1, not {', '.join(f'{q:g}' for q in wanted) or 'none'}",
-            setting="levels",
-            hint="Name at least one, for example `levels=0.5,0.9,0.99`.",
-        )
-    if len(made.levels) < 2:
-        raise ConfigError(
-            "the model has no calibrated quantiles",
-            setting="levels",
-            hint="Train it again with validation rows, which calibrate it.",
-        )
-    found = at_levels(made.quantiles_BHQC, made.levels, wanted, count_C)
-    peak = made.peak
-    if peak:  # beyond the calibrated levels the slopes differ, but no peak is lower than a row
-        tops_BHQC = at_levels(peak.quantiles_BHQC, made.levels, wanted, count_C)
-        tops_BHQC = np.maximum(tops_BHQC, np.maximum.accumulate(found, axis=1))
-        peak = peak._replace(quantiles_BHQC=tops_BHQC, levels=wanted)
-    return made._replace(quantiles_BHQC=found, levels=wanted, peak=peak)

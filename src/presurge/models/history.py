@@ -35,7 +35,9 @@ def matching_channels(panel: Panel, spec: "SeriesSpec") -> Panel:
 
 def unfit_items(history: Panel, context: int) -> dict[int, HistoryError]:
     """The items that a model cannot read, by number, and why: fewer rows than the context, or a missing value in it."""
-    found = {}
+    found = dict[int, HistoryError]()
+    if history.observed.all() and (np.diff(history.indptr) >= context).all():
+        return found
     for item, (begin, end) in enumerate(zip(history.indptr[:-1], history.indptr[1:], strict=True)):
         holes = int((~history.observed[max(begin, end - context) : end]).any(axis=1).sum())
         if end - begin < context:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from presurge.errors import ConfigError
 from presurge.models import plugins
-from presurge.models.conformal import Calibration, with_peaks
+from presurge.models.conformal import Calibration, at_levels, with_peaks
 from presurge.models.following import BLOCK, Tracks
 from presurge.series.panel import FloatArray, IntArray, Panel
 from presurge.series.windows import WindowBatch, batch_of, chunks, whole
@@ -65,6 +66,35 @@ class Tracked(NamedTuple):
             followed_B=np.concatenate([part.followed_B for part in parts]),
             peak=cls.joined(peaks) if all(peaks) else None,
         )
+
+    def at_levels(self, levels: Sequence[float] | None, count_C: npt.NDArray[np.bool_]) -> "Tracked":
+        """The forecasts with quantiles of some levels, and their peak with these; None keeps the calibrated ones.
+
+        Raises:
+            ConfigError: A level does not lie between 0 and 1, or there are no quantiles to find others between.
+        """
+        if levels is None:
+            return self
+        wanted = tuple(sorted({float(level) for level in levels}))
+        if not wanted or not 0 < wanted[0] <= wanted[-1] < 1:
+            raise ConfigError(
+                f"quantile levels lie between 0 and 1, not {', '.join(f'{q:g}' for q in wanted) or 'none'}",
+                setting="levels",
+                hint="Name at least one, for example `levels=0.5,0.9,0.99`.",
+            )
+        if len(self.levels) < 2:
+            raise ConfigError(
+                "the model has no calibrated quantiles",
+                setting="levels",
+                hint="Train it again with validation rows, which calibrate it.",
+            )
+        found = at_levels(self.quantiles_BHQC, self.levels, wanted, count_C)
+        peak = self.peak
+        if peak:  # beyond the calibrated levels the slopes differ, but no peak is lower than a row
+            tops_BHQC = at_levels(peak.quantiles_BHQC, self.levels, wanted, count_C)
+            tops_BHQC = np.maximum(tops_BHQC, np.maximum.accumulate(found, axis=1))
+            peak = peak._replace(quantiles_BHQC=tops_BHQC, levels=wanted)
+        return self._replace(quantiles_BHQC=found, levels=wanted, peak=peak)
 
 
 @dataclass(eq=False)

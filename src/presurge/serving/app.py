@@ -93,7 +93,7 @@ class Routes:
 
     async def forecast(self, asked: Asked) -> Answer:
         """Forecast what follows the histories that you send: one item or many, each as many rows as the model reads or more."""
-        return 200, written(await self.service.forecast(read_forecast(asked.body)))
+        return 200, await self.service.forecast(read_forecast(asked.body))
 
     async def observe(self, asked: Asked) -> Answer:
         """Take in rows and raw events. The answer comes when the disk holds them; the next forecast knows them."""

@@ -2,23 +2,27 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, groupby
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from presurge.errors import ConfigError, HistoryError, PresurgeError
+from presurge.errors import HistoryError
 from presurge.models.forecaster import Forecaster, SeriesSpec
 from presurge.models.history import followed, matching_channels, unfit_items
 from presurge.models.tracking import IntervalTracker
 from presurge.series.forecast import Forecast
 from presurge.series.holidays import is_holidays
 from presurge.series.panel import Channel, FloatArray, Panel
-from presurge.serving.bodies import History
+from presurge.serving.answers import written, written_apart
+from presurge.serving.bodies import ForecastRequest, History
 from presurge.serving.rows import moment
 from presurge.workflows.predict import PredictConfig, forecast_items
+
+_UNEVEN = "the channels have different numbers of rows"
 
 
 class Histories(NamedTuple):
@@ -51,30 +55,23 @@ class Histories(NamedTuple):
         made = cls(names, [], [], [], [])
         for number, one in enumerate(histories):
             where = f"{setting}[{number}]"
-            lacking = [name for name in names if name not in one.values]
-            sizes = {len(one.values[name]) for name in names if name not in lacking}
-            if lacking or len(sizes) != 1:
-                what = (
-                    f"there is no channel {lacking[0]!r}"
-                    if lacking
-                    else "the channels have different numbers of rows"
-                )
-                raise HistoryError(
-                    what, where=where, hint=f"Give {', '.join(names)}, with a value for every row."
-                )
+            columns = [one.values.get(name) for name in names]
+            if None in columns or len({len(column) for column in columns if column is not None}) != 1:
+                lacking = [name for name, column in zip(names, columns, strict=True) if column is None]
+                what = f"there is no channel {lacking[0]!r}" if lacking else _UNEVEN
+                hint = f"Give {', '.join(names)}, with a value for every row."
+                raise HistoryError(what, where=where, hint=hint)
             with np.errstate(over="ignore"):  # the panel refuses what becomes infinite
-                rows = np.array([one.values[name] for name in names], np.float32).T
+                rows = np.array(columns, np.float32).T
             end = now_of(spec) if one.end is None else moment(one.end, where=f"{where}.end")
             made.values.append(rows)
             made.starts.append(end - (len(rows) - 1) * spec.step)
             made.items.append(one.item)
             made.features.append([_feature(one, name, where) for name in spec.features])
-        twice = [item for item in made.items if made.items.count(item) > 1] if len(made.items) < 1000 else []
-        if twice or len({*made.items}) < len(made.items):
+        if len({*made.items}) < len(made.items):
+            twice = Counter(made.items).most_common(1)[0][0]
             hint = "Give each history an `item` of its own."
-            raise HistoryError(
-                f"two histories have the item {(twice or ['?'])[0]!r}", where=setting, hint=hint
-            )
+            raise HistoryError(f"two histories have the item {twice!r}", where=setting, hint=hint)
         return made
 
     @classmethod
@@ -130,73 +127,70 @@ def _feature(history: History, name: str, where: str) -> float:
     return history.features[name]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Asked:
-    """A request for a forecast that waits for its batch."""
+    """A request for the forecast of one item that waits for those that come with it."""
 
     model: Forecaster
     histories: Histories
-    future: Histories | None
     config: PredictConfig
-    answer: "asyncio.Future[Forecast]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    answer: "asyncio.Future[bytes]"
 
 
 def answer(asked: Sequence[Asked]) -> None:
-    """Answer requests; those of one model, horizon and levels together."""
-
-    def kind(one: Asked) -> tuple[Any, ...]:
-        return id(one.model), one.config.horizon or 0, one.config.levels or (), one.future is None
-
-    for _, group in groupby(sorted(asked, key=kind), kind):
-        together = [one for one in group if not one.answer.done()]
+    """Answer requests with JSON; those of one model, horizon and levels together."""
+    groups: dict[Any, list[Asked]] = {}
+    for one in asked:
+        if not one.answer.done():
+            kind = id(one.model), one.config.horizon, one.config.levels, one.histories.names
+            groups.setdefault(kind, []).append(one)
+    for together in groups.values():
         try:
-            for one, forecast in zip(together, _together(together), strict=True):
-                one.answer.set_result(forecast)
-        except PresurgeError:  # of one of them: each gets an answer of its own
+            _together(together)
+        except Exception:  # of one of them: each gets an answer of its own
             for one in together:
                 _alone(one)
-        except Exception as error:
-            for one in together:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
 
 
-def _together(asked: Sequence[Asked]) -> list[Forecast]:
-    """The forecasts of several requests of one model, horizon and levels; all of them are made in one call.
-
-    Raises:
-        PresurgeError: One does not fit as it is, or is no plain history.
-    """
-    first = asked[0]
-    model, config = first.model, first.config
-    if first.future is not None or len({one.histories.names for one in asked}) > 1:
-        raise ConfigError("each is read for itself")
+def _together(asked: Sequence[Asked]) -> None:
+    """Answer requests of one model, horizon and levels with forecasts that are made in one call."""
+    model, config = asked[0].model, asked[0].config
     spec = model.fitted_spec()
     joint = Histories.joined([one.histories for one in asked])
-    history = matching_channels(
-        joint.panel(spec).with_ratios(channel.name for channel in spec.channels), spec
-    )
-    for unfit in unfit_items(history, model.context).values():
-        raise unfit
+    panel = joint.panel(spec).with_ratios(channel.name for channel in spec.channels)
+    history = matching_channels(panel, spec)
+    if unfit := unfit_items(history, model.context):
+        for number in unfit:
+            _alone(asked[number])
+        answer(asked)
+        return
     series, origins = followed(history, None, spec, model.horizon)
     made = IntervalTracker(model, series, peaks=True).predict(origins)
-    sizes = [len(one.histories.items) for one in asked]
-    times_I = series.times_of(origins)
-    return model.told(made, history.items, times_I, config.horizon, levels=config.levels, sizes=sizes)
+    told = model.told(made, history.items, series.times_of(origins), config.horizon, levels=config.levels)
+    caveats = model.caveats(made, history.items, told.mean.shape[1], told.levels, sizes=[1] * len(asked))
+    for one, text in zip(asked, written_apart(told, caveats), strict=True):
+        one.answer.set_result(text)
 
 
 def _alone(asked: Asked) -> None:
     """Answer a request with whatever can be forecast of it."""
     try:
-        asked.answer.set_result(forecast_alone(asked))
+        asked.answer.set_result(written(forecast_alone(asked.model, asked.histories, None, asked.config)))
     except Exception as error:
         asked.answer.set_exception(error)
 
 
-def forecast_alone(asked: Asked) -> Forecast:
+def written_alone(model: Forecaster, request: ForecastRequest, config: PredictConfig) -> bytes:
+    """The JSON of the forecast of a request of several histories, or with a known future."""
+    histories = Histories.of(model, request.history, "history")
+    future = Histories.of(model, request.future, "future") if request.future else None
+    return written(forecast_alone(model, histories, future, config))
+
+
+def forecast_alone(
+    model: Forecaster, histories: Histories, future: Histories | None, config: PredictConfig
+) -> Forecast:
     """The forecast of one request; ``missing`` names the items that cannot be forecast."""
-    spec = asked.model.fitted_spec()
-    future = None if asked.future is None else asked.future.panel(spec)
-    return forecast_items(asked.model, asked.histories.panel(spec), asked.config, future=future)
+    spec = model.fitted_spec()
+    known = None if future is None else future.panel(spec)
+    return forecast_items(model, histories.panel(spec), config, future=known)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +25,11 @@ from presurge.series.panel import Panel
 from presurge.series.timestamps import format_stamp
 from presurge.serving.bodies import ForecastRequest, ObserveRequest, Record, encode, finite, read_record
 from presurge.serving.config import ServeConfig
-from presurge.serving.histories import Asked, Histories, answer, forecast_alone
+from presurge.serving.histories import Asked, Histories, answer, forecast_alone, written_alone
 from presurge.serving.journal import Journal
 from presurge.serving.rows import moment
 from presurge.serving.streams import Stream
-from presurge.workflows.predict import PredictConfig
+from presurge.workflows.predict import GapRule, PredictConfig
 
 IDS = 100_000
 """How many identifiers of observations are remembered."""
@@ -131,44 +132,40 @@ class Service:
             )
         return self.served[name]
 
-    async def forecast(self, request: ForecastRequest) -> Forecast:
-        """The forecast that follows the histories of a request.
+    async def forecast(self, request: ForecastRequest) -> bytes:
+        """The JSON of the forecast that follows the histories of a request; single ones that come together are made together.
 
         Raises:
             HistoryError: A history does not fit the model.
             ConfigError: The horizon or a level cannot be used.
             NotFoundError: There is no such model.
         """
-        served = self.named(request.model)
-        histories = Histories.of(served.model, request.history, "history")
-        future = Histories.of(served.model, request.future, "future") if request.future else None
+        served, number = self.named(request.model), len(request.history)
+        self._check_number("histories", number)
         levels = None if request.levels is None else tuple(request.levels)
-        return await self.forecast_histories(served, histories, future, request.horizon, levels)
+        config = _predicting(request.horizon, levels, self.config.fill_gaps)
+        if number > 1 or request.future:
+            work = partial(written_alone, served.model, request, config)
+            return work() if number <= _INLINE else await asyncio.to_thread(work)
+        loop, histories = asyncio.get_running_loop(), Histories.of(served.model, request.history, "history")
+        if not self._asked:
+            loop.call_soon(loop.call_soon, self._answer)  # the next turn brings more
+        asked = Asked(served.model, histories, config, loop.create_future())
+        self._asked.append(asked)
+        return await asked.answer
 
     async def forecast_histories(
-        self,
-        served: Served,
-        histories: Histories,
-        future: Histories | None = None,
-        horizon: int | None = None,
-        levels: tuple[float, ...] | None = None,
+        self, served: Served, histories: Histories, future: Histories | None = None
     ) -> Forecast:
-        """The forecast that follows histories; those of one turn of the event loop are made together.
+        """The forecast that follows histories.
 
         Raises:
             HistoryError: A history does not fit the model.
-            ConfigError: The horizon or a level cannot be used.
         """
-        if len(histories.items) > self.config.max_windows:
-            raise _too_many("histories", len(histories.items), self.config.max_windows)
-        config = PredictConfig(horizon=horizon, levels=levels, fill_gaps=self.config.fill_gaps)
-        asked = Asked(served.model, histories, future, config)
-        if len(histories.items) > _INLINE:
-            return await asyncio.to_thread(forecast_alone, asked)
-        if not self._asked:
-            asyncio.get_running_loop().call_soon(self._answer)
-        self._asked.append(asked)
-        return await asked.answer
+        self._check_number("histories", len(histories.items))
+        config = _predicting(None, None, self.config.fill_gaps)
+        work = partial(forecast_alone, served.model, histories, future, config)
+        return work() if len(histories.items) <= _INLINE else await asyncio.to_thread(work)
 
     async def observe(self, request: ObserveRequest) -> dict[str, Any]:
         """Take rows and events in; returns what became of them once the disk holds them.
@@ -178,8 +175,7 @@ class Service:
             NotFoundError: There is no such model.
         """
         served = [*self.served.values()] if request.model is None else [self.named(request.model)]
-        if len(request.rows) + len(request.events) > self.config.max_windows:
-            raise _too_many("rows", len(request.rows) + len(request.events), self.config.max_windows)
+        self._check_number("rows", len(request.rows) + len(request.events))
         rows, known = [], set[Any]()
         for kind in ("rows", "events"):
             for number, one in enumerate(getattr(request, kind)):
@@ -288,6 +284,11 @@ class Service:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _check_number(self, what: str, given: int) -> None:
+        if given > self.config.max_windows:
+            most = f"{given:,} {what} in one request, and {self.config.max_windows:,} are allowed"
+            raise ConfigError(most, hint="Send several requests.")
+
     async def _write_all(self) -> None:
         """Log and take in the records that are waiting; whatever happens, each gets an answer."""
         async with self._lock:
@@ -394,10 +395,9 @@ class Service:
             self._refused(error)
 
 
-def _too_many(what: str, given: int, most: int) -> ConfigError:
-    return ConfigError(
-        f"{given:,} {what} in one request, and {most:,} are allowed", hint="Send several requests."
-    )
+@lru_cache(256)
+def _predicting(horizon: int | None, levels: tuple[float, ...] | None, fill_gaps: GapRule) -> PredictConfig:
+    return PredictConfig(horizon=horizon, levels=levels, fill_gaps=fill_gaps)
 
 
 def _try(model: Forecaster) -> None:

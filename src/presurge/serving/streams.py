@@ -254,7 +254,7 @@ class Stream:
             raise HistoryError(f"no forecast: {reason}", where=_place(name), hint="Observe more rows.")
         origin_I = np.array([self.items[name].rows.start(latest[name].bucket) for name in made])
         joint = Tracked.joined([*made.values()])
-        (forecast,) = self.model.told(joint, tuple(made), origin_I, horizon, levels=levels)
+        forecast = self.model.told(joint, tuple(made), origin_I, horizon, levels=levels)
         own = dict.fromkeys(flag for name in made for flag in latest[name].flags)
         return replace(forecast, flags=(*forecast.flags, *own), missing=missing)
 
