@@ -22,8 +22,10 @@ from presurge.series.panel import FloatArray
 BASELINES = ("last-value", "recent-mean", "day-ago")
 """As in ``presurge.models.naive``: the last observed value, the mean of the last ten rows, the row of a day before."""
 SUMS = ("cells", "size", "absolute", "error", "intervals", "inside", "next", "next inside", *BASELINES)
+NEXT = ("mean", "low", "high")
 """What is summed over the forecasts of a row: cells scored, |actual|, |median - actual|, mean - actual, cells with an 80 %
-interval, those inside it, the last two of the first step alone, and |baseline - actual|."""
+interval, those inside it, the last two of the first step alone, and |baseline - actual|. ``NEXT``: the forecast of the first
+step with its 80 % interval, which is kept beside the sums."""
 LATE = 8
 """How many of the last rows a late value scores again."""
 _RECENT = 10
@@ -39,7 +41,7 @@ class Live:
     Attributes:
         made_AHVC: float32, forecasts by origin: mean, median, quantiles 0.1 and 0.9, baselines; bucket ``b`` at place ``b % A``.
         origin_A: The bucket of each.
-        sums_WSC: float32, the sums of each row.
+        sums_WSC: float32, ``SUMS`` and ``NEXT`` of each row.
         bucket_W: The bucket of each.
         scored: The last bucket whose scores hold; a late row sets it back.
     """
@@ -71,7 +73,7 @@ class Live:
             expected=tuple(model.error.get(channel.name, {}) for channel in spec.targets),
             made_AHVC=np.full((horizon + LATE, horizon, 4 + len(BASELINES), channels), np.nan, np.float32),
             origin_A=np.full(horizon + LATE, _NEVER),
-            sums_WSC=np.zeros((window, len(SUMS), channels), np.float32),
+            sums_WSC=np.zeros((window, len(SUMS + NEXT), channels), np.float32),
             bucket_W=np.full(window, _NEVER),
         )
 
@@ -146,7 +148,8 @@ class Live:
         )
         place = bucket % len(self.bucket_W)
         self.bucket_W[place] = bucket
-        self.sums_WSC[place] = np.where(known_HC[:, None], summed_HSC, 0).sum(axis=0)
+        sums_SC = np.where(known_HC[:, None], summed_HSC, 0).sum(axis=0)
+        self.sums_WSC[place] = np.concatenate((sums_SC, made_HVC[0, [0, 2, 3]]))
 
     def _rows(self) -> npt.NDArray[np.int64]:
         """The places of the rows that were scored, oldest first."""
@@ -154,13 +157,14 @@ class Live:
         return order[self.bucket_W[order] > _NEVER]
 
     def by_row(self, most: int = 500) -> list[tuple[int, dict[str, list[float]]]]:
-        """The bucket of each scored row, oldest first, and for each channel its WAPE and that of the last value."""
-        own, found = [SUMS.index(name) for name in ("absolute", "last-value")], []
+        """The bucket of each scored row, oldest first, and for each channel its WAPE, that of the last value, and ``NEXT``."""
+        found, own = [], [SUMS.index(name) for name in ("absolute", "last-value")]
         for place in self._rows()[-most:]:
-            size_C = self.sums_WSC[place, SUMS.index("size")].astype(np.float64)
-            wape_SC = self.sums_WSC[place, own] / np.where(size_C > 0, size_C, np.nan)
+            row_SC = self.sums_WSC[place].astype(np.float64)
+            size_C = np.where(row_SC[1] > 0, row_SC[1], np.nan)
+            told = [*(row_SC[own] / size_C).tolist(), *row_SC[len(SUMS) :].tolist()]
             found.append(
-                (int(self.bucket_W[place]), dict(zip(("wape", "last_value"), wape_SC.tolist(), strict=True)))
+                (int(self.bucket_W[place]), dict(zip(("wape", "last_value", *NEXT), told, strict=True)))
             )
         return found
 
@@ -174,7 +178,7 @@ class Live:
             sums_WS = sums_WSC[sums_WSC[:, 0, c] > 0, :, c]
             total = {
                 name: one or math.nan if name in ("cells", "size", "intervals") else one
-                for name, one in zip(SUMS, sums_WS.sum(axis=0).tolist(), strict=True)
+                for name, one in zip(SUMS, sums_WS.sum(axis=0).tolist(), strict=False)
             }
             scores: dict[str, Any] = {
                 "rows": len(sums_WS),
