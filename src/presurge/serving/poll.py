@@ -74,7 +74,7 @@ class Poller:
             ]
             for first in range(0, len(rows), service.config.max_windows):
                 part = rows[first : first + service.config.max_windows]
-                await service.write(Record(time.time_ns() // 1000, part, self._name))
+                await service.write(Record(service.now(), part, self._name))
         except Exception as error:  # whatever it is, the next rows are asked for
             if not isinstance(error, PresurgeError):
                 _log.exception("asking for rows failed")
