@@ -216,6 +216,16 @@ def test_a_restart_keeps_the_history(planner: Callable[..., Planner], tmp_path: 
     assert again.rows() == [100 + 5 * row for row in range(10)]
 
 
+def test_a_history_given_before(planner: Callable[..., Planner]) -> None:
+    """Windows that end where the planner's begin, from the end of a trace, and 40 seconds off the planner's."""
+    one, begin = planner(), BEGIN - 10 * WINDOW - 40
+    values = {"requests": 100, "input_tokens": 1e5, "output_tokens": 2.5e4}
+    rows = [{"item": "dynamo", "time": begin + WINDOW * i, "values": values} for i in range(10)]
+    assert httpx.post(f"{one.service.url}/v1/observe", json={"rows": rows}).json()["accepted"] == 10
+    assert one.ask(WINDOW, 104).HasField("predictions")
+    assert one.rows() == [100] * 10 + [104]
+
+
 def test_a_clock_ahead(planner: Callable[..., Planner]) -> None:
     answer = planner("last").ask(time.time() - BEGIN + 86_400, 100)
     assert not answer.HasField("predictions")

@@ -1,7 +1,6 @@
 """The KEDA external scaler, asked by a real gRPC client as KEDA does."""
 
 import math
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+import trustme
 
 import presurge
 from presurge.serving.protos import externalscaler_pb2 as pb
@@ -209,18 +209,13 @@ def test_several_models_and_channels(serving: Callable[..., Any], model_dir: Pat
 
 
 def test_tls(serving: Callable[..., Any], tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
-    )
-    subprocess.run(
-        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
+    authority, key, certificate = trustme.CA(), tmp_path / "key.pem", tmp_path / "certificate.pem"
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(key))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
     service = serving(keda_port=0, key=key, certificate=certificate)
     address, ref = service.address("KEDA"), pb.ScaledObjectRef(scalerMetadata={"perReplica": "1"})
-    trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+    trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
     with grpc.secure_channel(address, trusted) as channel:
         assert ExternalScalerStub(channel).GetMetricSpec(ref, timeout=20).metricSpecs
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:

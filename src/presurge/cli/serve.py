@@ -70,8 +70,9 @@ class Scalers(Options):
     """Autoscalers.
 
     Attributes:
-        keda_port: Port of the KEDA external scaler.
-        dynamo_port: Port of the plugin for NVIDIA Dynamo's planner.
+        keda_port: Port of the KEDA external scaler, which any model can answer.
+        dynamo_port: Port of the plugin for NVIDIA Dynamo's planner; its model forecasts requests, input_tokens/requests and
+            output_tokens/requests, in steps of the planner's interval.
         point: What the planner takes as demand: mean, median or a quantile such as q0.9 (default: mean).
         steps: Forecast the largest window of so many, for workers that start slowly (default: 1).
     """

@@ -6,7 +6,6 @@ forecast, the answer is empty and says why, and the planner goes on with its own
 
 import math
 import re
-import time
 from typing import Any
 
 from presurge.errors import ConfigError, DataError, PresurgeError
@@ -72,7 +71,7 @@ class Plugin(stubs.PredictPluginServicer):
             reason = f"the window has {seconds:g} s, and a step of the model {format_step(step)}"
             return pb.PredictStageResponse(reason=reason)
         tick = _TICK.fullmatch(request.context.request_id)
-        now = round(float(tick[1]) * SECOND) if tick else time.time_ns() // 1000
+        now = round(float(tick[1]) * SECOND) if tick else self._service.now()
         try:
             await self._observe(served, observed.traffic, now)
             numbers = {field: value.now() for field, value in self._values(served).items()}
@@ -106,6 +105,6 @@ class Plugin(stubs.PredictPluginServicer):
         row = dict(zip(("requests", "input_tokens", "output_tokens"), sums, strict=True))
         rows_in = [(self._config.item, at, dict.fromkeys(row), False) for at in times]
         rows_in[-1][2].update(row)
-        took = await self._service.write(Record(time.time_ns() // 1000, rows_in, served.name))
+        took = await self._service.write(Record(self._service.now(), rows_in, served.name))
         if took["refused"]:
             raise DataError(took["refused"][0]["reason"])

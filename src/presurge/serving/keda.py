@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import math
 import re
-import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -108,7 +107,7 @@ class Scaler(stubs.ExternalScalerServicer):
         while not self._service.stopping:
             with contextlib.suppress(PresurgeError):  # without a forecast nothing changes
                 trigger = Trigger.of(dict(request.scalerMetadata), self._service)
-                active = trigger.value.now(time.time_ns() // 1000) > trigger.config.activation
+                active = trigger.value.now(self._service.now()) > trigger.config.activation
                 if active != before:
                     before = active
                     yield pb.IsActiveResponse(result=active)
@@ -142,7 +141,7 @@ class Scaler(stubs.ExternalScalerServicer):
         """A trigger and its forecast; without one KEDA keeps the replicas, or takes the trigger's fallback."""
         try:
             trigger = Trigger.of(dict(request.scalerMetadata), self._service)
-            return trigger, trigger.value.now(time.time_ns() // 1000) if number else math.nan
+            return trigger, trigger.value.now(self._service.now()) if number else math.nan
         except PresurgeError as error:
             await context.abort(_CODES.get(type(error), grpc.StatusCode.INVALID_ARGUMENT), str(error))
             raise
