@@ -206,6 +206,14 @@ def history(loads: pl.DataFrame) -> Callable[..., dict[str, Any]]:
     return history_of
 
 
+@pytest.fixture(scope="module")
+def standing(model_dir: Path) -> Iterator[Running]:
+    """A service with the defaults that the tests of a file share, for those that do not mind what others observed."""
+    one = Running(ServeConfig(models={"load": model_dir}, port=0))
+    yield one
+    one.stop()
+
+
 @pytest.fixture
 def service(serving: Callable[..., Running]) -> Running:
     """A service with the defaults."""

@@ -21,6 +21,11 @@ Serving = Callable[..., Any]
 History = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture
+def service(standing: Any) -> Any:
+    return standing
+
+
 def test_health(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "alive"}
     state = client.get("/readyz")
@@ -160,10 +165,11 @@ def test_there_is_no_such_route(client: httpx.Client) -> None:
     assert wrong.json()["error"] == "Method Not Allowed: DELETE /v1/models"
 
 
-def test_metrics_name_routes_and_not_what_clients_wrote(client: httpx.Client) -> None:
+def test_metrics_name_routes_and_not_what_clients_wrote(serving: Serving) -> None:
+    url = serving().url
     for path in ("/healthz", "/v1/forecast/web", "/v1/forecast/shop", "/nothing/of/mine", "/v2/models/load"):
-        client.get(path)
-    text = client.get("/metrics").text
+        httpx.get(f"{url}{path}")
+    text = httpx.get(f"{url}/metrics").text
     counts = [
         line for line in text.splitlines() if line.startswith("presurge_http_request_duration_seconds_count")
     ]

@@ -106,23 +106,24 @@ def serve(
         from presurge.serving.config import ServeConfig
         from presurge.serving.server import serve as run
     given: dict[str, Any] = {} if options.config is None else read_mapping(options.config)
-    named = dict(_named(text) for text in models.models or ())
-    own = {name: value for name, value in options.given().items() if name != "config"}
-    given |= own | ({"models": named} if named else {})
+    given |= {name: value for name, value in options.given().items() if name != "config"}
+    if models.models:
+        given["models"] = dict(_named(text) for text in models.models)
     if sources.prometheus is not None:
         queries = dict(_pair(text) for text in sources.query)
         given["prometheus"] = [{"url": sources.prometheus, "queries": queries, "item": sources.item}]
+    elif sources.given():
+        raise ConfigError("is needed to ask for rows", setting="prometheus")
     if scalers.keda_port is not None:
         given["keda_port"] = scalers.keda_port
     dynamo = {"port": scalers.dynamo_port, "point": scalers.point, "steps": scalers.steps}
     if changed := {name: value for name, value in dynamo.items() if value is not None}:
         given["dynamo"] = {**(given.get("dynamo") or {}), **changed}
+        if "port" not in given["dynamo"]:
+            raise ConfigError("is needed for the planner's plugin", setting="dynamo_port")
     if not given.get("models"):
-        raise ConfigError(
-            "no model is named",
-            setting="models",
-            hint="Give the directory that `presurge train --out` wrote.",
-        )
+        hint = "Give the directory that `presurge train --out` wrote."
+        raise ConfigError("no model is named", setting="models", hint=hint)
     config = validated(ServeConfig, given, where=None if options.config is None else str(options.config))
     run(config, console.say)
 

@@ -163,6 +163,8 @@ def moment(value: str | float, *, where: str) -> int:
             stamp = datetime.fromisoformat(value)
             return ((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
         size = abs(value)
+        if size > 1e20:
+            raise OverflowError
         unit = 1e6 if size < 1e11 else 1e3 if size < 1e14 else 1 if size < 1e17 else 1e-3
         return (_EPOCH + round(value * unit) * _MICROSECOND - _EPOCH) // _MICROSECOND  # checks the range
     except (ValueError, OverflowError) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -130,17 +131,16 @@ def _token(path: Path) -> str:
     return token
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, setting: str = "port") -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except socket.gaierror as error:
-        raise ConfigError(f"there is no address {host!r}: {error.strerror}", setting="host") from error
     except OSError as error:
-        hint = "Choose another `port`, or stop what listens there."
-        raise ConfigError(
-            f"cannot listen at {host}:{port}: {error.strerror}", setting="port", hint=hint
-        ) from error
+        number = error.errno or 0
+        if number < 0:  # of looking the name up
+            raise ConfigError(f"there is no address {host!r}", setting="host") from error
+        what, hint = f"cannot listen at {host}:{port}: {os.strerror(number)}", "Choose another port."
+        raise ConfigError(what, setting=setting, hint=hint) from error
 
 
 async def _listen(
@@ -151,17 +151,14 @@ async def _listen(
     Raises:
         ConfigError: The port is taken.
     """
-    server = grpc.aio.server()
+    _bound(config.host, port, f"{name.lower()}_port").close()  # gRPC would not say why it cannot
+    server, address = grpc.aio.server(options=[("grpc.so_reuseport", 0)]), f"{config.host}:{port}"
     add(servicer, server)
-    address = f"{config.host}:{port}"
-    try:
-        if config.certificate is not None and config.key is not None and name == "KEDA":
-            pair = config.key.read_bytes(), config.certificate.read_bytes()
-            bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        else:
-            bound = server.add_insecure_port(address)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{address} cannot be listened at: {error}", setting="port") from error
+    if config.certificate is not None and config.key is not None and name == "KEDA":
+        pair = config.key.read_bytes(), config.certificate.read_bytes()
+        bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    else:
+        bound = server.add_insecure_port(address)
     await server.start()
     stack.push_async_callback(server.stop, config.grace)
     say(f"{name}: grpc://{config.host}:{bound}")

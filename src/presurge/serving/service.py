@@ -33,6 +33,8 @@ from presurge.workflows.predict import GapRule, PredictConfig
 
 IDS = 100_000
 """How many identifiers of observations are remembered."""
+MOST_NUMBERS = 2_000_000
+"""How many numbers one answer may hold."""
 _INLINE = 64
 """Windows that are forecast in the event loop; more go to a thread, so that nobody waits for them."""
 _RETRY = 2.0
@@ -142,6 +144,7 @@ class Service:
         """
         served, number = self.named(request.model), len(request.history)
         self._check_number("histories", number)
+        self._check_answer(served, number, request.horizon, request.levels)
         levels = None if request.levels is None else tuple(request.levels)
         config = _predicting(request.horizon, levels, self.config.fill_gaps)
         if number > 1 or request.future:
@@ -163,9 +166,20 @@ class Service:
             HistoryError: A history does not fit the model.
         """
         self._check_number("histories", len(histories.items))
+        self._check_answer(served, len(histories.items))
         config = _predicting(None, None, self.config.fill_gaps)
         work = partial(forecast_alone, served.model, histories, future, config)
         return work() if len(histories.items) <= _INLINE else await asyncio.to_thread(work)
+
+    def _check_answer(
+        self, served: Served, windows: int, horizon: int | None = None, levels: Sequence[float] | None = None
+    ) -> None:
+        model, spec = served.model, served.model.fitted_spec()
+        each = 2 + len(levels or (model.calibration.levels if model.calibration else ()))
+        size = windows * (horizon or model.horizon) * len(spec.targets) * each
+        if size > MOST_NUMBERS:
+            what = f"the answer would hold {size:,} numbers, and {MOST_NUMBERS:,} are allowed"
+            raise ConfigError(what, hint="Send several requests, or ask for fewer `levels`.")
 
     async def observe(self, request: ObserveRequest) -> dict[str, Any]:
         """Take rows and events in; returns what became of them once the disk holds them.
