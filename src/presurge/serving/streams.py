@@ -280,8 +280,9 @@ class Stream:
 
     def _forecast(self, items: Sequence[Item]) -> None:
         """Forecast from all rows of some items: after the last one, and after those whose forecasts the live scores miss."""
-        model = self.model
-        series, last_I = followed(self._history(items), None, model.fitted_spec(), model.horizon)
+        model, spec = self.model, self.model.fitted_spec()
+        history = matching_channels(self._history(items), spec)
+        series, last_I = followed(history, None, spec, model.horizon)
         size_I = [self._missing(item) for item in items]
         origins = np.concatenate(
             [np.arange(last - n, last) + 1 for last, n in zip(last_I, size_I, strict=True)]
@@ -319,7 +320,7 @@ class Stream:
                 before_I1C[:, 0, under] = 1
             row_IKC = np.concatenate((before_I1C, row_IKC), axis=1)
         starts = [item.rows.start(item.known + 1 - before) for item in items]
-        row = self._panel([item.name for item in items], [*row_IKC], starts)
+        row = matching_channels(self._panel([item.name for item in items], [*row_IKC], starts), spec)
         times_I = row.times_of(row.indptr[1:] - 1)
         future_IHK = None
         if self._made:
@@ -352,9 +353,9 @@ class Stream:
 
     def _bridged(self, item: Item) -> tuple[Tracked | None, tuple[str, ...]]:
         """The forecast of an item from a context without its gaps, and the sentence that says so."""
-        model = self.model
+        model, spec = self.model, self.model.fitted_spec()
         history, flags = interpolate_context(self._history([item]), model)
-        series, origins = followed(history, None, model.fitted_spec(), model.horizon)
+        series, origins = followed(matching_channels(history, spec), None, spec, model.horizon)
         if not whole(series, origins, context=model.context, horizon=model.horizon).all():
             return None, ()
         return IntervalTracker(model, series, peaks=True).predict(origins), flags
@@ -390,13 +391,13 @@ class Stream:
         return [[channel.name, channel.kind] for channel in self.shape.channels]
 
     def _history(self, items: Sequence[Item]) -> Panel:
-        """The closed buckets of some items, as the model reads them."""
+        """The closed buckets of some items."""
         parts = [item.rows.values(item.rows.oldest, item.rows.last + 1) for item in items]
         starts = [item.rows.start(item.rows.oldest) for item in items]
         return self._panel([item.name for item in items], parts, starts)
 
     def _panel(self, names: Sequence[str], parts: Sequence[FloatArray], starts: Sequence[int]) -> Panel:
-        """Rows of some items, with the channels that the model reads."""
+        """Rows of some items, and their ratios."""
         spec = self.model.fitted_spec()
         panel = Panel(
             values=np.concatenate(parts),
@@ -407,7 +408,7 @@ class Stream:
             indptr=np.cumsum([0, *map(len, parts)]),
             clock=spec.clock,
         )
-        return matching_channels(panel.with_ratios(channel.name for channel in spec.channels), spec)
+        return panel.with_ratios(channel.name for channel in spec.channels)
 
     def _targets(self, rows: Rows, begin: int, end: int) -> FloatArray:
         """What came of the targets in some buckets: [B, C], NaN where nothing was measured or is kept."""
