@@ -266,8 +266,9 @@ def create_app(service: Service, metrics: Metrics, token: str | None = None) -> 
             Route("POST", f"{at}/infer", protocol.infer, body=oip.InferRequest),
         ]
     examples = _examples(next(iter(service.served.values())))
+    named = {"name": {"enum": [*service.served]}, "version": {"enum": ["1"]}, "item": {"examples": ["web"]}}
     for route in described:
-        _add(api, route, examples)
+        _add(api, route, examples, named)
     _describe(api, described, secured=token is not None)
     page = files("presurge.serving").joinpath("page.html").read_bytes()
 
@@ -290,7 +291,7 @@ def create_app(service: Service, metrics: Metrics, token: str | None = None) -> 
     return Gate(api, routes, metrics, token)
 
 
-def _add(api: FastAPI, route: Route, examples: dict[Any, Any]) -> None:
+def _add(api: FastAPI, route: Route, examples: dict[Any, Any], named: dict[str, Any]) -> None:
     """Give a route its path, and describe it."""
 
     async def endpoint(request: Request) -> Response:
@@ -304,7 +305,7 @@ def _add(api: FastAPI, route: Route, examples: dict[Any, Any]) -> None:
 
     more: dict[str, Any] = {
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"} | named[name]}
             for name in re.findall(r"{(\w+)", route.path)
         ]
     }
@@ -344,6 +345,7 @@ def _describe(api: FastAPI, routes: list[Route], *, secured: bool) -> None:
     kinds = {kind for route in routes for kind in (route.body, route.gives, Failure) if kind is not None}
     _, parts = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     document = api.openapi()
+    api.openapi = lambda: document  # type: ignore[method-assign]
     document["components"] = {"schemas": parts}
     if secured:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
