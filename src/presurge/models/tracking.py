@@ -141,6 +141,9 @@ class IntervalTracker:
         # The forecasts that are kept, by origin. The first one is NaN and stands for those that are not.
         self._origins = np.array([-1])
         self._centres = np.full((1, model.horizon, 1, len(self._calibration.count_C)), np.nan, np.float32)
+        self._later: Any = (
+            None  # the forecasts of a first call that follows no errors, kept when there is a second one
+        )
         self._live: _Live | None = None
 
     def predict(self, origins_B: IntArray, batch: WindowBatch | None = None) -> Tracked:
@@ -258,8 +261,11 @@ class IntervalTracker:
     def _follow(self, begun: Tracks, item_B: IntArray, origins_B: IntArray, centre_BHZC: FloatArray) -> None:
         """Move tracks that begin at B origins by the errors that each origin knows."""
         first_B = self._first_targets(item_B, origins_B)
-        self._keep(first_B.min() - self._horizon, origins_B, [centre_BHZC])
         late = np.flatnonzero(origins_B >= first_B)
+        if not len(late) and len(self._origins) == 1 and self._later is None:
+            self._later = first_B.min() - self._horizon, origins_B, [centre_BHZC]
+            return
+        self._keep(first_B.min() - self._horizon, origins_B, [centre_BHZC])
         begins = np.unique(first_B[late], return_index=True)[1]
         for part in np.split(late, begins[:: self._tracks_at_once()])[1:]:
             first_T, begin_T, track_B = np.unique(first_B[part], return_index=True, return_inverse=True)
@@ -275,6 +281,8 @@ class IntervalTracker:
     def _start(self, last_I: IntArray | None = None) -> _Live:
         """The state after some rows of the panel, by default the last ones."""
         panel, calibration, horizon = self._panel, self._calibration, self._horizon
+        if self._later is not None:
+            self._keep(self._later[0], self._origins[:0], [])
         begin_I1 = panel.indptr[:-1, None]
         last_I = panel.indptr[1:] - 1 if last_I is None else last_I
         row_IL = last_I[:, None] + np.arange(1 - self._context, 1)
@@ -373,6 +381,9 @@ class IntervalTracker:
 
     def _keep(self, since: int, origins: IntArray, centres: list[FloatArray]) -> None:
         """Keep more forecasts, and forget those from origins before a row."""
+        if self._later is not None:
+            later, self._later = self._later, None
+            self._keep(*later)
         every = np.concatenate((self._origins, origins))
         order = np.argsort(every, kind="stable")
         order = order[(every[order] >= since) | (every[order] < 0)]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 from presurge.series.panel import Channel, FloatArray, IntArray, Panel, columns_of
 from presurge.series.spans import Span
@@ -115,7 +114,8 @@ def gather(values: npt.NDArray[Any], origins: IntArray, *, before: int, after: i
     width, channels = before + after, values.shape[1]
     if len(origins) == 0:
         return np.zeros((0, width, channels), values.dtype)
-    rows = sliding_window_view(values.reshape(-1), width * channels)[::channels]
+    shape, size = (len(values) - width + 1, width * channels), values.itemsize
+    rows = np.ndarray(shape, values.dtype, np.ascontiguousarray(values), strides=(channels * size, size))
     windows: npt.NDArray[Any] = rows[origins - before + 1].reshape(len(origins), width, channels)
     return windows
 

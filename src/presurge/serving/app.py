@@ -150,7 +150,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        began, status = time.perf_counter(), 0
+        began, status, answer = time.perf_counter(), 0, None
 
         async def sending(message: dict[str, Any]) -> None:
             nonlocal status
@@ -158,19 +158,24 @@ class Gate:
             await send(message)
 
         try:
-            async with asyncio.timeout(self.config.deadline):
-                await self._serve(scope, receive, sending)
-        except Exception as error:
-            if status:
-                raise  # the answer has begun
-            if isinstance(error, TimeoutError):
-                what = f"took longer than {self.config.deadline:g} s"
-                error = HttpError(504 if "body" in scope else 408, what, "Send less at once.")
-            await respond(sending, *refused(error))
+            try:
+                async with asyncio.timeout(self.config.deadline):
+                    answer = await self._serve(scope, receive, sending)
+            except Exception as error:
+                if status:
+                    raise  # the answer has begun
+                if isinstance(error, TimeoutError):
+                    what = f"took longer than {self.config.deadline:g} s"
+                    error = HttpError(504 if "body" in scope else 408, what, "Send less at once.")
+                answer = refused(error)
+            if answer is not None:
+                status = answer[0]
+                await respond(send, *answer)
         finally:
             self.metrics.request(_path_of(scope), status, time.perf_counter() - began)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> Answer | None:
+        """The answer of a direct route; none if the application behind gave its own."""
         path, method, headers = scope["path"], scope["method"], dict(scope["headers"])
         if self.token is not None and path not in OPEN:
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -182,10 +187,10 @@ class Gate:
             route, names = self.item, {"item": path.removeprefix("/v1/forecast/")}
         if route is None:
             await self.app(scope, receive, send)
-            return
+            return None
         scope["route"] = path if not names else "/v1/forecast/{item}"
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        await respond(send, *await route(Asked(names, query, body, headers)))
+        query = scope["query_string"] and dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        return await route(Asked(names, query or {}, body, headers))
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The whole body.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -48,6 +49,8 @@ async def _until_told(config: ServeConfig, say: Say) -> None:
     async with running(config, say) as (service, server):
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+        gc.freeze()  # what is loaded stays: collections need not look at it
+        gc.set_threshold(10_000)
         await server.serve()
         service.stopping = True
 
