@@ -27,7 +27,7 @@ def service(standing: Any) -> Any:
 
 
 def test_health(client: httpx.Client) -> None:
-    assert client.get("/healthz").json() == {"status": "alive"}
+    assert client.get("/healthz").json() == {"live": True}
     state = client.get("/readyz")
     assert state.status_code == 200
     assert state.json()["status"] == "ready"

@@ -8,7 +8,6 @@ import asyncio
 import hmac
 import inspect
 import logging
-import math
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -23,21 +22,9 @@ from presurge import __version__
 from presurge.errors import ModelError, PresurgeError, StorageError, plain, spelled
 from presurge.series.frequency import SECOND
 from presurge.series.timestamps import format_stamp
-from presurge.serving import oip
+from presurge.serving import bodies, oip
 from presurge.serving.answers import written
-from presurge.serving.bodies import (
-    Answer,
-    Asked,
-    Failure,
-    ForecastRequest,
-    ItemQuery,
-    LiveQuery,
-    Observed,
-    ObserveRequest,
-    encode,
-    read_forecast,
-    read_observe,
-)
+from presurge.serving.bodies import Answer, Asked, Failure, encode
 from presurge.serving.histories import channels_of
 from presurge.serving.metrics import Metrics
 from presurge.serving.service import NotFoundError, Served, Service
@@ -74,7 +61,7 @@ STATUSES: dict[type[Exception], int] = {
 
 
 class Route(NamedTuple):
-    """A method and a path, what answers, and what it takes and gives; ``ready`` if it answers 503 in the same form."""
+    """A method and a path, what answers, and what it takes and gives."""
 
     method: str
     path: str
@@ -82,7 +69,6 @@ class Route(NamedTuple):
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
     gives: Any = dict[str, Any]
-    ready: bool = False
 
 
 class Routes:
@@ -93,15 +79,15 @@ class Routes:
 
     async def forecast(self, asked: Asked) -> Answer:
         """Forecast what follows the histories that you send: one item or many, each as many rows as the model reads or more."""
-        return 200, await self.service.forecast(read_forecast(asked.body))
+        return 200, await self.service.forecast(bodies.read_forecast(asked.body))
 
     async def observe(self, asked: Asked) -> Answer:
         """Take in rows and raw events. The answer comes when the disk holds them; the next forecast knows them."""
-        return 200, encode(await self.service.observe(read_observe(asked.body)))
+        return 200, encode(await self.service.observe(bodies.read_observe(asked.body)))
 
     async def forecast_item(self, asked: Asked) -> Answer:
         """The newest forecast of an item that you send rows of; of the item without a name at ``/v1/forecast/``."""
-        item, query = asked.names["item"], _query(asked, ItemQuery)
+        item, query = asked.names["item"], _query(asked, bodies.ItemQuery)
         served = self.service.named(query.model)
         if item not in served.stream.items:
             hint = "Send its rows to /v1/observe first."
@@ -118,17 +104,19 @@ class Routes:
 
     async def live(self, asked: Asked) -> Answer:
         """Rows, forecast and live error of an item; without one, the items and their scores."""
-        query = _query(asked, LiveQuery)
+        query = _query(asked, bodies.LiveQuery)
         return 200, encode(self.service.live(self.service.named(query.model), query.item))
 
     async def healthz(self, asked: Asked) -> Answer:
         """Whether the process answers."""
-        return 200, encode({"status": "alive"})
+        return 200, encode({"live": True})
 
     async def readyz(self, asked: Asked) -> Answer:
         """Whether forecasts can be asked for, and what does not work: a full disk, a source that is away."""
         state = self.service.state()
-        return 200 if state["status"] in ("ready", "degraded") else 503, encode(state)
+        if state["status"] not in ("ready", "degraded"):
+            raise HttpError(503, f"the service is {state['status']}")
+        return 200, encode(state)
 
 
 class Gate:
@@ -252,17 +240,17 @@ def create_app(service: Service, metrics: Metrics, token: str | None = None) -> 
     api = FastAPI(title="Presurge", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
     routes, protocol = Routes(service), oip.InferenceProtocol(service)
     described = [
-        Route("POST", "/v1/forecast", routes.forecast, body=ForecastRequest),
-        Route("POST", "/v1/observe", routes.observe, body=ObserveRequest, gives=Observed),
-        Route("GET", "/v1/forecast/{item:path}", routes.forecast_item, ItemQuery),
+        Route("POST", "/v1/forecast", routes.forecast, body=bodies.ForecastRequest),
+        Route("POST", "/v1/observe", routes.observe, body=bodies.ObserveRequest, gives=bodies.Observed),
+        Route("GET", "/v1/forecast/{item:path}", routes.forecast_item, bodies.ItemQuery),
         Route("GET", "/v1/models", routes.models),
         Route("POST", "/v1/models/{name}/reload", routes.reload),
-        Route("GET", "/v1/live", routes.live, LiveQuery),
+        Route("GET", "/v1/live", routes.live, bodies.LiveQuery),
         Route("GET", "/healthz", routes.healthz),
-        Route("GET", "/readyz", routes.readyz, ready=True),
+        Route("GET", "/readyz", routes.readyz),
         Route("GET", "/v2", protocol.server),
-        Route("GET", "/v2/health/live", protocol.server_live),
-        Route("GET", "/v2/health/ready", protocol.server_ready, ready=True),
+        Route("GET", "/v2/health/live", routes.healthz),
+        Route("GET", "/v2/health/ready", routes.readyz),
     ]
     for at in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         described += [
@@ -325,7 +313,6 @@ def _add(api: FastAPI, route: Route, examples: dict[Any, Any], named: dict[str, 
         more["requestBody"] = {"required": True, "content": {JSON: content}}
     good = {"description": "The answer", "content": {JSON: {"schema": _schema_of(route.gives)}}}
     bad = {"description": "What was wrong", "content": {JSON: {"schema": _schema_of(Failure)}}}
-    responses: dict[int | str, dict[str, Any]] = {200: good, "default": bad}
     summary, _, text = inspect.cleandoc(route.work.__doc__ or "").partition(".")
     api.add_api_route(
         route.path,
@@ -333,8 +320,8 @@ def _add(api: FastAPI, route: Route, examples: dict[Any, Any], named: dict[str, 
         methods=[route.method],
         summary=summary,
         description=" ".join(text.split()),
-        operation_id=f"{route.work.__name__}{'_version' * route.path.count('/versions/')}",
-        responses=responses | ({503: good} if route.ready else {}),
+        name=route.work.__name__,
+        responses={200: good, "default": bad},
         openapi_extra=more,
     )
 
@@ -362,34 +349,26 @@ def _describe(api: FastAPI, routes: list[Route], *, secured: bool) -> None:
 def _examples(served: Served) -> dict[Any, Any]:
     """Bodies that a model answers, by class."""
     model, spec = served.model, served.model.fitted_spec()
-    names, known = channels_of(spec), channels_of(spec, known=True)
 
-    def rows(names: tuple[str, ...], end: int, rows: int) -> dict[str, Any]:
-        values = {name: [float(10 + row % 7) for row in range(rows)] for name in names}
-        return {"item": "web", "end": format_stamp(end, spec.clock), "values": values}
+    def history(end: int, rows: int, *, known: bool = False) -> dict[str, Any]:
+        names, values = channels_of(spec, known=known), [float(10 + row % 7) for row in range(rows)]
+        return {"item": "web", "end": format_stamp(end, spec.clock), "values": dict.fromkeys(names, values)}
 
-    end, last = _EXAMPLE, _EXAMPLE + model.horizon * spec.step
-    history = rows(names, end, model.context) | {"features": dict.fromkeys(spec.features, 1.0)}
-    row = {"item": "web", "time": format_stamp(end, spec.clock)}
-    channels = [channel.name for channel in served.stream.shape.channels]
-    sizes = {"context": [1, model.context, len(names)], "known": [1, model.horizon, len(known)]}
+    past = history(_EXAMPLE, model.context) | {"features": dict.fromkeys(spec.features, 1.0)}
+    future = history(_EXAMPLE + model.horizon * spec.step, model.horizon, known=True)
+    values = {channel.name: 16.0 for channel in served.stream.shape.channels}
+    tensors = [
+        {"name": name, "shape": [1, rows, size], "datatype": "FP32", "data": [10.0] * (rows * size)}
+        for name, (_, _, size) in oip.inputs_of(served).items()
+        for rows in [model.context if name == "context" else model.horizon]
+    ]
     return {
-        ForecastRequest: {
-            "history": [history],
-            "future": [rows(known, last, model.horizon)] if known else [],
+        bodies.ForecastRequest: {"history": [past], "future": [future] if future["values"] else []},
+        bodies.ObserveRequest: {
+            "rows": [{"item": "web", "time": past["end"], "values": values}],
+            "id": "web-1",
         },
-        ObserveRequest: {"rows": [row | {"values": dict.fromkeys(channels, 16.0)}], "id": "web-0010"},
-        oip.InferRequest: {
-            "inputs": [
-                {
-                    "name": name,
-                    "shape": sizes[name],
-                    "datatype": "FP32",
-                    "data": [10.0] * math.prod(sizes[name]),
-                }
-                for name in oip.inputs_of(served)
-            ]
-        },
+        oip.InferRequest: {"inputs": tensors},
     }
 
 

@@ -71,15 +71,6 @@ class InferenceProtocol:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    async def server_live(self, asked: Asked) -> Answer:
-        """Whether the server answers."""
-        return 200, encode({"live": True})
-
-    async def server_ready(self, asked: Asked) -> Answer:
-        """Whether the models can be asked."""
-        ready = self.service.state()["status"] in ("ready", "degraded")
-        return 200 if ready else 503, encode({"live": True, "ready": ready})
-
     async def server(self, asked: Asked) -> Answer:
         """The server."""
         return 200, encode({"name": "presurge", "version": __version__, "extensions": []})
