@@ -227,9 +227,12 @@ def test_a_history_given_before(planner: Callable[..., Planner]) -> None:
 
 
 def test_a_clock_ahead(planner: Callable[..., Planner]) -> None:
-    answer = planner("last").ask(time.time() - BEGIN + 86_400, 100)
+    one = planner("last")
+    answer = one.ask(time.time() - BEGIN + 86_400, 100)
     assert not answer.HasField("predictions")
     assert "lies in the future" in answer.reason
+    assert one.ask(0, 100).HasField("predictions")  # when the clock is right again
+    assert one.rows() == [100]
 
 
 def test_all_three_or_none(planner: Callable[..., Planner]) -> None:

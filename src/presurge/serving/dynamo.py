@@ -97,7 +97,7 @@ class Plugin(stubs.PredictPluginServicer):
             times = [rows.start(one) for one in new]
         if not times or begin < self._end - _JITTER * step:
             return
-        self._end = end
+        before, self._end = self._end, end
         number = traffic.num_req if traffic.num_req > 0 else 0.0
         means = (1.0, traffic.isl, traffic.osl) if number else (0.0, 0.0, 0.0)
         known = [abs(mean) <= LARGEST and abs(number * mean) <= LARGEST for mean in means]
@@ -107,4 +107,5 @@ class Plugin(stubs.PredictPluginServicer):
         rows_in[-1][2].update(row)
         took = await self._service.write(Record(self._service.now(), rows_in, served.name))
         if took["refused"]:
+            self._end = before
             raise DataError(took["refused"][0]["reason"])
