@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -125,6 +126,11 @@ def test_a_real_prometheus_reads_them(
         / "promtool"
     )
     server = prometheus()
+    guide = (ROOT / "docs" / "guides" / "live-error.md").read_text(encoding="utf-8")
+    (tmp_path / "rules.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
+    subprocess.run([promtool, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, check=True)
+    told = set(re.findall(r"presurge_(\w+)", guide))
+    assert told <= {*GAUGES}
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )

@@ -44,7 +44,6 @@ class PollConfig(Config):
         item: The label that names the item; None for one item without a name.
         model: Which model it feeds; None for all.
         delay: How long after the end of a bucket to ask, so that the samples have arrived, such as ``5s``.
-        backfill: Rows to ask for at the start; by default those that the model reads.
         token_file: File with a bearer token for the server.
     """
 
@@ -53,7 +52,6 @@ class PollConfig(Config):
     item: str | None = None
     model: str | None = None
     delay: Duration = 5 * SECOND
-    backfill: int | None = Field(default=None, ge=0)
     token_file: Path | None = None
 
 

@@ -21,15 +21,15 @@ from presurge.series.panel import FloatArray
 
 BASELINES = ("last-value", "recent-mean", "day-ago")
 """As in ``presurge.models.naive``: the last observed value, the mean of the last ten rows, the row of a day before."""
-SUMS = ("cells", "size", "absolute", "error", "intervals", "inside", "next", "next inside", *BASELINES)
-NEXT = ("mean", "low", "high")
+SUMS = ("cells", "size", "absolute", "error", "intervals", "inside", *BASELINES)
+NEXT = ("mean", "low", "high", "actual")
 """What is summed over the forecasts of a row: cells scored, |actual|, |median - actual|, mean - actual, cells with an 80 %
-interval, those inside it, the last two of the first step alone, and |baseline - actual|. ``NEXT``: the forecast of the first
-step with its 80 % interval, which is kept beside the sums."""
+interval, those inside it, and |baseline - actual|. ``NEXT``, kept beside them: the forecast a step before, and what came."""
 LATE = 8
 """How many of the last rows a late value scores again."""
 _RECENT = 10
 _NEVER = -(1 << 62)
+Sums = npt.NDArray[np.float64]
 _DOUBLE, _SURE, _BLOCKS = 2.0, 3.0, 8
 _LEAST, _CHANCE = 30, 1e-4
 
@@ -129,27 +129,16 @@ class Live:
         known_HC = ~np.isnan(made_HVC[:, 1] + actual_C)
         if not known_HC.any():
             return
-        error_HVC = made_HVC - actual_C
         bounded_HC = known_HC & ~np.isnan(made_HVC[:, 2:4]).any(axis=1)
-        inside_HC = bounded_HC & (error_HVC[:, 2] <= 0) & (error_HVC[:, 3] >= 0)
-        summed_HSC = np.stack(
-            [
-                np.ones_like(error_HVC[:, 0]),
-                np.broadcast_to(np.abs(actual_C), known_HC.shape),
-                np.abs(error_HVC[:, 1]),
-                error_HVC[:, 0],
-                bounded_HC,
-                inside_HC,
-                bounded_HC & (steps[:, None] == 0),
-                inside_HC & (steps[:, None] == 0),
-                *np.abs(error_HVC[:, 4:]).swapaxes(0, 1),
-            ],
-            axis=1,
-        )
+        inside_HC = bounded_HC & (made_HVC[:, 2] <= actual_C) & (actual_C <= made_HVC[:, 3])
+        away_HVC = made_HVC - actual_C
+        size_HC = np.broadcast_to(np.abs(actual_C), known_HC.shape)
+        cells = [known_HC, size_HC, np.abs(away_HVC[:, 1]), away_HVC[:, 0], bounded_HC, inside_HC]
+        cells += [*np.abs(away_HVC[:, 4:]).swapaxes(0, 1)]
+        sums = [np.where(known_HC, cell_HC, 0).sum(axis=0) for cell_HC in cells]
         place = bucket % len(self.bucket_W)
         self.bucket_W[place] = bucket
-        sums_SC = np.where(known_HC[:, None], summed_HSC, 0).sum(axis=0)
-        self.sums_WSC[place] = np.concatenate((sums_SC, made_HVC[0, [0, 2, 3]]))
+        self.sums_WSC[place] = np.stack((*sums, *made_HVC[0, [0, 2, 3]], actual_C))
 
     def _rows(self) -> npt.NDArray[np.int64]:
         """The places of the rows that were scored, oldest first."""
@@ -175,27 +164,38 @@ class Live:
         """
         found, sums_WSC = [], self.sums_WSC[self._rows()].astype(np.float64)
         for c, expected in enumerate(self.expected):
-            sums_WS = sums_WSC[sums_WSC[:, 0, c] > 0, :, c]
-            total = {
-                name: one or math.nan if name in ("cells", "size", "intervals") else one
-                for name, one in zip(SUMS, sums_WS.sum(axis=0).tolist(), strict=False)
-            }
+            row_WS = sums_WSC[sums_WSC[:, 0, c] > 0, :, c]
+            total = dict(zip(SUMS, row_WS.sum(axis=0).tolist(), strict=False))
+            cells, size, intervals = (total[name] or math.nan for name in ("cells", "size", "intervals"))
             scores: dict[str, Any] = {
-                "rows": len(sums_WS),
-                "wape": total["absolute"] / total["size"],
-                "mae": total["absolute"] / total["cells"],
-                "bias": total["error"] / total["cells"],
-                "relative_bias": total["error"] / total["size"],
-                "coverage_80": total["inside"] / total["intervals"],
-                "baselines": {name: total[name] / total["size"] for name in BASELINES},
+                "rows": len(row_WS),
+                "wape": total["absolute"] / size,
+                "mae": total["absolute"] / cells,
+                "bias": total["error"] / cells,
+                "relative_bias": total["error"] / size,
+                "coverage_80": total["inside"] / intervals,
+                "baselines": {name: total[name] / size for name in BASELINES},
             }
-            error_W = sums_WS[:, SUMS.index("absolute")] / sums_WS[:, 0]
-            block = max(self.made_AHVC.shape[1], _RECENT)
-            scores["alarm"] = _worse(scores, expected, error_W, block) or _outside(
-                total["next inside"], total["next"]
-            )
+            scores["alarm"] = self._worse(scores, expected, row_WS) or _outside(row_WS[:, len(SUMS) :])
             found.append(scores)
         return found
+
+    def _worse(self, scores: Mapping[str, Any], expected: Mapping[str, float], row_WS: Sums) -> str:
+        """Whether the error is beyond doubt more than twice the one measured in training, both in units and beside the load.
+
+        The steps of a row share its surprise, and rows within a horizon share theirs: averages of blocks count as independent,
+        and their mean has to lie three standard errors above the measured error.
+        """
+        block = max(self.made_AHVC.shape[1], _RECENT)
+        blocks = len(row_WS) // block
+        ratio = np.min([scores[name] / (expected.get(name) or math.nan) for name in ("mae", "wape")])
+        if blocks < _BLOCKS or not ratio > _DOUBLE:
+            return ""
+        error_W = (row_WS[:, SUMS.index("absolute")] / row_WS[:, 0])[-blocks * block :]
+        mean_B = error_W.reshape(blocks, block).mean(axis=1)
+        if mean_B.mean() - _SURE * mean_B.std(ddof=1) / math.sqrt(blocks) <= expected["mae"]:
+            return ""
+        return f"the error is {ratio:.1f} times the one measured in training"
 
 
 def day_rows(step: int) -> int:
@@ -204,29 +204,7 @@ def day_rows(step: int) -> int:
     return rows if 2 <= rows <= 2_880 else 0
 
 
-def _worse(
-    scores: Mapping[str, Any],
-    expected: Mapping[str, float],
-    error_W: npt.NDArray[np.float64],
-    block: int,
-) -> str:
-    """Whether the error is beyond doubt more than twice the one measured in training, both in units and beside the load.
-
-    The steps of a row share its surprise, and rows within a horizon share theirs: averages of blocks count as independent, and
-    their mean has to lie three standard errors above the measured error.
-    """
-    blocks = len(error_W) // block
-    if blocks < _BLOCKS:
-        return ""
-    ratio, beside = (scores[name] / (expected.get(name) or math.nan) for name in ("mae", "wape"))
-    mean_B = error_W[-blocks * block :].reshape(blocks, block).mean(axis=1)
-    sure = mean_B.mean() - _SURE * mean_B.std(ddof=1) / math.sqrt(blocks) > expected.get("mae", math.nan)
-    if not (sure and min(ratio, beside) > _DOUBLE):
-        return ""
-    return f"the error is {min(ratio, beside):.1f} times the one measured in training"
-
-
-def _outside(inside: float, rows: float) -> str:
+def _outside(next_W4: Sums) -> str:
     """Whether the 80 % intervals of the next row hold less than chance allows.
 
     One step ahead, the rows of calibrated intervals are independent, so that a share p or less of n rows has at most the
@@ -234,9 +212,12 @@ def _outside(inside: float, rows: float) -> str:
 
     Source: Chernoff's bound, in Arratia and Gordon, "Tutorial on large deviations for the binomial distribution", 1989.
     """
-    if rows < _LEAST or (share := inside / rows) >= 0.8:
-        return ""
+    _, low_W, high_W, actual_W = next_W4[~np.isnan(next_W4).any(axis=1)].T
+    rows, share = (
+        len(low_W),
+        float(np.mean((low_W <= actual_W) & (actual_W <= high_W))) if len(low_W) else 1.0,
+    )
     away = sum(p * math.log(p / q) for p, q in ((share, 0.8), (1 - share, 0.2)) if p)
-    if rows * away < -math.log(_CHANCE):
+    if rows < _LEAST or share >= 0.8 or rows * away < -math.log(_CHANCE):
         return ""
-    return f"the 80 % intervals held the next row in {share:.0%} of {rows:.0f} rows"
+    return f"the 80 % intervals held the next row in {share:.0%} of {rows} rows"

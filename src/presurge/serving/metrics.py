@@ -5,6 +5,7 @@ Names and units follow https://prometheus.io/docs/practices/naming/. A number th
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
@@ -12,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from presurge import __version__
+from presurge.series.frequency import SECOND
 from presurge.serving.service import Served, Service
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -19,12 +21,13 @@ LEADS = 12
 """Most steps of the horizon that forecasts are told of: the first, the last and others at growing distances."""
 LEVELS = (0.1, 0.9, 0.95, 0.99)
 """Quantiles that are told beside the median, where the model has them."""
-SCORES = {
-    "live_rows": "rows",
-    "live_wape_ratio": "wape",
-    "live_bias_ratio": "relative_bias",
-    "live_coverage_ratio": "coverage_80",
-}
+SCORES = (
+    ("rows", "rows"),
+    ("wape_ratio", "wape"),
+    ("bias_ratio", "relative_bias"),
+    ("coverage_ratio", "coverage_80"),
+)
+"""Metrics behind ``live_``, and what they are called in the scores of an item."""
 _CHANNEL = ("model", "item", "channel")
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "build_info": ("The version that serves", ("version",)),
@@ -64,20 +67,16 @@ class Metrics:
         self._seconds = Histogram(
             "presurge_http_request_duration_seconds",
             "Time from the head of a request to its answer",
-            ["route", "code"],
+            ("route", "code"),
             buckets=BUCKETS,
             registry=self._registry,
         )
-        self._children: dict[tuple[str, int], Histogram] = {}
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
-        child = self._children.get((route, status))
-        if child is None:
-            child = self._children[route, status] = self._seconds.labels(route, str(status))
-        child.observe(seconds)
+        self._seconds.labels(route, str(status)).observe(seconds)
 
     def text(self) -> bytes:
         """The metrics in the text format."""
@@ -119,36 +118,39 @@ def _tell_forecasts(served: Served, names: list[str], tell: Tell) -> None:
     if not names:
         return
     made = served.stream.forecast(names)
-    step, steps = made.step // 1_000_000, made.mean.shape[1]
+    step, steps = made.step // SECOND, made.mean.shape[1]
     leads = np.unique(np.geomspace(1, steps, LEADS).round().astype(int)).tolist()
-    told = [(level, made.levels.index(level)) for level in LEVELS if level in made.levels]
-    for i, item in enumerate(made.items):
-        for c, channel in enumerate(made.channels):
-            own = (served.name, item, channel.name)
-            for lead in leads:
-                at = (*own, str(lead * step))
-                tell("forecast_mean", made.mean[i, lead - 1, c], *at)
-                if made.levels:
-                    tell("forecast_quantile", made.median[i, lead - 1, c], *at, "0.5")
-                for level, q in told:
-                    tell("forecast_quantile", made.quantiles[i, lead - 1, q, c], *at, f"{level:g}")
-            if made.peak is not None:
-                tell("forecast_peak_mean", made.peak.mean_IC[i, c], *own)
-                tell("forecast_peak_quantile", made.peak.median_IC[i, c], *own, "0.5")
-                for level, q in told:
-                    tell("forecast_peak_quantile", made.peak.quantiles_IQC[i, q, c], *own, f"{level:g}")
+    told = [(f"{level:g}", made.levels.index(level)) for level in LEVELS if level in made.levels]
+    for (i, item), (c, channel) in product(enumerate(made.items), enumerate(made.channels)):
+        own = (served.name, item, channel.name)
+        ahead = [
+            (
+                "forecast",
+                (*own, str(lead * step)),
+                [part[i, lead - 1, ..., c] for part in (made.mean, made.median, made.quantiles)],
+            )
+            for lead in leads
+        ]
+        if made.peak is not None:
+            ahead.append(("forecast_peak", own, [part[i, ..., c] for part in made.peak]))
+        for name, labels, (mean, median, quantile_Q) in ahead:
+            tell(f"{name}_mean", mean, *labels)
+            if made.levels:
+                tell(f"{name}_quantile", median, *labels, "0.5")
+            for level, q in told:
+                tell(f"{name}_quantile", quantile_Q[q], *labels, level)
 
 
 def _tell_scores(served: Served, names: list[str], tell: Tell) -> None:
     """How old the rows of some items are, and how wrong their forecasts were."""
     for name in names:
         item = served.stream.items[name]
-        tell("last_row_timestamp_seconds", item.rows.start(item.rows.last) / 1e6, served.name, name)
+        tell("last_row_timestamp_seconds", item.rows.start(item.rows.last) / SECOND, served.name, name)
         channels = served.model.fitted_spec().targets
         for channel, scores in zip(channels, item.live.scores(), strict=True):
             own = (served.name, name, channel.name)
-            for metric, score in SCORES.items():
-                tell(metric, scores[score], *own)
+            for metric, score in SCORES:
+                tell(f"live_{metric}", scores[score], *own)
             for baseline, wape in scores["baselines"].items():
                 tell("live_baseline_wape_ratio", wape, *own, baseline)
             tell("drift_alarm", bool(scores["alarm"]), *own)

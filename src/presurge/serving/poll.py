@@ -60,9 +60,8 @@ class Poller:
     async def _ask(self, end: int) -> None:
         """Ask for the buckets that end between the last that was asked for and a moment, and take their rows in."""
         service, step = self._service, self._step
-        stream, backfill = service.served[self._name].stream, self._config.backfill
-        most = max(stream.shape.rows if backfill is None else backfill, 1)
-        start = max(self._asked + step, end - step * (most - 1))
+        stream = service.served[self._name].stream
+        start = max(self._asked + step, end - step * (stream.shape.rows - 1))
         try:
             found = await asyncio.to_thread(self._found, start, end)
             empty = dict.fromkeys(self._config.queries)
@@ -92,7 +91,7 @@ class Poller:
             DataError: Several series of a query belong to one item.
         """
         found: Found = {}
-        label, server = self._config.item, self._config
+        server, label = self._config, self._config.item
         for channel, text in server.queries.items():
             query = Query(
                 url=server.url,
