@@ -4,7 +4,7 @@ Names and units follow https://prometheus.io/docs/practices/naming/. A number th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 import numpy as np
@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from presurge import __version__
 from presurge.series.frequency import SECOND
+from presurge.series.panel import FloatArray
 from presurge.serving.service import Served, Service
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -121,24 +122,22 @@ def _tell_forecasts(served: Served, names: list[str], tell: Tell) -> None:
     step, steps = made.step // SECOND, made.mean.shape[1]
     leads = np.unique(np.geomspace(1, steps, LEADS).round().astype(int)).tolist()
     told = [(f"{level:g}", made.levels.index(level)) for level in LEVELS if level in made.levels]
+
+    def say(name: str, parts: Iterable[FloatArray], *labels: str) -> None:
+        mean, median, quantile_Q = parts
+        tell(f"{name}_mean", mean, *labels)
+        if made.levels:
+            tell(f"{name}_quantile", median, *labels, "0.5")
+        for level, q in told:
+            tell(f"{name}_quantile", quantile_Q[q], *labels, level)
+
     for (i, item), (c, channel) in product(enumerate(made.items), enumerate(made.channels)):
         own = (served.name, item, channel.name)
-        ahead = [
-            (
-                "forecast",
-                (*own, str(lead * step)),
-                [part[i, lead - 1, ..., c] for part in (made.mean, made.median, made.quantiles)],
-            )
-            for lead in leads
-        ]
+        for lead in leads:
+            parts = (part[i, lead - 1, ..., c] for part in (made.mean, made.median, made.quantiles))
+            say("forecast", parts, *own, str(lead * step))
         if made.peak is not None:
-            ahead.append(("forecast_peak", own, [part[i, ..., c] for part in made.peak]))
-        for name, labels, (mean, median, quantile_Q) in ahead:
-            tell(f"{name}_mean", mean, *labels)
-            if made.levels:
-                tell(f"{name}_quantile", median, *labels, "0.5")
-            for level, q in told:
-                tell(f"{name}_quantile", quantile_Q[q], *labels, level)
+            say("forecast_peak", (part[i, ..., c] for part in made.peak), *own)
 
 
 def _tell_scores(served: Served, names: list[str], tell: Tell) -> None:
