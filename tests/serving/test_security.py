@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,7 @@ def test_sigterm_finishes_what_is_in_flight(
     one = process("--state", tmp_path / "state")
     asked = json.dumps({"history": [history()]}).encode()
     row = json.dumps({"rows": [{"time": 1.77e9, "values": {"requests": 3}}]}).encode()
+    assert "torch" not in Path(f"/proc/{one.process.pid}/maps").read_text()
     started = []
     for path, body in (("/v1/forecast", asked), ("/v1/observe", row), ("/v1/forecast", asked)):
         connection = connected(one.url)
@@ -286,6 +288,17 @@ def test_what_cannot_be_served_ends_with_a_sentence(
         assert (code, printed, words in " ".join(said.split())) == (2, "", True), said
         assert said.startswith("Error: ")
         assert "Traceback" not in said
+
+
+def test_without_its_packages_the_command_says_how_to_install_them(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [*sys.modules]:
+        if name.startswith("presurge.serving"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert main(["serve", str(model_dir)]) == 2
+    assert "presurge[serve]" in capsys.readouterr().err
 
 
 def test_the_help_fits_a_narrow_terminal(
