@@ -201,6 +201,22 @@ def test_a_slow_client_is_dropped_and_others_are_served(serving: Serving, histor
             assert json.loads(answer.partition("\r\n\r\n")[2])["error"] == "took longer than 0.5 s"
 
 
+def test_no_client_keeps_a_connection_with_a_head_that_never_ends(serving: Serving) -> None:
+    service = serving(deadline=0.5)
+    asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connected(service.url) as silent, connected(service.url) as slow, connected(service.url) as second:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: ")
+        second.sendall(asked + asked[:20])
+        for _ in range(3):
+            time.sleep(0.1)
+            slow.sendall(b"x")
+        assert answered(silent) == answered(slow) == ""
+        assert answered(second).count("HTTP/1.1 200") == 1
+    with connected(service.url) as large:
+        large.sendall(b"GET /healthz HTTP/1.1\r\nhost: " + b"x" * 100_000)
+        assert answered(large).startswith("HTTP/1.1 400 ")
+
+
 def test_a_request_that_takes_too_long_is_given_up(serving: Serving, history: History) -> None:
     service = serving(deadline=0.05)
     values = history("host-0", 200)["values"]

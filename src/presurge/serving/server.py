@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from presurge.errors import ConfigError
 from presurge.serving.app import create_app
@@ -27,6 +28,8 @@ from presurge.serving.protos.planner_pb2_grpc import add_PredictPluginServicer_t
 from presurge.serving.service import Service
 
 Say = Callable[[str], None]
+LARGEST_HEAD = 65_536
+"""Bytes of a request before its body."""
 
 
 def serve(config: ServeConfig, say: Say = print) -> None:
@@ -72,6 +75,48 @@ class Server(uvicorn.Server):
         yield
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which lets no client keep a connection with a head that never ends, or with none."""
+
+    deadline = 10.0
+    _timer: asyncio.TimerHandle | None = None
+    _head = 0
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+        self._head = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._wait(self.deadline)
+
+    def on_message_begin(self) -> None:
+        """Wait for the rest of a head."""
+        super().on_message_begin()
+        self._wait(self.deadline)
+
+    def on_headers_complete(self) -> None:
+        """Leave the body to the application."""
+        self._wait(None)
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a head that is too large."""
+        super().data_received(data)
+        self._head += len(data)
+        if self._timer is not None and self._head > LARGEST_HEAD:
+            self._wait(None)
+            self.send_400_response("The head of the request is too large.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._wait(None)
+        super().connection_lost(exc)
+
+
 @asynccontextmanager
 async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service, Server]]:
     """A service that is started, with the sources that it asks and its gRPC doors, and the HTTP server to run.
@@ -103,6 +148,7 @@ async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service,
             log_level="warning",
             access_log=False,
             lifespan="off",
+            http=type("Protocol", (Protocol,), {"deadline": config.deadline}),
             ws="none",
             proxy_headers=False,
             server_header=False,
