@@ -228,10 +228,12 @@ class Stream:
                         self._guarded(work, [item])
                 return
             (item,), what = items, error.what if isinstance(error, PresurgeError) else repr(error)
-            latest = Latest(item.rows.last, None, (), f"the model failed: {what}")
-            if latest.reason != item.latest.reason:
+            latest, before = Latest(item.rows.last, None, (), f"the model failed: {what}"), item.latest
+            if latest.reason != before.reason:
                 _log.error("item %r cannot be forecast", item.name, exc_info=error)
-            item.latest, item.known, item.state, item.before = latest, item.rows.last, None, None
+            item.latest, item.known, item.state, item.before = latest, latest.bucket, None, None
+            if before.bucket < latest.bucket - 1:  # it may be an earlier row that the model fails at
+                self._guarded(self._forecast, items)
 
     def forecast(
         self, names: Sequence[str], horizon: int | None = None, levels: Sequence[float] | None = None
