@@ -244,13 +244,10 @@ class Stream:
             HistoryError: No item has one.
             ConfigError: A level cannot be used.
         """
-        latest = {name: self.items[name].latest for name in names if name in self.items}
+        unknown = Latest(0, reason="nothing was observed")
+        latest = {name: self.items[name].latest if name in self.items else unknown for name in names}
         made = {name: one.made for name, one in latest.items() if one.made is not None}
-        missing = {
-            name: latest[name].reason if name in latest else "nothing was observed"
-            for name in names
-            if name not in made
-        }
+        missing = {name: one.reason for name, one in latest.items() if one.made is None}
         if not made:
             name, reason = next(iter(missing.items()))
             raise HistoryError(f"no forecast: {reason}", where=_place(name), hint="Observe more rows.")
@@ -430,15 +427,12 @@ def split(state: State) -> list[State]:
 
 def joined(states: Sequence[State]) -> State:
     """The state of several items; an item that was never forecast has no learned quantiles yet."""
-    centres = [state["centres_IHHZC"] for state in states]
-    most = max(array.shape[3] for array in centres)
-    wide = [array if array.shape[3] == most else np.repeat(array, most, 3) for array in centres]
-    together = {
-        name: np.concatenate([state[name] for state in states])
-        for name in states[0]
-        if name != "centres_IHHZC"
-    }
-    return together | {"centres_IHHZC": np.concatenate(wide)}
+    most = max(state["centres_IHHZC"].shape[3] for state in states)
+
+    def wide(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.repeat(array, most, 3) if name == "centres_IHHZC" and array.shape[3] < most else array
+
+    return {name: np.concatenate([wide(name, state[name]) for state in states]) for name in states[0]}
 
 
 def _parts(channel: str) -> list[str]:
