@@ -35,12 +35,6 @@ class IsActiveResponse(_message.Message):
     result: bool
     def __init__(self, result: _Optional[bool] = ...) -> None: ...
 
-class GetMetricSpecResponse(_message.Message):
-    __slots__ = ("metricSpecs",)
-    METRICSPECS_FIELD_NUMBER: _ClassVar[int]
-    metricSpecs: _containers.RepeatedCompositeFieldContainer[MetricSpec]
-    def __init__(self, metricSpecs: _Optional[_Iterable[_Union[MetricSpec, _Mapping]]] = ...) -> None: ...
-
 class MetricSpec(_message.Message):
     __slots__ = ("metricName", "targetSize", "targetSizeFloat")
     METRICNAME_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +50,12 @@ class MetricSpec(_message.Message):
         targetSizeFloat: _Optional[float] = ...,
     ) -> None: ...
 
+class GetMetricSpecResponse(_message.Message):
+    __slots__ = ("metricSpecs",)
+    METRICSPECS_FIELD_NUMBER: _ClassVar[int]
+    metricSpecs: _containers.RepeatedCompositeFieldContainer[MetricSpec]
+    def __init__(self, metricSpecs: _Optional[_Iterable[_Union[MetricSpec, _Mapping]]] = ...) -> None: ...
+
 class GetMetricsRequest(_message.Message):
     __slots__ = ("scaledObjectRef", "metricName")
     SCALEDOBJECTREF_FIELD_NUMBER: _ClassVar[int]
@@ -67,12 +67,6 @@ class GetMetricsRequest(_message.Message):
         scaledObjectRef: _Optional[_Union[ScaledObjectRef, _Mapping]] = ...,
         metricName: _Optional[str] = ...,
     ) -> None: ...
-
-class GetMetricsResponse(_message.Message):
-    __slots__ = ("metricValues",)
-    METRICVALUES_FIELD_NUMBER: _ClassVar[int]
-    metricValues: _containers.RepeatedCompositeFieldContainer[MetricValue]
-    def __init__(self, metricValues: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class MetricValue(_message.Message):
     __slots__ = ("metricName", "metricValue", "metricValueFloat")
@@ -88,3 +82,9 @@ class MetricValue(_message.Message):
         metricValue: _Optional[int] = ...,
         metricValueFloat: _Optional[float] = ...,
     ) -> None: ...
+
+class GetMetricsResponse(_message.Message):
+    __slots__ = ("metricValues",)
+    METRICVALUES_FIELD_NUMBER: _ClassVar[int]
+    metricValues: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, metricValues: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...

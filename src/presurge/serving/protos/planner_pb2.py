@@ -20,7 +20,7 @@ _sym_db = _symbol_database.Default()
 
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n%presurge/serving/protos/planner.proto\x12\x18\x64ynamo.planner.plugin.v1"Q\n\x13PredictStageRequest\x12:\n\x07\x63ontext\x18\x01 \x01(\x0b\x32).dynamo.planner.plugin.v1.PipelineContext"t\n\x14PredictStageResponse\x12=\n\x0bpredictions\x18\x01 \x01(\x0b\x32(.dynamo.planner.plugin.v1.PredictionData\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08"\x91\x01\n\x0fPipelineContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\x44\n\x0cobservations\x18\x03 \x01(\x0b\x32).dynamo.planner.plugin.v1.ObservationDataH\x00\x88\x01\x01\x42\x0f\n\r_observations"]\n\x0fObservationData\x12>\n\x07traffic\x18\x01 \x01(\x0b\x32(.dynamo.planner.plugin.v1.TrafficMetricsH\x00\x88\x01\x01\x42\n\n\x08_traffic"\xa7\x01\n\x0eTrafficMetrics\x12\x12\n\nduration_s\x18\x01 \x01(\x01\x12\x0f\n\x07num_req\x18\x02 \x01(\x01\x12\x0b\n\x03isl\x18\x03 \x01(\x01\x12\x0b\n\x03osl\x18\x04 \x01(\x01\x12\x18\n\x0bkv_hit_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\raccept_length\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_kv_hit_rateB\x10\n\x0e_accept_length"\xb2\x02\n\x0ePredictionData\x12\x1e\n\x11predicted_num_req\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rpredicted_isl\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rpredicted_osl\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12"\n\x15predicted_kv_hit_rate\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12$\n\x17predicted_accept_length\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x14\n\x12_predicted_num_reqB\x10\n\x0e_predicted_islB\x10\n\x0e_predicted_oslB\x18\n\x16_predicted_kv_hit_rateB\x1a\n\x18_predicted_accept_length2{\n\rPredictPlugin\x12j\n\x07Predict\x12-.dynamo.planner.plugin.v1.PredictStageRequest\x1a..dynamo.planner.plugin.v1.PredictStageResponse"\x00\x62\x06proto3'
+    b'\n%presurge/serving/protos/planner.proto\x12\x18\x64ynamo.planner.plugin.v1"\xa7\x01\n\x0eTrafficMetrics\x12\x12\n\nduration_s\x18\x01 \x01(\x01\x12\x0f\n\x07num_req\x18\x02 \x01(\x01\x12\x0b\n\x03isl\x18\x03 \x01(\x01\x12\x0b\n\x03osl\x18\x04 \x01(\x01\x12\x18\n\x0bkv_hit_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\raccept_length\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_kv_hit_rateB\x10\n\x0e_accept_length"]\n\x0fObservationData\x12>\n\x07traffic\x18\x01 \x01(\x0b\x32(.dynamo.planner.plugin.v1.TrafficMetricsH\x00\x88\x01\x01\x42\n\n\x08_traffic"\x91\x01\n\x0fPipelineContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\x44\n\x0cobservations\x18\x03 \x01(\x0b\x32).dynamo.planner.plugin.v1.ObservationDataH\x00\x88\x01\x01\x42\x0f\n\r_observations"Q\n\x13PredictStageRequest\x12:\n\x07\x63ontext\x18\x01 \x01(\x0b\x32).dynamo.planner.plugin.v1.PipelineContext"\xb2\x02\n\x0ePredictionData\x12\x1e\n\x11predicted_num_req\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rpredicted_isl\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rpredicted_osl\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12"\n\x15predicted_kv_hit_rate\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12$\n\x17predicted_accept_length\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x14\n\x12_predicted_num_reqB\x10\n\x0e_predicted_islB\x10\n\x0e_predicted_oslB\x18\n\x16_predicted_kv_hit_rateB\x1a\n\x18_predicted_accept_length"t\n\x14PredictStageResponse\x12=\n\x0bpredictions\x18\x01 \x01(\x0b\x32(.dynamo.planner.plugin.v1.PredictionData\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x32{\n\rPredictPlugin\x12j\n\x07Predict\x12-.dynamo.planner.plugin.v1.PredictStageRequest\x1a..dynamo.planner.plugin.v1.PredictStageResponse"\x00\x62\x06proto3'
 )
 
 _globals = globals()
@@ -28,18 +28,18 @@ _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "presurge.serving.protos.planner_pb2", _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
     DESCRIPTOR._loaded_options = None
-    _globals["_PREDICTSTAGEREQUEST"]._serialized_start = 67
-    _globals["_PREDICTSTAGEREQUEST"]._serialized_end = 148
-    _globals["_PREDICTSTAGERESPONSE"]._serialized_start = 150
-    _globals["_PREDICTSTAGERESPONSE"]._serialized_end = 266
-    _globals["_PIPELINECONTEXT"]._serialized_start = 269
-    _globals["_PIPELINECONTEXT"]._serialized_end = 414
-    _globals["_OBSERVATIONDATA"]._serialized_start = 416
-    _globals["_OBSERVATIONDATA"]._serialized_end = 509
-    _globals["_TRAFFICMETRICS"]._serialized_start = 512
-    _globals["_TRAFFICMETRICS"]._serialized_end = 679
-    _globals["_PREDICTIONDATA"]._serialized_start = 682
-    _globals["_PREDICTIONDATA"]._serialized_end = 988
+    _globals["_TRAFFICMETRICS"]._serialized_start = 68
+    _globals["_TRAFFICMETRICS"]._serialized_end = 235
+    _globals["_OBSERVATIONDATA"]._serialized_start = 237
+    _globals["_OBSERVATIONDATA"]._serialized_end = 330
+    _globals["_PIPELINECONTEXT"]._serialized_start = 333
+    _globals["_PIPELINECONTEXT"]._serialized_end = 478
+    _globals["_PREDICTSTAGEREQUEST"]._serialized_start = 480
+    _globals["_PREDICTSTAGEREQUEST"]._serialized_end = 561
+    _globals["_PREDICTIONDATA"]._serialized_start = 564
+    _globals["_PREDICTIONDATA"]._serialized_end = 870
+    _globals["_PREDICTSTAGERESPONSE"]._serialized_start = 872
+    _globals["_PREDICTSTAGERESPONSE"]._serialized_end = 988
     _globals["_PREDICTPLUGIN"]._serialized_start = 990
     _globals["_PREDICTPLUGIN"]._serialized_end = 1113
 # @@protoc_insertion_point(module_scope)

@@ -5,48 +5,6 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class PredictStageRequest(_message.Message):
-    __slots__ = ("context",)
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    context: PipelineContext
-    def __init__(self, context: _Optional[_Union[PipelineContext, _Mapping]] = ...) -> None: ...
-
-class PredictStageResponse(_message.Message):
-    __slots__ = ("predictions", "reason", "final")
-    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    FINAL_FIELD_NUMBER: _ClassVar[int]
-    predictions: PredictionData
-    reason: str
-    final: bool
-    def __init__(
-        self,
-        predictions: _Optional[_Union[PredictionData, _Mapping]] = ...,
-        reason: _Optional[str] = ...,
-        final: _Optional[bool] = ...,
-    ) -> None: ...
-
-class PipelineContext(_message.Message):
-    __slots__ = ("request_id", "decision_id", "observations")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
-    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    decision_id: str
-    observations: ObservationData
-    def __init__(
-        self,
-        request_id: _Optional[str] = ...,
-        decision_id: _Optional[str] = ...,
-        observations: _Optional[_Union[ObservationData, _Mapping]] = ...,
-    ) -> None: ...
-
-class ObservationData(_message.Message):
-    __slots__ = ("traffic",)
-    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
-    traffic: TrafficMetrics
-    def __init__(self, traffic: _Optional[_Union[TrafficMetrics, _Mapping]] = ...) -> None: ...
-
 class TrafficMetrics(_message.Message):
     __slots__ = ("duration_s", "num_req", "isl", "osl", "kv_hit_rate", "accept_length")
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +28,33 @@ class TrafficMetrics(_message.Message):
         kv_hit_rate: _Optional[float] = ...,
         accept_length: _Optional[float] = ...,
     ) -> None: ...
+
+class ObservationData(_message.Message):
+    __slots__ = ("traffic",)
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    traffic: TrafficMetrics
+    def __init__(self, traffic: _Optional[_Union[TrafficMetrics, _Mapping]] = ...) -> None: ...
+
+class PipelineContext(_message.Message):
+    __slots__ = ("request_id", "decision_id", "observations")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    decision_id: str
+    observations: ObservationData
+    def __init__(
+        self,
+        request_id: _Optional[str] = ...,
+        decision_id: _Optional[str] = ...,
+        observations: _Optional[_Union[ObservationData, _Mapping]] = ...,
+    ) -> None: ...
+
+class PredictStageRequest(_message.Message):
+    __slots__ = ("context",)
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    context: PipelineContext
+    def __init__(self, context: _Optional[_Union[PipelineContext, _Mapping]] = ...) -> None: ...
 
 class PredictionData(_message.Message):
     __slots__ = (
@@ -100,4 +85,19 @@ class PredictionData(_message.Message):
         source: _Optional[str] = ...,
         predicted_kv_hit_rate: _Optional[float] = ...,
         predicted_accept_length: _Optional[float] = ...,
+    ) -> None: ...
+
+class PredictStageResponse(_message.Message):
+    __slots__ = ("predictions", "reason", "final")
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    predictions: PredictionData
+    reason: str
+    final: bool
+    def __init__(
+        self,
+        predictions: _Optional[_Union[PredictionData, _Mapping]] = ...,
+        reason: _Optional[str] = ...,
+        final: _Optional[bool] = ...,
     ) -> None: ...
