@@ -49,25 +49,32 @@ def serve(config: ServeConfig, say: Say = print) -> None:
 
 
 async def _until_told(config: ServeConfig, say: Say) -> None:
-    async with running(config, say) as (service, server):
+    async with running(config, say) as (_, server):
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
         gc.freeze()  # what is loaded stays: collections need not look at it
         gc.set_threshold(10_000)
         await server.serve()
-        service.stopping = True
 
 
 class Server(uvicorn.Server):
     """uvicorn at a socket that is bound, without signal handlers: its own end the process before the snapshot is saved."""
 
-    def __init__(self, config: uvicorn.Config, bound: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, service: Service) -> None:
         super().__init__(config)
-        self.bound = bound
+        self.bound, self.service = bound, service
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer until ``should_exit`` is set and what is in flight is finished."""
         await super().serve(sockets or [self.bound])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let no new connection in, answer who has asked or asks within half a second, and stop."""
+        self.service.stopping = True
+        self.bound.listen(0)  # closed now, it would reset connections that wait to be accepted
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        await asyncio.sleep(0.5)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -165,7 +172,7 @@ async def running(config: ServeConfig, say: Say) -> AsyncIterator[tuple[Service,
             f"[{config.host}]" if ":" in config.host else config.host,
         )
         say(f"HTTP: {scheme}://{host}:{bound.getsockname()[1]}")
-        yield service, Server(http, bound)
+        yield service, Server(http, bound, service)
 
 
 def _token(path: Path) -> str:
