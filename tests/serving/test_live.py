@@ -81,7 +81,9 @@ class Reference:
                 recent = [one for one in past[:10] if one == one]
                 told[h, 4, c] = seen[0] if seen else np.nan
                 told[h, 5, c] = np.mean(recent) if recent else told[h, 4, c]
-                told[h, 6, c] = self.value(origin + 1 + h - self.day)[c]
+                before = [self.value(origin + 1 + k - self.day)[c] for k in range(HORIZON)]
+                gap = seen[0] if seen and not np.isnan(before).all() else np.nan
+                told[h, 6, c] = gap if np.isnan(before[h]) else before[h]
         self.said[origin] = told
 
     def scores(self, c: int, last: int, window: int = WINDOW) -> dict[str, float]:

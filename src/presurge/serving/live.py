@@ -111,14 +111,17 @@ class Live:
         context_BC, horizon = targets(bucket - self.context + 1, bucket + 1), self.made_AHVC.shape[1]
         known_BC = ~np.isnan(context_BC)
         newest_C = len(known_BC) - 1 - known_BC[::-1].argmax(axis=0)
-        last_C = context_BC[newest_C, np.arange(len(newest_C))]
-        count_C = known_BC[-_RECENT:].sum(axis=0)
-        mean_C = np.nansum(context_BC[-_RECENT:], axis=0, dtype=np.float64) / np.maximum(count_C, 1)
-        day_HC = np.full((horizon, len(last_C)), np.nan, np.float32)
+        recent_BC, count_C = known_BC[-_RECENT:], known_BC[-_RECENT:].sum(axis=0)
+        mean_C = np.where(recent_BC, context_BC[-_RECENT:], 0).sum(axis=0) / np.maximum(count_C, 1)
+        told_HBC = np.full((horizon, len(BASELINES), len(count_C)), np.nan, np.float32)
+        told_HBC[:, 0] = context_BC[newest_C, np.arange(len(newest_C))]
+        told_HBC[:, 1] = np.where(count_C > 0, mean_C, told_HBC[0, 0])
         if self.day:
             before_BC = targets(first := bucket - self.day + 1, first + min(horizon, self.day))
-            day_HC = before_BC[np.arange(horizon) % self.day]
-        return np.stack(np.broadcast_arrays(last_C, np.where(count_C > 0, mean_C, last_C), day_HC), axis=1)
+            gaps_BC = np.isnan(before_BC)  # where all are, no day has passed
+            before_BC = np.where(gaps_BC & ~gaps_BC.all(axis=0), told_HBC[0, 0], before_BC)
+            told_HBC[:, 2] = before_BC[np.arange(horizon) % self.day]
+        return told_HBC
 
     def _score(self, actual_C: FloatArray, bucket: int) -> None:
         """Sum the errors of the forecasts of a row over the steps at which it was forecast."""
@@ -134,11 +137,11 @@ class Live:
         away_HVC = made_HVC - actual_C
         size_HC = np.broadcast_to(np.abs(actual_C), known_HC.shape)
         cells = [known_HC, size_HC, np.abs(away_HVC[:, 1]), away_HVC[:, 0], bounded_HC, inside_HC]
-        cells += [*np.abs(away_HVC[:, 4:]).swapaxes(0, 1)]
-        sums = [np.where(known_HC, cell_HC, 0).sum(axis=0) for cell_HC in cells]
+        cells_SHC = np.stack((*cells, *np.abs(away_HVC[:, 4:]).swapaxes(0, 1)))
         place = bucket % len(self.bucket_W)
         self.bucket_W[place] = bucket
-        self.sums_WSC[place] = np.stack((*sums, *made_HVC[0, [0, 2, 3]], actual_C))
+        self.sums_WSC[place, : len(SUMS)] = np.where(known_HC, cells_SHC, 0).sum(axis=1)
+        self.sums_WSC[place, len(SUMS) :] = (*made_HVC[0, [0, 2, 3]], actual_C)
 
     def _rows(self) -> npt.NDArray[np.int64]:
         """The places of the rows that were scored, oldest first."""
