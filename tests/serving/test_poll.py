@@ -1,7 +1,11 @@
 """Rows that a real Prometheus server is asked for: right to the sample, at the start, row by row, and after it was away."""
 
+import http.server
+import json
 import math
+import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +182,40 @@ def test_queries_are_those_of_the_model(serving: Callable[..., Any], second_dir:
     config = PollConfig(url="http://h", queries={"requests": "up", "cpu": "up"})
     with pytest.raises(ConfigError, match="for requests, cpu, and model 'second' reads requests, queue"):
         Poller(running.service, config, "second")
+
+
+def test_a_token_opens_the_server(serving: Callable[..., Any], second_dir: Path, tmp_path: Path) -> None:
+    """A server that lets only the bearer of a token through."""
+
+    class Gate(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            good = self.headers.get("Authorization") == "Bearer open sesame"
+            self.send_response(200 if good else 401)
+            self.end_headers()
+            end = int(urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["end"][0])
+            data = {"resultType": "matrix", "result": [{"metric": {"host": "a"}, "values": [[end, "7"]]}]}
+            self.wfile.write(json.dumps({"status": "success", "data": data}).encode() if good else b"no")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    gate = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    threading.Thread(target=gate.serve_forever, daemon=True).start()
+    (tmp_path / "token").write_text("open sesame\n")
+    poll = {"url": f"http://127.0.0.1:{gate.server_port}", "queries": QUERIES, "delay": "0s"}
+    tokens = {"closed": {}, "open": {"token_file": tmp_path / "token"}}
+    try:
+        running = serving(
+            models=dict.fromkeys(tokens, second_dir),
+            prometheus=[poll | own | {"model": name} for name, own in tokens.items()],
+        )
+        wait_until(lambda: "not asked yet" not in running.service.sources.values())
+        closed, opened = running.service.sources.values()
+        assert "HTTP 401" in closed
+        assert "Give a token with token_file" in closed
+        assert opened == ""
+        assert not running.service.served["closed"].stream.items
+        assert [*running.service.served["open"].stream.items] == [""]  # no label names the item
+    finally:
+        gate.shutdown()
+        gate.server_close()
