@@ -78,7 +78,7 @@ def server(*command: str, port: int, core: int | None = None) -> Iterator[int]:
             os.sched_setaffinity(process.pid, {core})
         for _ in range(600):
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex(("127.0.0.1", port)) == 0 or process.poll() is not None:
                     break
             time.sleep(0.1)
         yield process.pid

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -159,14 +159,19 @@ def moment(value: str | float, *, where: str) -> int:
         DataError: It is none.
     """
     try:
-        if isinstance(value, str):
-            stamp = datetime.fromisoformat(value)
-            return ((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
-        size = abs(value)
-        if size > 1e20:
-            raise OverflowError
-        unit = 1e6 if size < 1e11 else 1e3 if size < 1e14 else 1 if size < 1e17 else 1e-3
-        return (_EPOCH + round(value * unit) * _MICROSECOND - _EPOCH) // _MICROSECOND  # checks the range
+        return _moment(value)
     except (ValueError, OverflowError) as error:
         hint = "Write 2024-05-01T00:00:00Z, or a number of seconds or milliseconds since 1970."
         raise DataError(f"{value!r} is not a time", where=where, hint=hint) from error
+
+
+@lru_cache(1024)  # many send the same times
+def _moment(value: str | float) -> int:
+    if isinstance(value, str):
+        stamp = datetime.fromisoformat(value)
+        return ((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+    size = abs(value)
+    if size > 1e20:
+        raise OverflowError
+    unit = 1e6 if size < 1e11 else 1e3 if size < 1e14 else 1 if size < 1e17 else 1e-3
+    return (_EPOCH + round(value * unit) * _MICROSECOND - _EPOCH) // _MICROSECOND  # checks the range
