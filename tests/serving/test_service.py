@@ -267,3 +267,20 @@ def test_a_model_that_gives_no_number_is_not_swapped_in(
         assert service.served["moody"] is old
 
     run(work, models={"moody": moody})
+
+
+def test_stopping_answers_what_is_in_flight(model_dir: Path, tmp_path: Path) -> None:
+    """Whoever writes the records, a client or the clock, the stop waits for it."""
+
+    async def main() -> Any:
+        service = Service(ServeConfig(models={"load": model_dir}, state=tmp_path / "state"))
+        await service.start()
+        asking = [asyncio.create_task(service.observe(rows(number))) for number in range(5)]
+        await asyncio.sleep(0)
+        writing = asyncio.create_task(service._write_all())  # as the clock does
+        await asyncio.sleep(0)
+        await service.stop()
+        await writing
+        return [task.result()["durable"] for task in asking if task.done()]
+
+    assert asyncio.run(main()) == [True] * 5

@@ -370,7 +370,7 @@ class Service:
         """Let the clock close buckets of events that nobody adds to any more, and the disk take what it refused before."""
         while True:
             await asyncio.sleep(0.5)
-            await self._write_all()
+            await asyncio.shield(self._spawn(self._write_all()))  # it may hold records of clients
 
     def _answer(self) -> None:
         """Answer the forecasts that were asked for since the last turn of the loop."""
