@@ -1,12 +1,11 @@
 """Runs a service with all its doors until it is told to stop."""
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def serve(config: ServeConfig, say: Say = print) -> None:
 
 async def _until_told(config: ServeConfig, say: Say) -> None:
     async with running(config, say) as (_, server):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
         gc.freeze()  # what is loaded stays: collections need not look at it
         gc.set_threshold(10_000)
@@ -58,7 +57,7 @@ async def _until_told(config: ServeConfig, say: Say) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn at a socket that is bound, without signal handlers: its own end the process before the snapshot is saved."""
+    """uvicorn at a socket that is bound, which resets no connection when it stops."""
 
     def __init__(self, config: uvicorn.Config, bound: socket.socket, service: Service) -> None:
         super().__init__(config)
@@ -75,11 +74,6 @@ class Server(uvicorn.Server):
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         await asyncio.sleep(0.5)
         await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 class Protocol(HttpToolsProtocol):
