@@ -35,6 +35,8 @@ _AT_ONCE = 64
 """Items whose rows are walked together, which bounds the memory."""
 _CATCH_UP = 32
 """Rows that a tracker observes one after another; for more, forecasting from all rows is faster."""
+_SCORED = 20_000
+"""Forecasts that are made only to be scored, of all items together: after a restart of many items there are more to make."""
 _AHEAD = 60 * SECOND
 """How far the clock of a client may be ahead."""
 _log = logging.getLogger("presurge.serving")
@@ -205,6 +207,7 @@ class Stream:
             ready, rest = list[Item](), list[Item]()
             for item in due:
                 (ready if self._follows(item) else rest).append(item)
+            self._back = max(1, min(self._window, _SCORED // max(1, len(rest))))
             self._guarded(self._observe, ready)
             for at in range(0, len(rest), _AT_ONCE):
                 self._guarded(self._forecast, rest[at : at + _AT_ONCE])
@@ -304,7 +307,7 @@ class Stream:
     def _missing(self, item: Item) -> int:
         """From how many of the last rows to forecast: at least from the last one."""
         rows = item.rows
-        return max(1, rows.last - max(item.latest.bucket, rows.last - self._window, rows.oldest - 1))
+        return max(1, rows.last - max(item.latest.bucket, rows.last - self._back, rows.oldest - 1))
 
     def _observe(self, items: Sequence[Item]) -> None:
         """Let the tracker observe the next row of some items."""
