@@ -254,6 +254,16 @@ def test_all_three_or_none(planner: Callable[..., Planner]) -> None:
     check()
 
 
+def test_numbers_that_no_load_is(planner: Callable[..., Planner]) -> None:
+    """They are missing, so the forecasts after them are made from the windows around them."""
+    one = planner()
+    for row in range(8):
+        one.ask(row * WINDOW, 100)
+    for row, (num_req, isl) in {8: (math.inf, 1000), 10: (1e300, 1000), 12: (100, math.inf)}.items():
+        assert not one.ask(row * WINDOW, num_req, isl).HasField("predictions")
+        assert one.ask((row + 1) * WINDOW, 100).predictions.predicted_num_req > 50
+
+
 def test_the_model_that_it_needs(
     serving: Callable[..., Any], model_dir: Path, models: Path, process: Any
 ) -> None:

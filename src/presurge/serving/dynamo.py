@@ -10,7 +10,7 @@ from typing import Any
 
 from presurge.errors import ConfigError, DataError, PresurgeError
 from presurge.series.frequency import SECOND, format_step
-from presurge.serving.bodies import LARGEST, Record
+from presurge.serving.bodies import Record
 from presurge.serving.config import DynamoConfig
 from presurge.serving.protos import planner_pb2 as pb
 from presurge.serving.protos import planner_pb2_grpc as stubs
@@ -100,8 +100,7 @@ class Plugin(stubs.PredictPluginServicer):
         before, self._end = self._end, end
         number = traffic.num_req if traffic.num_req > 0 else 0.0
         means = (1.0, traffic.isl, traffic.osl) if number else (0.0, 0.0, 0.0)
-        known = [abs(mean) <= LARGEST and abs(number * mean) <= LARGEST for mean in means]
-        sums = [number * mean if good else None for mean, good in zip(means, known, strict=True)]
+        sums = [number * mean for mean in means]  # what is no number is missing
         row = dict(zip(("requests", "input_tokens", "output_tokens"), sums, strict=True))
         rows_in = [(self._config.item, at, dict.fromkeys(row), False) for at in times]
         rows_in[-1][2].update(row)
