@@ -272,6 +272,13 @@ def test_the_model_that_it_needs(
     assert "the model 'load' reads requests and forecasts requests" in refused.value.what
     with pytest.raises(ConfigError, match="5 steps"):
         serving(models={"last": models / "last"}, dynamo={"port": 0, "steps": 5})
+    more = traffic().with_columns(seconds=pl.lit(1.0))  # which the planner does not send
+    fitted = presurge.fit(
+        more, model="last-value", context=1, horizon=1, time="time", value=[*VALUE, "seconds"]
+    )
+    fitted.save(models / "more")
+    with pytest.raises(ConfigError, match="seconds and forecasts"):
+        serving(models={"more": models / "more"}, dynamo={"port": 0})
     ended = process("--dynamo-port", "0")
     text = "\n".join(ended.said)
     assert ended.end()[0] != 0
