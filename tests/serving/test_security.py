@@ -225,7 +225,8 @@ def test_a_request_that_takes_too_long_is_given_up(serving: Serving, history: Hi
     with httpx.Client(base_url=service.url, timeout=30) as client:
         answer = client.post("/v1/forecast", json=body)
         assert answer.status_code in (408, 504)
-        assert client.post("/v1/forecast", json={"history": [history()]}).status_code == 200
+        later = (client.post("/v1/forecast", json={"history": [history()]}).status_code for _ in range(100))
+        assert 200 in later  # as soon as the thread of the first has ended
 
 
 def test_a_client_that_goes_away_harms_nobody(service: Any, client: httpx.Client) -> None:
