@@ -14,6 +14,7 @@ import presurge
 from presurge.models import registry
 from presurge.models.forecaster import Forecaster
 from presurge.models.tracking import Tracked
+from presurge.serving import live
 from presurge.serving.config import ServeConfig
 from presurge.serving.live import LATE, SUMS, Live
 from presurge.serving.streams import Stream
@@ -140,7 +141,7 @@ def test_every_forecast_is_scored_as_a_plain_loop_does(
     model: Forecaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows one by one; then missing values, buckets without a row, late rows, and several rows at once after a late one."""
-    monkeypatch.setattr("presurge.serving.live.DAY", 30 * MINUTE)  # so that the test sees some days
+    monkeypatch.setattr(live, "DAY", 30 * MINUTE)  # so that the test sees some days
     stream, rng = Stream(model, config()), np.random.default_rng(3)
     reference, last, add = Reference(day=30), 0, Live.add
     said: list[tuple[int, Tracked | None]] = []
