@@ -6,21 +6,11 @@
 # PRESURGE_PROMETHEUS names another place for the programs.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+source "$HERE/scripts/debian.sh"
 HOME_OF="${PRESURGE_PROMETHEUS:-$HERE/.venv/prometheus}"
 
 install() {
-    [ -x "$HOME_OF/usr/bin/prometheus" ] && return
-    work="$(mktemp -d)"
-    trap 'rm -rf "$work"' EXIT
-    chmod 755 "$work"
-    cd "$work"
-    # With lists of its own, apt needs no root, and no earlier `apt-get update`.
-    mkdir -p lists/partial cache/archives/partial
-    local own=(-qq -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User= -o Acquire::Retries=3)
-    apt-get "${own[@]}" update
-    apt-get "${own[@]}" download prometheus
-    mkdir -p "$HOME_OF"
-    dpkg-deb -x prometheus_*.deb "$HOME_OF"
+    [ -x "$HOME_OF/usr/bin/prometheus" ] || unpack "$HOME_OF" prometheus
 }
 
 start() {

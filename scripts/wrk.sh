@@ -5,21 +5,11 @@
 # PRESURGE_WRK names another place for the program.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+source "$HERE/scripts/debian.sh"
 HOME_OF="${PRESURGE_WRK:-$HERE/.venv/wrk}"
 
 install() {
-    [ -x "$HOME_OF/usr/bin/wrk" ] && return
-    work="$(mktemp -d)"
-    trap 'rm -rf "$work"' EXIT
-    chmod 755 "$work"
-    cd "$work"
-    # With lists of its own, apt needs no root, and no earlier `apt-get update`.
-    mkdir -p lists/partial cache/archives/partial
-    local own=(-qq -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User= -o Acquire::Retries=3)
-    apt-get "${own[@]}" update
-    apt-get "${own[@]}" download wrk libluajit-5.1-2 libluajit-5.1-common
-    mkdir -p "$HOME_OF"
-    for package in ./*.deb; do dpkg-deb -x "$package" "$HOME_OF"; done
+    [ -x "$HOME_OF/usr/bin/wrk" ] || unpack "$HOME_OF" wrk libluajit-5.1-2 libluajit-5.1-common
 }
 
 run() {
