@@ -1,6 +1,7 @@
 """The one base of configurations, and how one is read: flag over file over preset over default."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,7 +62,10 @@ def refusal(
     message = message[:1].lower() + message[1:].replace("greater than or equal to", "at least")
     if not key:
         return ConfigError(message, where=where)
-    message = f"{message} (got {first['input']!r})"
+    given = re.sub(
+        r"//[^/@]*@", "//...@", repr(first["input"])
+    )  # the password of an address is nobody's business
+    message = f"{message} (got {given})"
     if where is None:
         return ConfigError(message, setting=key)
     return ConfigError(message, where=f"{where}: {key}")

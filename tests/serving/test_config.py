@@ -76,6 +76,7 @@ def test_a_bad_value_is_named_by_its_path(settings: dict[str, Any], path: str, w
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
         validated(ServeConfig, {"models": {"m": "m"}} | settings, where="serve.yaml")
     assert caught.value.where == f"serve.yaml: {path}".removesuffix(": ")
+    assert "pw" not in str(caught.value)
 
 
 def test_times_are_written_with_a_unit_or_in_seconds() -> None:
