@@ -60,7 +60,7 @@ class DynamoConfig(Config):
 
     Attributes:
         port: Port of its gRPC server.
-        model: The model: its channels are requests, and mean input and output tokens or their sums.
+        model: The model: it forecasts requests, input_tokens/requests and output_tokens/requests.
         item: Under which name the planner's traffic is kept.
         point: What the planner takes as demand: ``mean``, ``median`` or a quantile such as ``q0.9``.
         steps: The largest value over this many steps, for workers that start slowly.
